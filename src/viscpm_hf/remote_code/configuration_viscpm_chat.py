@@ -1,0 +1,31 @@
+"""Configuration of VisCPM-Chat: a CPM-Bee language model, a BEiT-3 vision tower, and what joins them."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from .modeling_beit3 import Beit3VisionConfig
+from .modeling_cpmbee import CpmBeeConfig
+
+
+@strict
+class VisCPMChatConfig(PreTrainedConfig):
+    """Configuration of `VisCPMChatModel` and `VisCPMChatForConditionalGeneration`.
+
+    Args:
+        text_config (`CpmBeeConfig` or `dict`): The language model.
+        vision_config (`Beit3VisionConfig` or `dict`): The vision tower.
+        image_token_id (`int`, defaults to 1): Id of `<unk>`, which stands for a picture's features in the prompt. The
+            first unknown word has the same id, so `mm_token_type_ids` says which is which.
+    """
+
+    model_type = "viscpm_chat"
+    sub_configs_defaults = {"text_config": CpmBeeConfig, "vision_config": Beit3VisionConfig}
+    keys_to_ignore_at_inference = ["past_key_values"]
+
+    text_config: dict | PreTrainedConfig | None = None
+    vision_config: dict | PreTrainedConfig | None = None
+    image_token_id: int = 1
+    tie_word_embeddings: bool = True
+
+
+__all__ = ["VisCPMChatConfig"]

@@ -1,0 +1,224 @@
+"""BEiT-3 as VisCPM uses it: patches and learned queries through one multiway transformer.
+
+Every linear layer and norm exists twice: branch A for the picture's tokens, branch B for the queries. Attention is
+joint. The queries come out as the picture's features.
+"""
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+POSITION_OFFSET = 2  # torchscale's position tables start at row 2
+
+
+@strict
+class Beit3VisionConfig(PreTrainedConfig):
+    """Sizes of the vision side; the defaults are BEiT-3 large as published with VisCPM.
+
+    Args:
+        image_size, patch_size (`int`, pixels): Side of the square picture and of a patch.
+        hidden_size, intermediate_size, num_hidden_layers, num_attention_heads (`int`): Sizes.
+        max_position_embeddings (`int`, defaults to 1024): Rows of the queries' position table.
+        query_num (`int`, defaults to 64): Learned queries, the number of tokens a picture takes in the prompt.
+        layer_norm_eps (`float`, defaults to 1e-5): Of every layer norm.
+    """
+
+    model_type = "beit3_vision"
+    base_config_key = "vision_config"
+
+    image_size: int = 224
+    patch_size: int = 16
+    hidden_size: int = 1024
+    intermediate_size: int = 4096
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    max_position_embeddings: int = 1024
+    query_num: int = 64
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+
+    @property
+    def num_patches(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+
+class Beit3Multiway(nn.Module):
+    """Two copies of a module: A for the tokens before `split`, B for the rest."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.A = make()
+        self.B = make()
+
+    def forward(self, hidden_states: torch.Tensor, split: int) -> torch.Tensor:
+        return torch.cat([self.A(hidden_states[:, :split]), self.B(hidden_states[:, split:])], dim=1)
+
+
+class Beit3Embeddings(nn.Module):
+    def __init__(self, config: Beit3VisionConfig):
+        super().__init__()
+        self.config = config
+        self.patch_embedding = nn.Conv2d(3, config.hidden_size, config.patch_size, stride=config.patch_size)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.position_embedding = nn.ModuleDict(
+            {
+                "A": nn.Embedding(config.num_patches + 1 + POSITION_OFFSET, config.hidden_size),
+                "B": nn.Embedding(config.max_position_embeddings, config.hidden_size),
+            }
+        )
+
+    def forward(self, pixel_values: torch.Tensor, query_tokens: torch.Tensor) -> torch.Tensor:
+        patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)  # (images, patches, hidden), row-major
+        picture = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
+        picture = picture + self.positions("A", picture)
+        queries = query_tokens.expand(len(patches), -1, -1)
+        return torch.cat([picture, queries + self.positions("B", queries)], dim=1)
+
+    def positions(self, branch: str, tokens: torch.Tensor) -> torch.Tensor:
+        rows = torch.arange(POSITION_OFFSET, POSITION_OFFSET + tokens.shape[1], device=tokens.device)
+        return self.position_embedding[branch](rows)
+
+
+def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    scores = torch.matmul(query * scaling, key.transpose(2, 3))
+    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class Beit3Attention(nn.Module):
+    is_causal = False
+
+    def __init__(self, config: Beit3VisionConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.q_proj = Beit3Multiway(lambda: nn.Linear(config.hidden_size, config.hidden_size))
+        self.k_proj = Beit3Multiway(lambda: nn.Linear(config.hidden_size, config.hidden_size))
+        self.v_proj = Beit3Multiway(lambda: nn.Linear(config.hidden_size, config.hidden_size))
+        self.inner_attn_ln = Beit3Multiway(lambda: nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps))
+        self.out_proj = Beit3Multiway(lambda: nn.Linear(config.hidden_size, config.hidden_size))
+
+    def forward(self, hidden_states: torch.Tensor, split: int) -> torch.Tensor:
+        heads = (*hidden_states.shape[:-1], -1, self.head_dim)
+        query, key, value = (
+            projection(hidden_states, split).view(heads).transpose(1, 2)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        output, _ = attention(self, query, key, value, None, scaling=self.scaling, dropout=0.0, is_causal=False)
+        output = output.reshape(hidden_states.shape)
+        return self.out_proj(self.inner_attn_ln(output, split), split)
+
+
+class Beit3MLP(nn.Module):
+    def __init__(self, config: Beit3VisionConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.ffn_layernorm = nn.LayerNorm(config.intermediate_size, eps=config.layer_norm_eps)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.fc1(hidden_states)
+        # the original computes this activation in float32 whatever the weights' dtype
+        hidden_states = nn.functional.gelu(hidden_states.float()).to(hidden_states.dtype)
+        return self.fc2(self.ffn_layernorm(hidden_states))
+
+
+class Beit3Layer(GradientCheckpointingLayer):
+    def __init__(self, config: Beit3VisionConfig):
+        super().__init__()
+        self.self_attn_layer_norm = Beit3Multiway(lambda: nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps))
+        self.self_attn = Beit3Attention(config)
+        self.final_layer_norm = Beit3Multiway(lambda: nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps))
+        self.mlp = Beit3Multiway(lambda: Beit3MLP(config))
+
+    def forward(self, hidden_states: torch.Tensor, split: int) -> torch.Tensor:
+        hidden_states = hidden_states + self.self_attn(self.self_attn_layer_norm(hidden_states, split), split)
+        return hidden_states + self.mlp(self.final_layer_norm(hidden_states, split), split)
+
+
+class Beit3PreTrainedModel(PreTrainedModel):
+    config: Beit3VisionConfig
+    config_class = Beit3VisionConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Beit3Layer", "Beit3Embeddings"]
+    _supports_sdpa = True
+    _supports_flash_attn = False
+    _supports_flex_attn = False
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, Beit3Embeddings):
+            init.normal_(module.cls_token, std=self.config.initializer_range)
+        elif isinstance(module, Beit3VisionModel):
+            init.normal_(module.query_tokens, std=self.config.initializer_range)
+
+
+class Beit3VisionModel(Beit3PreTrainedModel):
+    """BEiT-3 with learned queries in place of text.
+
+    Source: BEiT-3 (Wang et al., 2022) in torchscale's form with sub-LayerNorm; queries as in VisCPM.
+    """
+
+    def __init__(self, config: Beit3VisionConfig):
+        super().__init__(config)
+        self.embeddings = Beit3Embeddings(config)
+        self.query_tokens = nn.Parameter(torch.zeros(config.query_num, config.hidden_size))
+        self.layers = nn.ModuleList([Beit3Layer(config) for _ in range(config.num_hidden_layers)])
+        self.layer_norm = Beit3Multiway(lambda: nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps))
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: torch.FloatTensor,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling | tuple:
+        """Encode pictures.
+
+        Args:
+            pixel_values: `(images, 3, image_size, image_size)`, scaled to [-1, 1].
+
+        Returns:
+            `last_hidden_state` (images, 1 + patches + query_num, hidden) and `pooler_output`, its last `query_num`
+            tokens (images, query_num, hidden).
+
+        Raises:
+            ValueError: If the pictures are not `image_size` pixels square.
+        """
+        size = self.config.image_size
+        if pixel_values.ndim != 4 or pixel_values.shape[1:] != (3, size, size):
+            raise ValueError(
+                f"Got pixel_values of shape {tuple(pixel_values.shape)}, expected (images, 3, {size}, {size}); "
+                "use the processor of this checkpoint to prepare pictures."
+            )
+        output_hidden_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        # under a quantized or mixed load the patch convolution decides the dtype
+        pixel_values = pixel_values.to(self.embeddings.patch_embedding.weight.dtype)
+        split = self.config.num_patches + 1
+        hidden_states = self.embeddings(pixel_values, self.query_tokens)
+        all_hidden_states = (hidden_states,) if output_hidden_states else None
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, split)
+            if output_hidden_states:
+                all_hidden_states += (hidden_states,)
+        hidden_states = self.layer_norm(hidden_states, split)
+        output = BaseModelOutputWithPooling(
+            last_hidden_state=hidden_states, pooler_output=hidden_states[:, split:], hidden_states=all_hidden_states
+        )
+        return output.to_tuple() if return_dict is False else output
+
+
+__all__ = ["Beit3VisionConfig", "Beit3VisionModel", "Beit3PreTrainedModel"]

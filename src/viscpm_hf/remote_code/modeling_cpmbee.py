@@ -1,0 +1,379 @@
+"""CPM-Bee, the bilingual language model under VisCPM: configuration and model.
+
+* a prefix language model: context tokens see each other in both directions, answer tokens see the context and what
+  was answered before them;
+* attention is biased by distance inside a segment and by the relation of two segments' places in the data tree;
+* every linear layer carries a factor 1/sqrt(fan_in) in its forward pass, so weights have unit scale;
+* words outside the vocabulary become extension tokens: the embedding of a base token, rotated by a running number.
+
+Configuration and model share one file because diffusers fetches a single .py for a component with weights.
+"""
+
+import math
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+
+@strict
+class CpmBeeConfig(PreTrainedConfig):
+    """Sizes of a CPM-Bee model; the defaults are CPM-Bee-10B as published with VisCPM.
+
+    Args:
+        vocab_size (`int`, defaults to 86583): Entries of the vocabulary; ids from here on are extension tokens.
+        hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, head_dim (`int`):
+            Sizes; `num_attention_heads * head_dim` need not equal `hidden_size`.
+        rms_norm_eps (`float`, defaults to 1e-6): Added to the mean square in every norm.
+        position_bias_num_buckets (`int`, defaults to 256): Rows of the bias table for distances inside a segment.
+        position_bias_num_segment_buckets (`int`, defaults to 256): Rows for relations between segments.
+        position_bias_max_distance (`int`, defaults to 2048): Distance in tokens from which all share one bucket.
+        rotary_dtype (`str`, defaults to "float16"): Precision of the angles that number extension tokens. The
+            published model computed them in float16 whatever the weights' dtype, and they differ visibly from
+            float32 ones, so this is part of the model.
+        scale_down_proj_input (`bool`, defaults to `True`): Divide before `down_proj` (VisCPM) or after it (CPM-Bee).
+    """
+
+    model_type = "cpmbee"
+    base_config_key = "text_config"
+    keys_to_ignore_at_inference = ["past_key_values"]
+
+    vocab_size: int = 86583
+    hidden_size: int = 4096
+    intermediate_size: int = 10240
+    num_hidden_layers: int = 48
+    num_attention_heads: int = 32
+    head_dim: int = 128
+    rms_norm_eps: float = 1e-6
+    position_bias_num_buckets: int = 256
+    position_bias_num_segment_buckets: int = 256
+    position_bias_max_distance: int = 2048
+    rotary_dtype: str = "float16"
+    scale_down_proj_input: bool = True
+    use_cache: bool = True
+    tie_word_embeddings: bool = True
+    pad_token_id: int | None = 0
+    unk_token_id: int | None = 1
+    bos_token_id: int | None = 6
+    eos_token_id: int | list[int] | None = 7
+
+
+class CpmBeeRMSNorm(nn.Module):
+    def __init__(self, hidden_size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.variance_epsilon = eps
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        variance = hidden_states.float().pow(2).mean(-1, keepdim=True)
+        normed = (hidden_states * torch.rsqrt(variance + self.variance_epsilon)).to(hidden_states.dtype)
+        return normed * self.weight
+
+
+class CpmBeePositionBias(nn.Module):
+    """Attention bias from the distance inside a segment or from the relation of two segments."""
+
+    def __init__(self, config: CpmBeeConfig):
+        super().__init__()
+        self.num_buckets = config.position_bias_num_buckets
+        self.max_distance = config.position_bias_max_distance
+        self.relative_attention_bias = nn.Embedding(
+            config.position_bias_num_buckets + config.position_bias_num_segment_buckets, config.num_attention_heads
+        )
+
+    def distance_bucket(self, distance: torch.Tensor) -> torch.Tensor:
+        """Bucket of each distance (key position - query position, in tokens): exact when near, logarithmic when far."""
+        half = self.num_buckets // 2
+        exact = half // 2
+        magnitude = distance.abs()
+        # clamped so that the unused branch of `where` stays finite; this order of float32 operations is the original's
+        logarithm = torch.log(magnitude.clamp(min=exact).float() / exact)
+        far = exact + (logarithm / math.log(self.max_distance / exact) * (half - exact)).to(torch.int32)
+        return torch.where(magnitude < exact, magnitude, far.clamp(max=half - 1)) + (distance > 0) * half
+
+    def forward(self, relation: torch.Tensor, distance: torch.Tensor) -> torch.Tensor:
+        """Bias `(batch, heads, queries, keys)` from `relation` (batch, queries, keys) and `distance` (queries, keys)."""
+        row = torch.where(relation == 0, self.distance_bucket(distance), self.num_buckets - 1 + relation)
+        return self.relative_attention_bias(row).permute(0, 3, 1, 2)
+
+
+def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = nn.functional.softmax(scores, dim=-1)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class CpmBeeAttention(nn.Module):
+    is_causal = False  # the mask says everything; without one (a single token) nothing is hidden
+
+    def __init__(self, config: CpmBeeConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.head_dim
+        self.scaling = config.head_dim**-0.5
+        inner_size = config.num_attention_heads * config.head_dim
+        self.input_scale = math.sqrt(config.hidden_size)
+        self.output_scale = math.sqrt(inner_size)
+        # Plain nn.Linear with the factor in the caller: quantizers replace exactly this type, and LoRA merges exactly.
+        self.q_proj = nn.Linear(config.hidden_size, inner_size, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, inner_size, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, inner_size, bias=False)
+        self.o_proj = nn.Linear(inner_size, config.hidden_size, bias=False)
+
+    def forward(self, hidden_states, attention_bias, query_mask=None, past_key_values=None, **kwargs):
+        heads = (*hidden_states.shape[:-1], -1, self.head_dim)
+        query = (self.q_proj(hidden_states) / self.input_scale).view(heads).transpose(1, 2)
+        key = (self.k_proj(hidden_states) / self.input_scale).view(heads).transpose(1, 2)
+        value = (self.v_proj(hidden_states) / self.input_scale).view(heads).transpose(1, 2)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
+
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        output, weights = attention(
+            self, query, key, value, attention_bias, scaling=self.scaling, dropout=0.0, is_causal=False, **kwargs
+        )
+        output = output.reshape(*hidden_states.shape[:-1], -1)
+        if query_mask is not None:
+            output = output * query_mask  # the original adds zero at padded rows
+        return self.o_proj(output) / self.output_scale, weights
+
+
+class CpmBeeMLP(nn.Module):
+    def __init__(self, config: CpmBeeConfig):
+        super().__init__()
+        self.input_scale = math.sqrt(config.hidden_size)
+        self.output_scale = math.sqrt(config.intermediate_size)
+        self.scale_down_proj_input = config.scale_down_proj_input
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        gate = nn.functional.gelu(self.gate_proj(hidden_states) / self.input_scale)
+        hidden_states = gate * (self.up_proj(hidden_states) / self.input_scale)
+        if self.scale_down_proj_input:  # VisCPM divides first: in float16 the product would overflow otherwise
+            return self.down_proj(hidden_states / self.output_scale)
+        return self.down_proj(hidden_states) / self.output_scale
+
+
+class CpmBeeDecoderLayer(GradientCheckpointingLayer):
+    def __init__(self, config: CpmBeeConfig, layer_idx: int):
+        super().__init__()
+        self.input_layernorm = CpmBeeRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = CpmBeeAttention(config, layer_idx)
+        self.post_attention_layernorm = CpmBeeRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = CpmBeeMLP(config)
+
+    def forward(self, hidden_states, attention_bias, query_mask=None, past_key_values=None, **kwargs):
+        attention, weights = self.self_attn(
+            self.input_layernorm(hidden_states), attention_bias, query_mask, past_key_values=past_key_values, **kwargs
+        )
+        hidden_states = (hidden_states + attention) / 1.05  # the original damps every residual sum
+        hidden_states = (hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))) / 1.05
+        return hidden_states, weights
+
+
+class CpmBeePreTrainedModel(PreTrainedModel):
+    config: CpmBeeConfig
+    config_class = CpmBeeConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["CpmBeeDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = False  # neither kernel takes a learned additive bias
+    _supports_flex_attn = False
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            init.normal_(module.weight, mean=0.0, std=1.0)  # unit scale: the 1/sqrt(fan_in) is in the forward pass
+        elif isinstance(module, CpmBeeRMSNorm):
+            init.ones_(module.weight)
+
+
+class CpmBeeModel(CpmBeePreTrainedModel):
+    """The CPM-Bee stack without a head.
+
+    Inputs beyond `input_ids` come from `CpmBeeTokenizer`; without them all tokens form one causal segment.
+
+    Source: CPM-Bee (OpenBMB, 2023) with VisCPM's changes to the feed-forward scale and the rotary precision.
+    """
+
+    def __init__(self, config: CpmBeeConfig):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position_bias = CpmBeePositionBias(config)
+        self.layers = nn.ModuleList([CpmBeeDecoderLayer(config, i) for i in range(config.num_hidden_layers)])
+        self.norm = CpmBeeRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def extension_embeddings(self, ext_table_ids: torch.Tensor, ext_table_subs: torch.Tensor) -> torch.Tensor:
+        """Embeddings `(batch, columns, hidden)` of extension tokens: their base token's, rotated by running number."""
+        embeddings = self.embed_tokens(ext_table_ids) / math.sqrt(self.config.hidden_size)
+        # The frequencies are float32 numbers rounded to the rotary dtype; everything after stays in it (see config).
+        dtype, size = getattr(torch, self.config.rotary_dtype), self.config.hidden_size
+        frequency = 1.0 / (10000 ** (torch.arange(0, size, 2, device=embeddings.device, dtype=torch.float32) / size))
+        angle = (16 * ext_table_subs).to(dtype)[..., None] * frequency.to(dtype)
+        cos, sin = angle.cos(), angle.sin()
+        first, second = embeddings.chunk(2, dim=-1)
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(embeddings.dtype)
+
+    def embed(self, input_ids, ext_table_ids=None, ext_table_subs=None) -> torch.Tensor:
+        """Embeddings `(batch, length, hidden)` of ids; an id of `vocab_size + i` means column i of the sample's table."""
+        if ext_table_ids is None or ext_table_ids.shape[-1] == 0:
+            return self.embed_tokens(input_ids) / math.sqrt(self.config.hidden_size)
+        column = (input_ids - self.config.vocab_size).clamp(min=0)[..., None].expand(-1, -1, self.config.hidden_size)
+        extension = self.extension_embeddings(ext_table_ids, ext_table_subs).gather(1, column)
+        known = self.embed_tokens(input_ids.clamp(max=self.config.vocab_size - 1)) / math.sqrt(self.config.hidden_size)
+        return torch.where((input_ids >= self.config.vocab_size)[..., None], extension, known)
+
+    def attention_bias(
+        self,
+        past_length: int | torch.Tensor,
+        query_length: int,
+        key_length: int,
+        batch_size: int,
+        device: torch.device,
+        attention_mask: torch.Tensor | None = None,
+        segment_ids: torch.Tensor | None = None,
+        context_mask: torch.Tensor | None = None,
+        segment_rel: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Position bias and mask in one additive tensor `(batch, heads, queries, keys)`.
+
+        Side inputs may be shorter than `key_length`: generated tokens belong to the last segment, are answer tokens
+        and are never padding. Distances are differences of cache positions: the original restarts positions at the
+        answer, but only distances inside one segment are ever looked up.
+        """
+        keys = torch.arange(key_length, device=device)
+        queries = torch.arange(query_length, device=device) + past_length
+
+        def extend(side_input, fill):
+            if side_input is None:
+                return torch.full((batch_size, key_length), fill or 0, device=device)
+            missing = key_length - side_input.shape[1]
+            tail = side_input[:, -1:] if fill is None else torch.full_like(side_input[:, -1:], fill)
+            return torch.cat([side_input, tail.expand(-1, missing)], dim=1) if missing > 0 else side_input
+
+        segment, context = extend(segment_ids, None), extend(context_mask, 0).bool()
+        distance = keys[None, :] - queries[:, None]  # (queries, keys)
+        visible = context[:, None, :] | (~context[:, queries, None] & (distance <= 0))  # (batch, queries, keys)
+        if attention_mask is not None:
+            real = extend(attention_mask, 1).bool()
+            # a padded query may look anywhere: its output is dropped, and a row without any key would be NaN
+            visible = (visible & real[:, None, :]) | ~real[:, queries, None]
+
+        if segment_rel is None:
+            relation = torch.zeros_like(visible, dtype=torch.long)
+        else:
+            rows = segment_rel.gather(1, segment[:, queries, None].expand(-1, -1, segment_rel.shape[-1]))
+            relation = rows.gather(2, segment[:, None, :].expand(-1, query_length, -1))
+        bias = self.position_bias(relation, distance)
+        return torch.where(visible[:, None], bias, torch.finfo(bias.dtype).min).contiguous()
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        segment_ids: torch.LongTensor | None = None,
+        context_mask: torch.LongTensor | None = None,
+        segment_rel: torch.LongTensor | None = None,
+        ext_table_ids: torch.LongTensor | None = None,
+        ext_table_subs: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPast | tuple:
+        """Run the stack.
+
+        Args:
+            input_ids: Token ids `(batch, length)`; `vocab_size + i` is column i of the sample's extension table.
+            attention_mask: `(batch, length so far)`, 1 for real tokens, 0 for padding on either side; or a finished
+                additive bias `(batch, heads, length, keys)` as `attention_bias` returns it.
+            segment_ids: Segment of each token `(batch, length so far)`.
+            context_mask: 1 for context tokens, 0 for answer tokens `(batch, length so far)`.
+            segment_rel: Relation of query segment to key segment `(batch, segments, segments)`, 0 for the same.
+            ext_table_ids, ext_table_subs: Base id and running number of each extension column `(batch, columns)`.
+            inputs_embeds: Finished embeddings `(batch, length, hidden)` in place of `input_ids`.
+
+        Returns:
+            Hidden states after the final norm `(batch, length, hidden)`, the cache, and what was asked for.
+
+        Raises:
+            ValueError: If neither or both of `input_ids` and `inputs_embeds` are given.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Got both or neither of input_ids and inputs_embeds; pass exactly one of them.")
+        hidden_states = self.embed(input_ids, ext_table_ids, ext_table_subs) if inputs_embeds is None else inputs_embeds
+        batch_size, query_length = hidden_states.shape[:2]
+        output_hidden_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        use_cache = self.config.use_cache if use_cache is None else use_cache
+        if self.gradient_checkpointing and self.training:
+            use_cache = False  # the recomputation would append to the cache a second time
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+
+        query_mask = None
+        if attention_mask is not None and attention_mask.ndim == 4:
+            attention_bias = attention_mask
+        else:
+            past_length, key_length = 0, query_length
+            if past_key_values is not None:
+                past_length = past_key_values.get_seq_length()
+                key_length = past_key_values.get_mask_sizes(query_length, 0)[0]
+            attention_bias = self.attention_bias(
+                past_length,
+                query_length,
+                key_length,
+                batch_size,
+                hidden_states.device,
+                attention_mask=attention_mask,
+                segment_ids=segment_ids,
+                context_mask=context_mask,
+                segment_rel=segment_rel,
+            )
+            if attention_mask is not None and query_length > 1:
+                query_mask = attention_mask[:, -query_length:, None].to(hidden_states)
+
+        all_hidden_states = (hidden_states,) if output_hidden_states else None
+        all_attentions = () if output_attentions else None
+        for layer in self.layers:
+            hidden_states, attention = layer(
+                hidden_states, attention_bias, query_mask, past_key_values=past_key_values if use_cache else None
+            )
+            if output_hidden_states:
+                all_hidden_states += (hidden_states,)
+            if output_attentions:
+                all_attentions += (attention,)
+        hidden_states = self.norm(hidden_states)
+        if output_hidden_states:
+            all_hidden_states = (*all_hidden_states[:-1], hidden_states)
+
+        output = BaseModelOutputWithPast(
+            last_hidden_state=hidden_states,
+            past_key_values=past_key_values if use_cache else None,
+            hidden_states=all_hidden_states,
+            attentions=all_attentions,
+        )
+        return output.to_tuple() if return_dict is False else output
+
+
+__all__ = ["CpmBeeConfig", "CpmBeeModel", "CpmBeePreTrainedModel"]
