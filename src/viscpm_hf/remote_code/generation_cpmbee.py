@@ -104,19 +104,27 @@ class CpmBeeGenerationMixin(GenerationMixin):
 
     def __init__(self, config):
         super().__init__(config)
-        # generate() accepts as keyword arguments only keys its generation_config already has
+        # generate() accepts as keyword arguments only keys its generation_config already has, and keys of its own
+        # are dropped on reload from a configuration marked as derived from the model's.
         self.generation_config.update(beam_temperature=1.0, repetition_window=None, allow_custom_entries=True)
+        self.generation_config._from_model_config = False
 
     def _language_model(self) -> CpmBeeModel:
         return getattr(self.model, "language_model", self.model)
 
     def prepare_inputs_for_generation(
-        self, input_ids, next_sequence_length=None, past_key_values=None, attention_mask=None, **kwargs
+        self,
+        input_ids,
+        next_sequence_length=None,
+        past_key_values=None,
+        attention_mask=None,
+        inputs_embeds=None,
+        **kwargs,
     ):
         if past_key_values is not None and past_key_values.is_compileable and not isinstance(past_key_values, DynamicCache):
             # With a static cache transformers would build a plain causal mask. Ours is made here, outside of the
             # compiled forward, so that its shape never changes.
-            prompt = input_ids if input_ids.shape[1] else kwargs["inputs_embeds"]
+            prompt = input_ids if input_ids.shape[1] else inputs_embeds
             length = next_sequence_length or prompt.shape[1]
             attention_mask = self._language_model().attention_bias(
                 past_key_values.get_seq_length(),
@@ -132,6 +140,7 @@ class CpmBeeGenerationMixin(GenerationMixin):
             next_sequence_length=next_sequence_length,
             past_key_values=past_key_values,
             attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
             **kwargs,
         )
 

@@ -1,0 +1,280 @@
+"""Guards generation: the original's beam search token for token, and every other mode transformers offers."""
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, GenerationConfig, TextIteratorStreamer
+
+from viscpm_hf import CpmBeeConfig, CpmBeeForCausalLM
+from viscpm_hf.remote_code.generation_cpmbee import AnswerRepetitionPenalty, BeamHypotheses
+
+LONG = "鲲鹏是什么颜色？鲲呢？q和鲲鹏"
+SHORT = "这张图片里有什么？"
+
+
+def beam_arguments(parameters):
+    return {
+        "num_beams": parameters["beam_size"],
+        "beam_temperature": parameters["temperature"],
+        "repetition_penalty": parameters["repetition_penalty"],
+        "repetition_window": parameters.get("repetition_window"),
+        "length_penalty": parameters["length_penalty"],
+        "max_new_tokens": parameters["max_length"] + 2,  # the original overshoots its max_length by two
+    }
+
+
+def new_tokens(output, inputs):
+    return output[:, inputs["input_ids"].shape[1] :]
+
+
+def trimmed(row, end=7):
+    """Ids of one answer without what follows its end."""
+    row = row.tolist()
+    return row[: row.index(end) + 1] if end in row else row
+
+
+def test_all_recorded_searches_give_the_originals_answers(chat_models, chat_inputs, chat_processor, golden):
+    cases = [case for case in golden("chat_generate.json")["cases"] if case["params"]["beam_size"] > 1]
+    assert len(cases) == 33
+    for case in cases:
+        inputs = chat_inputs((case["img"], case["question"], case["context"]))
+        output = chat_models[case["variant"]].generate(
+            **inputs, **beam_arguments(case["params"]), return_dict_in_generate=True
+        )
+        ids = new_tokens(output.sequences, inputs)
+        assert ids[0].tolist() == case["best_ids"], case["name"]
+        # scores divide by length**penalty, so they are compared before that division
+        norm = case["n_tokens"] ** case["params"]["length_penalty"]
+        assert abs(output.sequences_scores[0].item() - case["best_score"]) * norm < 1e-3, case["name"]
+        answer = chat_processor.post_process_image_text_to_text(
+            ids, skip_special_tokens=False, ext_tables=inputs.ext_tables
+        )
+        assert answer[0].removesuffix("</s>") == case["answer"], case["name"]
+
+
+@pytest.mark.parametrize("variant", ["plain", "eos"])
+def test_first_steps_logits_match_the_original(chat_models, chat_inputs, golden, variant):
+    recorded = golden("chat_generate_logits.safetensors")
+    case = next(c for c in golden("chat_generate.json")["cases"] if c["name"] == f"many_unknown_{variant}")
+    inputs = chat_inputs((case["img"], case["question"], case["context"]))
+    logits = chat_models[variant](**inputs).logits[:, -1]
+    torch.testing.assert_close(logits[0], recorded[f"{case['name']}.step_0.logits"][0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("variant", ["plain", "eos", "eos_strong"])
+@pytest.mark.parametrize(
+    "arguments",
+    [{"num_beams": 3}, {"num_beams": 4, "length_penalty": 0.5}, {"num_beams": 1}],
+    ids=["beams", "four-beams", "greedy"],
+)
+def test_batches_equal_singles(chat_models, chat_inputs, variant, arguments):
+    items = [(0, SHORT), (1, LONG), (None, "q"), (0, "那海呢？q", "User: 天空是什么颜色？\nAI: 蓝色的鲲。\n")]
+    batch = chat_inputs(*items)
+    together = new_tokens(chat_models[variant].generate(**batch, **arguments, max_new_tokens=20), batch)
+    for row, item in zip(together, items, strict=True):
+        single = chat_inputs(item)
+        alone = new_tokens(chat_models[variant].generate(**single, **arguments, max_new_tokens=20), single)[0]
+        assert trimmed(row) == trimmed(alone), item
+
+
+def test_prompt_is_read_once_per_sample_and_only_its_last_position_is_scored(chat_model, chat_inputs):
+    inputs, shapes, encoded = chat_inputs((0, SHORT), (1, LONG)), [], []
+    hooks = [
+        chat_model.lm_head.register_forward_pre_hook(lambda module, args: shapes.append(tuple(args[0].shape[:2]))),
+        chat_model.model.vision_tower.register_forward_pre_hook(lambda module, args: encoded.append(len(args[0]))),
+    ]
+    try:
+        chat_model.generate(**inputs, num_beams=3, max_new_tokens=4)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert shapes == [(2, 1), (6, 1), (6, 1), (6, 1)]
+    assert encoded == [2]
+
+
+def test_picture_features_can_be_reused(chat_model, chat_inputs):
+    inputs = chat_inputs((0, SHORT), (None, "q"), (1, LONG))
+    expected = chat_model.generate(**inputs, max_new_tokens=8)
+    pixels = inputs.pop("pixel_values")
+    features = chat_model.get_image_features(pixels)
+    assert torch.equal(chat_model.generate(**inputs, mm_encoder_outputs={"image": features}, max_new_tokens=8), expected)
+
+
+def test_num_return_sequences_are_ordered_and_distinct(chat_model, chat_inputs):
+    inputs = chat_inputs((0, SHORT), (1, LONG))
+    output = chat_model.generate(
+        **inputs, num_beams=3, num_return_sequences=3, max_new_tokens=8, return_dict_in_generate=True
+    )
+    scores = output.sequences_scores.view(2, 3)
+    assert (scores[:, :-1] >= scores[:, 1:]).all()
+    assert len({tuple(row) for row in output.sequences.tolist()}) == 6
+    best = chat_model.generate(**inputs, num_beams=3, max_new_tokens=8)
+    assert torch.equal(output.sequences[::3], best)
+
+
+def test_sampling_follows_its_seed_and_counts_sequences(chat_model, chat_inputs):
+    inputs = chat_inputs((0, SHORT))
+
+    def sample(seed):
+        torch.manual_seed(seed)
+        return chat_model.generate(
+            **inputs, do_sample=True, num_beams=1, temperature=1.5, num_return_sequences=4, max_new_tokens=8
+        )
+
+    first = sample(1)
+    assert len(first) == 4 and torch.equal(first, sample(1)) and not torch.equal(first, sample(2))
+    beam_sample = chat_model.generate(**inputs, do_sample=True, num_beams=2, max_new_tokens=8)
+    assert len(beam_sample) == 1
+
+
+def test_streamer_yields_the_greedy_answer(chat_model, chat_inputs, chat_processor):
+    inputs = chat_inputs((0, LONG))
+    expected = new_tokens(chat_model.generate(**inputs, num_beams=1, max_new_tokens=10), inputs)
+    streamer = TextIteratorStreamer(chat_processor.tokenizer, skip_prompt=True, ext_table=inputs.ext_tables[0])
+    chat_model.generate(**inputs, num_beams=1, max_new_tokens=10, streamer=streamer)
+    assert "".join(streamer) == chat_processor.tokenizer.decode(expected[0], ext_table=inputs.ext_tables[0])
+    with pytest.raises(ValueError, match="num_beams"):
+        chat_model.generate(**inputs, num_beams=3, streamer=streamer)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"prompt_lookup_num_tokens": 3},
+        {"use_cache": False},
+        {"cache_implementation": "static"},
+        {"assistant": True},
+    ],
+    ids=lambda arguments: next(iter(arguments)),
+)
+def test_other_ways_to_decode_greedily_give_the_same_tokens(chat_models, chat_inputs, arguments):
+    inputs = chat_inputs((0, LONG))
+    expected = chat_models["plain"].generate(**inputs, num_beams=1, max_new_tokens=12)
+    arguments = dict(arguments)
+    if arguments.pop("assistant", False):
+        arguments["assistant_model"] = chat_models["eos"]
+    found = chat_models["plain"].generate(**inputs, num_beams=1, max_new_tokens=12, **arguments)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("arguments", [{"use_cache": False}, {"cache_implementation": "static"}])
+def test_beam_search_without_or_with_another_cache(chat_model, chat_inputs, arguments):
+    inputs = chat_inputs((0, SHORT), (1, LONG))
+    expected = chat_model.generate(**inputs, num_beams=3, max_new_tokens=10)
+    assert torch.equal(chat_model.generate(**inputs, num_beams=3, max_new_tokens=10, **arguments), expected)
+
+
+def test_static_cache_with_left_padding(chat_model, chat_inputs):
+    inputs = chat_inputs((0, SHORT), (1, LONG))
+    expected = chat_model.generate(**inputs, num_beams=1, max_new_tokens=10)
+    found = chat_model.generate(**inputs, num_beams=1, max_new_tokens=10, cache_implementation="static")
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_finished_embeddings_can_take_the_place_of_ids(chat_model, chat_inputs, num_beams):
+    inputs = chat_inputs((None, SHORT))
+    expected = chat_model.generate(**inputs, num_beams=num_beams, max_new_tokens=8, repetition_penalty=1.0)
+    language_model = chat_model.model.language_model
+    ids = inputs.pop("input_ids")
+    embeddings = language_model.embed(ids, inputs.get("ext_table_ids"), inputs.get("ext_table_subs"))
+    found = chat_model.generate(
+        inputs_embeds=embeddings, **inputs, num_beams=num_beams, max_new_tokens=8, repetition_penalty=1.0
+    )
+    assert torch.equal(found, expected[:, ids.shape[1] :])
+
+
+def test_unknown_words_of_the_question_can_be_answered_and_nothing_else(chat_models, chat_inputs):
+    inputs = chat_inputs((0, SHORT), (0, LONG), (0, "q"))
+    logits = chat_models["plain"](**inputs).logits
+    assert logits.shape[-1] == 410 + 2
+    assert (logits[0, :, 410:] == -10000).all() and (logits[1, :, 410:] > -1000).all()
+    plain = chat_inputs((0, "image"))
+    assert plain["unk_allowed"].tolist() == [0] and "ext_table_ids" not in plain
+    for arguments in ({"num_beams": 1}, {"num_beams": 3}, {"do_sample": True, "num_beams": 1, "temperature": 5.0}):
+        output = chat_models["plain"].generate(**plain, max_new_tokens=40, **arguments)
+        assert 1 not in new_tokens(output, plain)[0].tolist()
+
+
+def test_repetition_penalty_sees_the_answer_base_tokens_and_the_window():
+    # prompt 5 6 2 (2 is the answer's <s>), answer 3, 8 (column 0: base 1), 4
+    ids = torch.tensor([[5, 6, 2, 3, 8, 4]])
+    scores = torch.tensor([[1.0, -1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]])
+    penalty = AnswerRepetitionPenalty(2.0, prompt_length=3, vocab_size=8, ext_table_ids=torch.tensor([[1]]))
+    assert penalty(ids, scores).tolist() == [[1.0, -2.0, 0.5, 0.5, 0.5, 1.0, 1.0, 1.0, 1.0]]
+    windowed = AnswerRepetitionPenalty(2.0, 3, vocab_size=8, window=1, ext_table_ids=torch.tensor([[1]]))
+    assert windowed(ids, scores).tolist() == [[1.0, -1.0, 1.0, 1.0, 0.5, 1.0, 1.0, 1.0, 1.0]]
+
+
+def test_of_equal_hypotheses_the_older_is_dropped():
+    kept = BeamHypotheses(num_beams=2, length_penalty=0.0)
+    for name, score in (("a", -2.0), ("b", -2.0), ("c", -1.0)):
+        kept.add(name, score, length=1)
+    assert [name for _, name in kept.best(2)] == ["c", "b"]
+
+
+def test_stopping_criteria_and_processors_of_transformers_apply_to_the_search(chat_model, chat_inputs):
+    inputs = chat_inputs((0, SHORT))
+    plain = new_tokens(chat_model.generate(**inputs, num_beams=3, max_new_tokens=12), inputs)[0].tolist()
+    stopped = new_tokens(
+        chat_model.generate(**inputs, num_beams=3, max_new_tokens=12, eos_token_id=[7, plain[3]]), inputs
+    )[0].tolist()
+    assert plain[3] not in stopped[:-1]
+    banned = chat_model.generate(**inputs, num_beams=3, max_new_tokens=12, bad_words_ids=[[plain[0]]])
+    assert plain[0] not in new_tokens(banned, inputs)[0].tolist()
+    timed = chat_model.generate(**inputs, num_beams=3, max_new_tokens=400, max_time=1e-6)
+    assert new_tokens(timed, inputs).shape[1] <= 2
+
+
+def test_custom_keys_survive_saving_and_a_foreign_generation_config(chat_model, chat_inputs, tmp_path):
+    chat_model.save_pretrained(tmp_path)
+    saved = GenerationConfig.from_pretrained(tmp_path)
+    assert (saved.num_beams, saved.beam_temperature, saved.repetition_penalty) == (3, 0.7, 1.1)
+    assert (saved.length_penalty, saved.max_new_tokens, saved.do_sample) == (3, 514, False)
+    inputs = chat_inputs((0, SHORT))
+    foreign = GenerationConfig(num_beams=3, max_new_tokens=6, eos_token_id=7, pad_token_id=0)
+    output = chat_model.generate(**inputs, generation_config=foreign, repetition_window=2)
+    assert new_tokens(output, inputs).shape == (1, 6)
+
+
+def test_bad_settings_are_refused_with_a_sentence(chat_model, chat_inputs):
+    inputs = chat_inputs((0, SHORT))
+    with pytest.raises(ValueError, match="repetition_penalty=0.9, expected at least 1"):
+        chat_model.generate(**inputs, num_beams=3, repetition_penalty=0.9)
+    with pytest.raises(ValueError, match="must be read in one piece"):
+        chat_model.generate(**inputs, num_beams=1, prefill_chunk_size=8)
+    with pytest.raises(ValueError, match="one picture per conversation"):
+        chat_model(**{**inputs, "pixel_values": inputs["pixel_values"].repeat(2, 1, 1, 1)})
+
+
+def test_plain_cpm_bee_answers_through_tokenizer_dicts(golden):
+    from viscpm_hf import CpmBeeTokenizer
+    from pathlib import Path
+
+    tokenizer = CpmBeeTokenizer(vocab_file=str(Path(__file__).parents[1] / "golden" / "vocab.txt"))
+    torch.manual_seed(0)
+    config = CpmBeeConfig(
+        vocab_size=410,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        head_dim=8,
+        scale_down_proj_input=False,
+    )
+    model = CpmBeeForCausalLM(config).eval()
+    data = [{"input": "今天天气真好，q", "<ans>": ""}, {"question": "What is this?", "<ans>": ""}]
+    batch = tokenizer(data, return_tensors="pt")
+    output = model.generate(**batch, num_beams=2, max_new_tokens=6, repetition_penalty=1.1, pad_token_id=0)
+    for row, sample, table in zip(output, data, batch.ext_tables, strict=True):
+        single = tokenizer([sample], return_tensors="pt")
+        alone = model.generate(**single, num_beams=2, max_new_tokens=6, repetition_penalty=1.1, pad_token_id=0)
+        answer = alone[0, single["input_ids"].shape[1] :]
+        assert trimmed(row[batch["input_ids"].shape[1] :]) == trimmed(answer)
+        assert isinstance(tokenizer.decode(answer, ext_table=table), str)
+
+
+def test_one_checkpoint_in_two_precisions_loads_in_its_own(chat_repo, chat_inputs):
+    half = AutoModelForImageTextToText.from_pretrained(chat_repo, dtype=torch.float16)
+    inputs = chat_inputs((0, SHORT))
+    output = half.generate(**inputs, num_beams=3, max_new_tokens=6)
+    assert half.dtype == torch.float16 and new_tokens(output, inputs).shape == (1, 6)
