@@ -35,7 +35,11 @@ AutoModelForCausalLM.register(CpmBeeConfig, CpmBeeForCausalLM)
 AutoModelForImageTextToText.register(VisCPMChatConfig, VisCPMChatForConditionalGeneration)
 AutoModelForMultimodalLM.register(VisCPMChatConfig, VisCPMChatForConditionalGeneration)
 AutoProcessor.register(VisCPMChatConfig, VisCPMChatProcessor)
-AutoImageProcessor.register(VisCPMChatConfig, image_processor_classes={"pil": VisCPMChatImageProcessor})
+# one class for both backends: pixels must not depend on whether torchvision is installed
+AutoImageProcessor.register(
+    VisCPMChatConfig,
+    image_processor_classes={"pil": VisCPMChatImageProcessor, "torchvision": VisCPMChatImageProcessor},
+)
 # On the language model's configuration only: for a Chat repository transformers then finds the class by its name, and
 # prefers it to the repository's copy as it does for the other parts.
 AutoTokenizer.register(CpmBeeConfig, tokenizer_class=CpmBeeTokenizer)

@@ -1,0 +1,298 @@
+"""VisCPMChat: the original package's class for talking about a picture, on transformers."""
+
+import copy
+import os
+import queue
+import re
+import threading
+import warnings
+
+import torch
+from transformers.generation import StoppingCriteria
+from transformers.generation.streamers import BaseStreamer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from .remote_code.configuration_viscpm_chat import VisCPMChatConfig
+from .remote_code.modeling_viscpm_chat import VisCPMChatForConditionalGeneration
+from .remote_code.processing_viscpm_chat import VisCPMChatProcessor
+from .safety import load_image_safety_checker
+
+# what quantization must leave alone, matched from the start of a module's full name
+_NOT_QUANTIZED = ("model.vision_tower", "model.connector", "lm_head")
+# the original's unit is a plain g, a binary gigabyte
+_UNITS = {"": 1, "g": 2**30, "mb": 10**6, "gb": 10**9, "mib": 2**20, "gib": 2**30}
+
+
+class VisCPMChat:
+    """Drop-in for the original's `VisCPMChat`.
+
+    Args:
+        model_path (`str` or `Path`): a converted folder or Hub repository.
+        image_safety_checker (*optional*): True uses `safety_checker/` in the repository, else the original's from the
+            Hub; None (default) uses the repository's if it has one; False none; a folder or repository id that one.
+        device (*optional*): where to run; CUDA if there is one by default.
+        dtype (`str` or `torch.dtype`, *optional*): the stored one by default.
+        memory (`str` or `int`, *optional*): most CUDA memory for the weights, such as `"5GB"`; the rest stays in
+            RAM and is brought in layer by layer. `CUDA_MEMORY_CPMBEE_MAX=1g` in the environment does the same.
+        quantization (*optional*): a transformers quantization config; vision and connector are left as they are.
+
+    Raises:
+        ValueError: if `model_path` is not a converted VisCPM-Chat, or no safety checker can be loaded.
+
+    Example:
+        >>> chat = VisCPMChat("viscpm-chat", image_safety_checker=False)
+        >>> answer, context, vision_hidden_states = chat.chat(Image.open("picture.png"), "这是什么？")
+    """
+
+    def __init__(
+        self,
+        model_path,
+        image_safety_checker=None,
+        device=None,
+        dtype=None,
+        memory=None,
+        quantization=None,
+    ):
+        _check_is_converted(model_path)
+        # not `model.device`, which is "meta" where weights are brought in layer by layer
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        options = _placement(memory or os.environ.get("CUDA_MEMORY_CPMBEE_MAX"), self.device)
+        if quantization is not None:
+            options["quantization_config"] = _sparing_vision(quantization)
+        self.image_safety_checker = load_image_safety_checker(image_safety_checker, model_path, self.device)
+        self.processor = VisCPMChatProcessor.from_pretrained(model_path)
+        self.model = VisCPMChatForConditionalGeneration.from_pretrained(model_path, dtype=dtype or "auto", **options)
+        self.model.eval()
+
+    def chat(self, image, question, context="", vision_hidden_states=None, **generate_kwargs):
+        """Answers one question.
+
+        Args:
+            image: a picture in any form that [`VisCPMChatImageProcessor`] takes; None to talk without one.
+            question (`str`): plain text.
+            context (`str`, *optional*): earlier turns, as the previous call returned them.
+            vision_hidden_states (`torch.Tensor`, *optional*): what the previous call returned, (1, query_num, hidden);
+                `image` is then not looked at.
+            **generate_kwargs: for `generate()`; by default the original's three beams and settings.
+
+        Returns:
+            The answer as the original decodes it (special tokens literally, `<` doubled), the context with this turn,
+            and the picture's states for the next (None without a picture).
+
+        Raises:
+            ValueError: for bad input, or a question too long.
+            UnsafeContentError: if the safety checker refuses the picture.
+        """
+        item = {"image": image, "question": question, "context": context, "vision_hidden_states": vision_hidden_states}
+        return self.batch_chat([item], **generate_kwargs)[0]
+
+    def batch_chat(self, items, **generate_kwargs):
+        """Answers several questions at once, each as [`~VisCPMChat.chat`] would.
+
+        Args:
+            items (`list[dict]`): the arguments of `chat`: `image`, `question`, `context`, `vision_hidden_states`.
+            **generate_kwargs: see `chat`.
+
+        Returns:
+            `list` of (answer, context, vision_hidden_states), in order.
+
+        Raises:
+            ValueError, UnsafeContentError: see `chat`; then nothing is answered.
+        """
+        if generate_kwargs.get("num_return_sequences", 1) != 1:
+            raise ValueError("Got num_return_sequences, but a question has one answer here: call model.generate().")
+        if not items:
+            return []
+        inputs, tables, states = self._prepare(items)
+        output = self.model.generate(**inputs, **generate_kwargs)
+        new = getattr(output, "sequences", output)[:, inputs["input_ids"].shape[1] :].tolist()
+        answers = [self._decode(ids, table) for ids, table in zip(new, tables, strict=True)]
+        return [
+            (answer, self.add_turn(item.get("context") or "", item["question"], answer), state)
+            for item, answer, state in zip(items, answers, states, strict=True)
+        ]
+
+    def stream(self, image, question, context="", vision_hidden_states=None, **generate_kwargs):
+        """Answers one question piece by piece, greedily or by sampling.
+
+        Args:
+            image, question, context, vision_hidden_states: see `chat`; `encode_image` gives the states to reuse, and
+                `add_turn` the context for the next question.
+            **generate_kwargs: for `generate()`, with one beam; `do_sample=True, temperature=…` samples.
+
+        Returns:
+            Iterator of `str`, the pieces of the answer. Closing it stops the generation.
+
+        Raises:
+            ValueError, UnsafeContentError: see `chat`, before the first piece.
+        """
+        if generate_kwargs.get("num_beams", 1) != 1:
+            raise ValueError(f"Got num_beams={generate_kwargs['num_beams']}, but only one beam can be streamed.")
+        # length_penalty concerns beams, and transformers warns of it
+        options = {"length_penalty": 1.0, **generate_kwargs, "num_beams": 1}
+        item = {"image": image, "question": question, "context": context, "vision_hidden_states": vision_hidden_states}
+        inputs, tables, _ = self._prepare([item])
+        return self._stream(inputs, tables[0], options)
+
+    def encode_image(self, image):
+        """The states of a picture, (1, query_num, hidden), which every question about it may reuse.
+
+        Raises:
+            UnsafeContentError: if the safety checker refuses the picture.
+        """
+        pictures = self.processor.image_processor.to_pil(image)
+        if len(pictures) != 1:
+            raise ValueError(f"Got {len(pictures)} pictures, expected one.")
+        if self.image_safety_checker is not None:
+            self.image_safety_checker.check(pictures)
+        pixel_values = self.processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
+        with torch.no_grad():
+            return self.model.get_image_features(pixel_values.to(self.device)).pooler_output
+
+    def add_turn(self, context, question, answer):
+        """The context with one more turn, in the original's grammar whatever the texts are."""
+        tokenizer = self.processor.tokenizer
+        context, answer = (text if tokenizer.parses(text) else tokenizer.escape(text) for text in (context, answer))
+        return f"{context}User: {tokenizer.escape(question)}\nAI: {answer}\n"
+
+    def _prepare(self, items):
+        """Model inputs, tables for decoding and vision states of checked items."""
+        known = {"image", "question", "context", "vision_hidden_states"}
+        for item in items:
+            if not isinstance(item, dict) or not item.keys() <= known:
+                shown = sorted(map(str, item)) if isinstance(item, dict) else type(item).__name__
+                raise ValueError(
+                    f"Got {shown} as a question, expected a dict of image, question, context and vision_hidden_states."
+                )
+        encodings = [
+            self.processor.encode_chat(
+                item.get("image") is not None or item.get("vision_hidden_states") is not None,
+                item.get("question"),
+                item.get("context") or "",
+                max_length=self.processor.max_input_length,
+            )
+            for item in items
+        ]
+        states = [self._vision_states(item) for item in items]
+        batch = self.processor.pad(encodings)
+        tables = batch.ext_tables
+        inputs = dict(batch.to(self.device))
+        pictures = [state for state in states if state is not None]
+        if pictures:
+            inputs["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=torch.cat(pictures))}
+        return inputs, tables, states
+
+    def _vision_states(self, item):
+        states = item.get("vision_hidden_states")
+        if states is None:
+            return None if item.get("image") is None else self.encode_image(item["image"])
+        wanted = (1, self.processor.query_num, self.model.get_input_embeddings().embedding_dim)
+        if not isinstance(states, torch.Tensor) or tuple(states.shape) != wanted:
+            shown = tuple(states.shape) if isinstance(states, torch.Tensor) else type(states).__name__
+            raise ValueError(f"Got {shown} as vision_hidden_states, expected what chat() returned, of shape {wanted}.")
+        return states.to(self.device)
+
+    def _decode(self, ids, table):
+        """The original's decode: only the final `</s>`, and the padding that follows it in a batch, is left out."""
+        end = self.processor.tokenizer.eos_token_id
+        return self.processor.tokenizer.decode(ids[: ids.index(end)] if end in ids else ids, ext_table=table)
+
+    def _stream(self, inputs, table, options):
+        tokens, stop = queue.SimpleQueue(), _StopWhenAsked()
+        criteria = [*(options.pop("stopping_criteria", None) or []), stop]
+
+        def generate():
+            try:
+                self.model.generate(**inputs, **options, streamer=_TokenStreamer(tokens), stopping_criteria=criteria)
+                tokens.put(None)
+            except BaseException as error:  # of whatever kind, it is for whoever reads the answer
+                tokens.put(error)
+
+        thread = threading.Thread(target=generate, daemon=True)
+        thread.start()
+        try:
+            while (token := tokens.get()) is not None:
+                if isinstance(token, BaseException):
+                    raise token
+                if token != self.processor.tokenizer.eos_token_id:
+                    yield self.processor.tokenizer.decode([token], ext_table=table)
+        finally:
+            stop.asked.set()
+            thread.join()
+
+
+class _TokenStreamer(BaseStreamer):
+    """Puts new tokens into a queue; a token's text does not depend on its neighbours, so none is held back."""
+
+    def __init__(self, tokens):
+        self.tokens = tokens
+        self.is_prompt = True
+
+    def put(self, value):
+        if not self.is_prompt:
+            for token in value.flatten().tolist():
+                self.tokens.put(token)
+        self.is_prompt = False
+
+    def end(self):
+        pass
+
+
+class _StopWhenAsked(StoppingCriteria):
+    def __init__(self):
+        self.asked = threading.Event()
+
+    def __call__(self, input_ids, scores, **kwargs):
+        return torch.full((len(input_ids),), self.asked.is_set(), device=input_ids.device)
+
+
+def _check_is_converted(model_path):
+    if os.path.isfile(model_path):
+        raise ValueError(
+            f"{model_path} is a file, expected a converted folder: run `python conversion/convert_chat.py "
+            f"--checkpoint {model_path} --vocab VOCAB --output DIR` once and give DIR."
+        )
+    if os.path.isdir(model_path) and not os.path.isfile(os.path.join(model_path, "config.json")):
+        raise ValueError(
+            f"The folder {model_path} has no config.json, expected a converted VisCPM-Chat: make one with "
+            "`python conversion/convert_chat.py --checkpoint CKPT --vocab VOCAB --output DIR`."
+        )
+    if not os.path.isdir(model_path) and str(model_path).count("/") != 1:
+        raise ValueError(f"{model_path} does not exist, expected a converted folder or a Hub repository `owner/name`.")
+    model_type = VisCPMChatConfig.get_config_dict(model_path)[0].get("model_type")
+    if model_type != VisCPMChatConfig.model_type:
+        raise ValueError(f"{model_path} holds a model of type {model_type!r}, expected a converted VisCPM-Chat.")
+
+
+def _placement(memory, device):
+    """Where `from_pretrained` puts the weights."""
+    if memory is None:
+        return {"device_map": {"": device}}
+    budget = _bytes(memory)
+    if device.type != "cuda":
+        warnings.warn(f"The memory limit of {memory} is for CUDA and has no effect on {device.type}.", stacklevel=3)
+        return {"device_map": {"": device}}
+    index = torch.cuda.current_device() if device.index is None else device.index
+    in_ram = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {"device_map": "auto", "max_memory": {index: budget, "cpu": in_ram}}
+
+
+def _bytes(memory):
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(memory).strip().lower())
+    if not match or match[2] not in _UNITS:
+        raise ValueError(f"Got {memory!r} as a memory limit, expected bytes or a size such as '5GB' or '500MiB'.")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _sparing_vision(config):
+    """The quantization config with vision, connector and head among what it leaves alone."""
+    names = ("llm_int8_skip_modules", "modules_to_not_convert")
+    name = next((name for name in names if hasattr(config, name)), None)
+    if name is None:
+        raise ValueError(
+            f"Got {config!r} as quantization, expected a transformers quantization config such as "
+            "BitsAndBytesConfig(load_in_4bit=True)."
+        )
+    config = copy.deepcopy(config)
+    setattr(config, name, [*(getattr(config, name) or []), *_NOT_QUANTIZED])
+    return config
