@@ -195,6 +195,16 @@ def test_unknown_words_of_the_question_can_be_answered_and_nothing_else(chat_mod
         assert 1 not in new_tokens(output, plain)[0].tolist()
 
 
+def test_extension_tables_padded_on_the_left_mean_the_same(chat_model, chat_inputs):
+    inputs = chat_inputs((0, LONG), (0, "image鲲鹏image鲲image"))
+    padding = inputs["ext_table_subs"][1] == 0
+    assert padding.any() and not padding.all()
+    expected = chat_model.generate(**inputs, max_new_tokens=12)
+    for key in ("ext_table_ids", "ext_table_subs", "ext_table_mask"):
+        inputs[key][1] = torch.cat([inputs[key][1][padding], inputs[key][1][~padding]])
+    assert torch.equal(chat_model.generate(**inputs, max_new_tokens=12), expected)
+
+
 def test_repetition_penalty_sees_the_answer_base_tokens_and_the_window():
     # prompt 5 6 2 (2 is the answer's <s>), answer 3, 8 (column 0: base 1), 4
     ids = torch.tensor([[5, 6, 2, 3, 8, 4]])

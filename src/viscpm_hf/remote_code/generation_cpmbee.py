@@ -112,6 +112,18 @@ class CpmBeeGenerationMixin(GenerationMixin):
     def _language_model(self) -> CpmBeeModel:
         return getattr(self.model, "language_model", self.model)
 
+    def generate(self, *args, **kwargs):
+        """transformers' `generate()`, see there; takes the processor's output as keyword arguments."""
+        subs = kwargs.get("ext_table_subs")
+        if subs is not None and subs.shape[-1] > 1:
+            # pipeline(batch_size=...) pads every input on the left, but columns count from the left; used ones have
+            # running numbers above 0.
+            columns = torch.arange(subs.shape[-1], device=subs.device)
+            order = (columns + (subs > 0).int().argmax(dim=1, keepdim=True)) % subs.shape[-1]
+            tables = ("ext_table_ids", "ext_table_subs", "ext_table_mask")
+            kwargs.update({key: kwargs[key].gather(1, order) for key in tables if kwargs.get(key) is not None})
+        return super().generate(*args, **kwargs)
+
     def prepare_inputs_for_generation(
         self,
         input_ids,
