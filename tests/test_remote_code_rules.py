@@ -1,4 +1,4 @@
-"""Guards that remote_code/ can ship verbatim into a Hub repository: flat, self-contained, importing only what is allowed."""
+"""Guards that remote_code/ can ship verbatim into a Hub repository: flat and importing only what is allowed."""
 
 import ast
 import sys
@@ -17,9 +17,7 @@ ALONE = {"modeling_cpmbee.py", "modeling_viscpm_paint.py", "pipeline_viscpm_pain
 def imports(tree):
     """Every import statement that is not inside `try`, where optional third parties may stand."""
     guarded = {node for block in ast.walk(tree) if isinstance(block, ast.Try) for node in ast.walk(block)}
-    return [
-        node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom)) and node not in guarded
-    ]
+    return [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom)) and node not in guarded]
 
 
 def test_the_folder_is_flat():

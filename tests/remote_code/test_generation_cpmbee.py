@@ -1,10 +1,12 @@
 """Guards generation: the original's beam search token for token, and every other mode transformers offers."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, GenerationConfig, TextIteratorStreamer
 
-from viscpm_hf import CpmBeeConfig, CpmBeeForCausalLM
+from viscpm_hf import CpmBeeConfig, CpmBeeForCausalLM, CpmBeeTokenizer
 from viscpm_hf.remote_code.generation_cpmbee import AnswerRepetitionPenalty, BeamHypotheses
 
 LONG = "鲲鹏是什么颜色？鲲呢？q和鲲鹏"
@@ -96,7 +98,9 @@ def test_picture_features_can_be_reused(chat_model, chat_inputs):
     expected = chat_model.generate(**inputs, max_new_tokens=8)
     pixels = inputs.pop("pixel_values")
     features = chat_model.get_image_features(pixels)
-    assert torch.equal(chat_model.generate(**inputs, mm_encoder_outputs={"image": features}, max_new_tokens=8), expected)
+    assert torch.equal(
+        chat_model.generate(**inputs, mm_encoder_outputs={"image": features}, max_new_tokens=8), expected
+    )
 
 
 def test_num_return_sequences_are_ordered_and_distinct(chat_model, chat_inputs):
@@ -257,9 +261,6 @@ def test_bad_settings_are_refused_with_a_sentence(chat_model, chat_inputs):
 
 
 def test_plain_cpm_bee_answers_through_tokenizer_dicts(golden):
-    from viscpm_hf import CpmBeeTokenizer
-    from pathlib import Path
-
     tokenizer = CpmBeeTokenizer(vocab_file=str(Path(__file__).parents[1] / "golden" / "vocab.txt"))
     torch.manual_seed(0)
     config = CpmBeeConfig(

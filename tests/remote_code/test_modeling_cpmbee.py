@@ -1,4 +1,4 @@
-"""Guards the language model against the original's numbers, and that padding, kernels and devices do not change them."""
+"""Guards the language model: the original's numbers, whatever the padding, the kernel or the device."""
 
 import pytest
 import torch
@@ -11,7 +11,9 @@ LOGITS_TOLERANCE = {"atol": 1e-4, "rtol": 0}
 
 
 def without_picture(inputs):
-    return {key: value for key, value in inputs.items() if key not in ("input_ids", "mm_token_type_ids", "pixel_values")}
+    return {
+        key: value for key, value in inputs.items() if key not in ("input_ids", "mm_token_type_ids", "pixel_values")
+    }
 
 
 def relative_error(found, expected):
@@ -207,7 +209,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(chat_repo, padded):
         model = AutoModelForImageTextToText.from_pretrained(chat_repo).train()
         if checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            assert model.model.language_model.gradient_checkpointing and model.model.vision_tower.gradient_checkpointing
+            assert (
+                model.model.language_model.gradient_checkpointing and model.model.vision_tower.gradient_checkpointing
+            )
         model(**padded, labels=padded["input_ids"].clamp(max=400)).loss.backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 100
@@ -269,9 +273,7 @@ def test_one_compiled_graph_serves_decode_steps_with_a_static_cache(chat_repo, c
                 ids, next_sequence_length=1, past_key_values=cache, use_cache=True, **side
             )
             logits = compiled(**prepared).logits[:, -1]
-    greedy = chat_model.generate(
-        **inputs, num_beams=1, max_new_tokens=8, repetition_penalty=1.0, suppress_tokens=None
-    )
+    greedy = chat_model.generate(**inputs, num_beams=1, max_new_tokens=8, repetition_penalty=1.0, suppress_tokens=None)
     assert len(graphs) == 1
     assert ids.shape[1] - prompt == 7 and expected.shape == greedy.shape
     # the loop above has neither penalty nor ban, so it is compared with itself uncompiled through generate

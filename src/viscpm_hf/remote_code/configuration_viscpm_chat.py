@@ -28,4 +28,7 @@ class VisCPMChatConfig(PreTrainedConfig):
     tie_word_embeddings: bool = True
 
 
+# a saved copy carries this file, so that it loads where the package is not installed
+VisCPMChatConfig.register_for_auto_class()
+
 __all__ = ["VisCPMChatConfig"]

@@ -133,7 +133,11 @@ class CpmBeeGenerationMixin(GenerationMixin):
         inputs_embeds=None,
         **kwargs,
     ):
-        if past_key_values is not None and past_key_values.is_compileable and not isinstance(past_key_values, DynamicCache):
+        if (
+            past_key_values is not None
+            and past_key_values.is_compileable
+            and not isinstance(past_key_values, DynamicCache)
+        ):
             # With a static cache transformers would build a plain causal mask. Ours is made here, outside of the
             # compiled forward, so that its shape never changes.
             prompt = input_ids if input_ids.shape[1] else inputs_embeds
@@ -165,7 +169,9 @@ class CpmBeeGenerationMixin(GenerationMixin):
         extension = language_model.extension_embeddings(ext_table_ids, ext_table_subs)
         extension_logits = hidden_states @ extension.to(hidden_states).transpose(1, 2)
         if ext_table_mask is not None:
-            extension_logits = extension_logits.masked_fill(ext_table_mask[:, None] == 0, BANNED)
+            extension_logits = extension_logits.masked_fill(
+                ext_table_mask[:, None].to(extension_logits.device) == 0, BANNED
+            )
         return torch.cat([logits, extension_logits.to(logits)], dim=-1)
 
     def _prefill(self, input_ids, generation_config, model_kwargs, is_first_iteration=True):
@@ -290,11 +296,15 @@ class CpmBeeGenerationMixin(GenerationMixin):
             if model_kwargs.get("past_key_values") is not None:
                 model_kwargs["past_key_values"].reorder_cache(parents.view(-1)[chosen])
 
-        best = [hypothesis for sample in hypotheses for hypothesis in sample.best(generation_config.num_return_sequences)]
+        best = [
+            hypothesis for sample in hypotheses for hypothesis in sample.best(generation_config.num_return_sequences)
+        ]
         answer = nn.utils.rnn.pad_sequence(
             [sequence for _, sequence in best],
             batch_first=True,
-            padding_value=generation_config._pad_token_tensor.item() if generation_config._pad_token_tensor is not None else 0,
+            padding_value=generation_config._pad_token_tensor.item()
+            if generation_config._pad_token_tensor is not None
+            else 0,
         )
         if not generation_config.return_dict_in_generate:
             return answer
@@ -382,5 +392,8 @@ class CpmBeeForCausalLM(CpmBeeGenerationMixin, CpmBeePreTrainedModel):
         )
         return output.to_tuple() if return_dict is False else output
 
+
+# a saved copy carries these files, so that it loads where the package is not installed
+CpmBeeForCausalLM.register_for_auto_class("AutoModelForCausalLM")
 
 __all__ = ["CpmBeeForCausalLM", "CpmBeeGenerationMixin"]

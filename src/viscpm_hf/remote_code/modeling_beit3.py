@@ -204,7 +204,9 @@ class Beit3VisionModel(Beit3PreTrainedModel):
                 f"Got pixel_values of shape {tuple(pixel_values.shape)}, expected (images, 3, {size}, {size}); "
                 "use the processor of this checkpoint to prepare pictures."
             )
-        output_hidden_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        output_hidden_states = (
+            self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        )
         # under a quantized or mixed load the patch convolution decides the dtype
         pixel_values = pixel_values.to(self.embeddings.patch_embedding.weight.dtype)
         split = self.config.num_patches + 1

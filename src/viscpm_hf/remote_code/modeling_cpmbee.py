@@ -88,7 +88,7 @@ class CpmBeePositionBias(nn.Module):
         )
 
     def distance_bucket(self, distance: torch.Tensor) -> torch.Tensor:
-        """Bucket of each distance (key position - query position, in tokens): exact when near, logarithmic when far."""
+        """Bucket of each distance (key - query position, in tokens): exact when near, logarithmic when far."""
         half = self.num_buckets // 2
         exact = half // 2
         magnitude = distance.abs()
@@ -98,7 +98,7 @@ class CpmBeePositionBias(nn.Module):
         return torch.where(magnitude < exact, magnitude, far.clamp(max=half - 1)) + (distance > 0) * half
 
     def forward(self, relation: torch.Tensor, distance: torch.Tensor) -> torch.Tensor:
-        """Bias `(batch, heads, queries, keys)` from `relation` (batch, queries, keys) and `distance` (queries, keys)."""
+        """Bias `(batch, heads, queries, keys)` of `relation` (batch, queries, keys) and `distance` (queries, keys)."""
         row = torch.where(relation == 0, self.distance_bucket(distance), self.num_buckets - 1 + relation)
         return self.relative_attention_bias(row).permute(0, 3, 1, 2)
 
@@ -232,7 +232,7 @@ class CpmBeeModel(CpmBeePreTrainedModel):
         return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(embeddings.dtype)
 
     def embed(self, input_ids, ext_table_ids=None, ext_table_subs=None) -> torch.Tensor:
-        """Embeddings `(batch, length, hidden)` of ids; an id of `vocab_size + i` means column i of the sample's table."""
+        """Embeddings `(batch, length, hidden)`; the id `vocab_size + i` means column i of the sample's table."""
         if ext_table_ids is None or ext_table_ids.shape[-1] == 0:
             return self.embed_tokens(input_ids) / math.sqrt(self.config.hidden_size)
         column = (input_ids - self.config.vocab_size).clamp(min=0)[..., None].expand(-1, -1, self.config.hidden_size)
@@ -281,7 +281,7 @@ class CpmBeeModel(CpmBeePreTrainedModel):
         else:
             rows = segment_rel.gather(1, segment[:, queries, None].expand(-1, -1, segment_rel.shape[-1]))
             relation = rows.gather(2, segment[:, None, :].expand(-1, query_length, -1))
-        bias = self.position_bias(relation, distance)
+        bias = self.position_bias(relation, distance).to(device)
         return torch.where(visible[:, None], bias, torch.finfo(bias.dtype).min).contiguous()
 
     def forward(
@@ -321,9 +321,13 @@ class CpmBeeModel(CpmBeePreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Got both or neither of input_ids and inputs_embeds; pass exactly one of them.")
-        hidden_states = self.embed(input_ids, ext_table_ids, ext_table_subs) if inputs_embeds is None else inputs_embeds
+        hidden_states = (
+            self.embed(input_ids, ext_table_ids, ext_table_subs) if inputs_embeds is None else inputs_embeds
+        )
         batch_size, query_length = hidden_states.shape[:2]
-        output_hidden_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        output_hidden_states = (
+            self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        )
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if self.gradient_checkpointing and self.training:
@@ -375,5 +379,9 @@ class CpmBeeModel(CpmBeePreTrainedModel):
         )
         return output.to_tuple() if return_dict is False else output
 
+
+# a saved copy carries this file, so that it loads where the package is not installed
+CpmBeeConfig.register_for_auto_class()
+CpmBeeModel.register_for_auto_class("AutoModel")
 
 __all__ = ["CpmBeeConfig", "CpmBeeModel", "CpmBeePreTrainedModel"]

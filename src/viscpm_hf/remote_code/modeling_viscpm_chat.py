@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutp
 
 from .configuration_viscpm_chat import VisCPMChatConfig
 from .generation_cpmbee import CpmBeeGenerationMixin
-from .modeling_beit3 import Beit3PreTrainedModel, Beit3VisionModel
+from .modeling_beit3 import Beit3VisionModel
 from .modeling_cpmbee import CpmBeeModel, CpmBeePreTrainedModel
 
 
@@ -153,8 +153,9 @@ class VisCPMChatModel(VisCPMChatPreTrainedModel):
         places = 0 if mm_token_type_ids is None else int((mm_token_type_ids == 1).sum())
         if places != expected:
             raise ValueError(
-                f"Got {image_features.shape[0]} picture(s) of {image_features.shape[1]} tokens but {places} placeholder "
-                "tokens in mm_token_type_ids; pass the processor's output unchanged, one picture per conversation."
+                f"Got {image_features.shape[0]} picture(s) of {image_features.shape[1]} tokens but {places} "
+                "placeholder tokens in mm_token_type_ids; pass the processor's output unchanged, "
+                "one picture per conversation."
             )
         # with prompt lookup, candidate tokens already follow the prompt here
         missing = inputs_embeds.shape[1] - mm_token_type_ids.shape[1]
@@ -257,6 +258,10 @@ class VisCPMChatForConditionalGeneration(CpmBeeGenerationMixin, VisCPMChatPreTra
         )
         return output.to_tuple() if return_dict is False else output
 
+
+# a saved copy carries these files, so that it loads where the package is not installed
+VisCPMChatModel.register_for_auto_class("AutoModel")
+VisCPMChatForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
 
 __all__ = [
     "VisCPMChatConfig",

@@ -206,6 +206,10 @@ class VisCPMChatProcessor(ProcessorMixin):
         options = {**(processor_kwargs or {}), **kwargs, "return_tensors": return_tensors}
         options = {key: options.get(key) for key in ("padding", "padding_side", "return_tensors", "images_kwargs")}
         batch = self._collate(encodings, pictures, **options)
+        if processor_kwargs is not None and return_tensors == "pt" and "ext_table_ids" not in batch:
+            # A pipeline passes these, and batches conversations only if all have the same keys: an unused column.
+            unused = batch["input_ids"].new_zeros(len(encodings), 1)
+            batch.update(ext_table_ids=unused, ext_table_subs=unused, ext_table_mask=unused)
         return batch if return_dict else batch["input_ids"]
 
     def post_process_image_text_to_text(self, generated_outputs, skip_special_tokens=True, ext_tables=None, **kwargs):

@@ -1,0 +1,86 @@
+"""Samples of a conversation to a training batch, as the original's CPMBeeCollater builds it."""
+
+import torch
+
+IGNORED = -100
+
+
+class ChatCollator:
+    """Turns samples `{"image", "question", "context", "answer"}` into the inputs of VisCPM-Chat and its targets.
+
+    The targets are `shift_labels`: the token after each position, the answer's first token at its `<s>` and `</s>`
+    at its last token, so the model also learns to stop (labels aligned with `input_ids` have no room for that `</s>`).
+
+    All samples of a batch share one table of extension tokens without repetitions; the original had one column for
+    every occurrence, which changes the loss. As in the original there is one unused column where the batch has no
+    extension token.
+
+    Args:
+        processor (`VisCPMChatProcessor`): of the model to be trained.
+        max_length (`int`, *optional*, tokens): pads every batch to this length; longer samples lose their oldest
+            turns. By default a batch is as long as its longest sample.
+
+    Raises:
+        ValueError: A sample is longer than `max_length` even without its earlier turns.
+    """
+
+    def __init__(self, processor, max_length: int | None = None):
+        self.processor = processor
+        self.max_length = max_length
+
+    def __call__(self, samples: list[dict]) -> dict[str, torch.Tensor]:
+        encodings = [self.encode(sample) for sample in samples]
+        table = self._share_extension_table(encodings)
+        batch = dict(self.processor.pad(encodings, padding_side="right"))
+        batch["shift_labels"] = batch.pop("labels")
+        if self.max_length:
+            for key, filler in _FILLERS.items():
+                missing = self.max_length - batch[key].shape[1]
+                batch[key] = torch.nn.functional.pad(batch[key], (0, missing), value=filler)
+        for key, column in zip(("ext_table_ids", "ext_table_subs"), zip(*table, strict=True), strict=True):
+            batch[key] = torch.tensor([column] * len(samples))
+        images = [sample["image"] for sample in samples if sample.get("image") is not None]
+        if images:
+            batch["pixel_values"] = self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
+        return batch
+
+    def encode(self, sample: dict) -> dict:
+        """Model inputs of one sample as lists, as the tokenizer returns them; `labels` are the shifted targets."""
+        encoding = self.processor.encode_chat(
+            sample.get("image") is not None,
+            sample["question"],
+            sample.get("context", ""),
+            sample["answer"],
+            max_length=self.max_length,
+        )
+        bos, eos = self.processor.tokenizer.bos_token_id, self.processor.tokenizer.eos_token_id
+        following = [eos if token == bos else token for token in encoding["input_ids"][1:]] + [eos]
+        encoding["labels"] = [
+            IGNORED if context else token for token, context in zip(following, encoding["context_mask"], strict=True)
+        ]
+        return encoding
+
+    def _share_extension_table(self, encodings: list[dict]) -> list[tuple[int, int]]:
+        """Renumbers the samples' extension tokens to columns of one table of (base id, running number)."""
+        columns: dict[tuple[int, int], int] = {}
+        vocab_size = self.processor.tokenizer.vocab_size
+        for encoding in encodings:
+            own = list(zip(encoding["ext_table_ids"], encoding["ext_table_subs"], strict=True))
+            for key in ("input_ids", "labels"):
+                for place, token in enumerate(encoding[key]):
+                    if token >= vocab_size:
+                        column = columns.setdefault(own[token - vocab_size], len(columns))
+                        encoding[key][place] = vocab_size + column
+            for key in ("ext_table_ids", "ext_table_subs", "ext_table_mask"):
+                encoding[key] = []
+        return list(columns) or [(0, 1)]
+
+
+_FILLERS = {
+    "input_ids": 0,
+    "attention_mask": 0,
+    "segment_ids": 0,
+    "context_mask": 0,
+    "mm_token_type_ids": 0,
+    "shift_labels": IGNORED,
+}

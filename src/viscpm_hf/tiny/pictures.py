@@ -1,0 +1,35 @@
+"""The sample pictures of the demo: `python -m viscpm_hf.tiny.pictures` draws them into images/ beside this file."""
+
+import random
+from pathlib import Path
+
+from PIL import Image
+
+from .world import Scene, Thing, draw
+
+IMAGES = Path(__file__).with_name("images")
+SAMPLES = {
+    "1_circle_and_star.png": Scene(
+        (Thing("circle", "red", "large", 0), Thing("star", "blue", "small", 4), Thing("heart", "pink", "large", 8)),
+        "white",
+    ),
+    "2_night.png": Scene(
+        (
+            Thing("star", "yellow", "small", 1),
+            Thing("triangle", "green", "large", 3),
+            Thing("cross", "orange", "large", 5),
+        ),
+        "black",
+    ),
+    "3_two_hearts.png": Scene((Thing("heart", "red", "small", 2), Thing("heart", "purple", "large", 7)), "beige"),
+}
+
+
+def main():
+    IMAGES.mkdir(exist_ok=True)
+    for name, scene in SAMPLES.items():
+        Image.fromarray(draw(scene, random.Random(name))).save(IMAGES / name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""Trains the tiny VisCPM-Chat from scratch and writes it in the original's layout.
+
+    torchrun --nproc-per-node 2 -m viscpm_hf.tiny.train_chat --output DIR
+
+First the vision tower alone learns to say what is in every cell, through throw-away heads on its queries; then the
+whole model learns to answer on its own loss, with the heads' loss as a small addition. One process per core is faster
+than one process with several threads. The same command resumes from the last checkpoint in DIR.
+"""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from ..evaluation.exact_answers import answer_questions, format_table
+from ..finetuning import parameter_groups, resume_from
+from ..remote_code.configuration_viscpm_chat import VisCPMChatConfig
+from ..remote_code.modeling_beit3 import Beit3VisionConfig
+from ..remote_code.modeling_cpmbee import CpmBeeConfig
+from ..remote_code.modeling_viscpm_chat import VisCPMChatForConditionalGeneration
+from .batches import (
+    QUERY_NUM,
+    PictureBatches,
+    PreparedWorld,
+    WorldBatches,
+    WorldSampler,
+    prepare_world,
+    tiny_processor,
+)
+from .export import write_original
+from .questions import LANGUAGES, held_out_questions
+from .world import BACKGROUNDS, CELLS, COLOURS, IMAGE_SIZE, SHAPES, SIZES
+
+SCENE_LOSS_WEIGHT = 0.3
+
+
+def tiny_config() -> VisCPMChatConfig:
+    """Sizes of the tiny checkpoint."""
+    tokenizer = tiny_processor().tokenizer
+    return VisCPMChatConfig(
+        text_config=CpmBeeConfig(
+            vocab_size=tokenizer.vocab_size,
+            hidden_size=192,
+            intermediate_size=512,
+            num_hidden_layers=4,
+            num_attention_heads=6,
+            head_dim=32,
+            position_bias_num_buckets=32,
+            position_bias_num_segment_buckets=64,  # relation values reach 64
+            position_bias_max_distance=64,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            unk_token_id=tokenizer.unk_token_id,
+        ),
+        vision_config=Beit3VisionConfig(
+            image_size=IMAGE_SIZE,
+            patch_size=8,
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            max_position_embeddings=QUERY_NUM + 2,
+            query_num=QUERY_NUM,
+        ),
+        image_token_id=tokenizer.unk_token_id,
+        attn_implementation="eager",  # with a bias that learns, faster on a CPU than sdpa
+    )
+
+
+class SceneReader(nn.Module):
+    """Heads on a vision tower: its first nine queries say what is in the nine cells, the tenth the background."""
+
+    def __init__(self, vision_tower: nn.Module):
+        super().__init__()
+        width = vision_tower.config.hidden_size
+        self.classes = (1 + len(SHAPES), 1 + len(COLOURS), 1 + len(SIZES))
+        self.vision_tower = vision_tower
+        self.cell_head = nn.Linear(width, sum(self.classes))
+        self.background_head = nn.Linear(width, len(BACKGROUNDS))
+
+    def forward(self, pixel_values: torch.Tensor, scene_labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": self.loss(self.vision_tower(pixel_values).pooler_output, scene_labels)}
+
+    def loss(self, queries: torch.Tensor, scene_labels: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy; `queries` (pictures, query_num, hidden), `scene_labels` (pictures, 28)."""
+        cells = self.cell_head(queries[:, : len(CELLS)]).float()  # (pictures, 9, classes)
+        per_cell = scene_labels[:, :-1].unflatten(1, (len(CELLS), len(self.classes)))  # (pictures, 9, 3)
+        losses = [
+            nn.functional.cross_entropy(logits.flatten(0, 1), per_cell[..., i].flatten())
+            for i, logits in enumerate(cells.split(self.classes, dim=-1))
+        ]
+        background = self.background_head(queries[:, len(CELLS)]).float()
+        return sum(losses) + nn.functional.cross_entropy(background, scene_labels[:, -1])
+
+
+class ChatLearner(VisCPMChatForConditionalGeneration):
+    """VisCPM-Chat with the loss of a `SceneReader` on its vision tower; several questions share a picture."""
+
+    def __init__(self, config: VisCPMChatConfig):
+        super().__init__(config)
+        reader = SceneReader(self.model.vision_tower)
+        self.cell_head, self.background_head = reader.cell_head, reader.background_head
+        embeddings = self.model.vision_tower.embeddings
+        # from scratch a tower learns much sooner where positions and queries are as loud as the patches
+        for table in (*embeddings.position_embedding.values(), self.model.vision_tower):
+            nn.init.normal_(table.weight if hasattr(table, "weight") else table.query_tokens, std=1.0)
+        nn.init.normal_(embeddings.patch_embedding.weight, std=0.07)
+
+    def reader(self) -> SceneReader:
+        """The scene reader over this model's own tower and heads."""
+        reader = SceneReader(self.model.vision_tower)
+        reader.cell_head, reader.background_head = self.cell_head, self.background_head
+        return reader
+
+    def chat(self) -> VisCPMChatForConditionalGeneration:
+        """A copy without the heads, which answers questions."""
+        chat = VisCPMChatForConditionalGeneration(self.config)
+        chat.load_state_dict(self.state_dict(), strict=False)
+        return chat.to(self.device).eval()
+
+    def forward(self, pixel_values, scene_labels, picture_of, **inputs):
+        features = self.get_image_features(pixel_values)
+        queries = features.last_hidden_state[:, -QUERY_NUM:]  # before the connector
+        features.pooler_output = features.pooler_output[picture_of]  # (batch, query_num, hidden)
+        output = super().forward(mm_encoder_outputs={"image": features}, use_cache=False, **inputs)
+        return {"loss": output.loss + SCENE_LOSS_WEIGHT * self.reader().loss(queries, scene_labels)}
+
+
+class PrintAnswers(TrainerCallback):
+    """Prints exact answers to a few held-out questions now and then."""
+
+    def __init__(self, model: ChatLearner, every: int, questions: int):
+        self.model, self.every = model, every
+        self.samples = {language: held_out_questions(language, n=questions, seed=1) for language in LANGUAGES}
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step % self.every == 0 and state.is_world_process_zero:
+            print_answers(self.model.chat(), self.samples, f"step {state.global_step}")
+
+
+class WorldTrainer(Trainer):
+    """Trainer whose batches `WorldSampler` composes."""
+
+    def _get_train_sampler(self, train_dataset=None):
+        return WorldSampler(self.data_collator.world, self.args.per_device_train_batch_size, self.args.seed)
+
+
+def print_answers(model: VisCPMChatForConditionalGeneration, samples: dict[str, list], title: str):
+    """Greedy exact answers per language and kind, as a table."""
+    answers = {
+        language: answer_questions(model, tiny_processor(), asked, num_beams=1, max_new_tokens=64)
+        for language, asked in samples.items()
+    }
+    print(format_table(samples, answers, title), flush=True)
+
+
+def load_world(path: Path, scenes: int, questions: int, seed: int, workers: int) -> PreparedWorld:
+    """The prepared world, drawn by the first process and kept in a file that all share."""
+    with PartialState(cpu=not torch.cuda.is_available()).local_main_process_first():
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".partial")
+            torch.save(vars(prepare_world(scenes, questions, seed, workers)), partial)
+            partial.rename(path)
+    return PreparedWorld(**torch.load(path, mmap=True, weights_only=True))
+
+
+def fit(trainer_class, model, collator, optimizer, folder: Path, steps: int, batch_size: int, args, callbacks=()):
+    """Runs one phase to its end, from its last checkpoint if there is one."""
+    trainer = trainer_class(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(folder),
+            max_steps=steps,
+            per_device_train_batch_size=batch_size,
+            lr_scheduler_type="cosine",
+            warmup_steps=min(200, steps // 10),
+            max_grad_norm=1.0,
+            bf16=True,
+            use_cpu=not torch.cuda.is_available(),
+            ddp_find_unused_parameters=True,  # nobody reads branch A's last outputs
+            logging_steps=args.logging_steps,
+            save_steps=args.save_steps,
+            save_total_limit=1,
+            remove_unused_columns=False,
+            dataloader_drop_last=True,
+            report_to=[],
+            seed=args.seed,
+        ),
+        train_dataset=range(len(collator)),
+        data_collator=collator,
+        optimizers=(optimizer, None),
+        callbacks=list(callbacks),
+    )
+    trainer.train(resume_from_checkpoint=resume_from(folder))
+
+
+def train(args: argparse.Namespace) -> ChatLearner:
+    torch.manual_seed(args.seed)
+    world = load_world(args.output / "world.pt", args.scenes, args.questions_per_scene, args.seed, args.workers)
+    model = ChatLearner(tiny_config())
+    rate = args.learning_rate
+
+    def optimizer(module):
+        rates = {
+            r"language_model\.(embed_tokens|layers.*_proj)": rate * math.sqrt(model.config.text_config.hidden_size),
+            "position_bias": rate * 5,  # a table of raw attention scores
+            "": rate,
+        }
+        return torch.optim.AdamW(parameter_groups(module, rates, weight_decay=0.05), betas=(0.9, 0.98), fused=True)
+
+    reader = model.reader()
+    folder = args.output / "checkpoints"
+    fit(Trainer, reader, PictureBatches(world), optimizer(reader), folder / "vision", args.vision_steps, 64, args)
+    fit(
+        WorldTrainer,
+        model,
+        WorldBatches(world),
+        optimizer(model),
+        folder / "chat",
+        args.steps,
+        args.batch_size,
+        args,
+        callbacks=[PrintAnswers(model, args.eval_steps, min(args.questions, 100))],
+    )
+    return model
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="folder for world, checkpoints and finished model")
+    parser.add_argument("--vision-steps", type=int, default=1000, help="on the vision tower alone, 64 pictures each")
+    parser.add_argument("--steps", type=int, default=6000, help="on the whole model")
+    parser.add_argument("--batch-size", type=int, default=64, help="questions per process and step")
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
+    parser.add_argument("--scenes", type=int, default=100_000)
+    parser.add_argument("--questions-per-scene", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2, help="processes that draw")
+    parser.add_argument("--questions", type=int, default=550, help="held-out questions per language at the end")
+    parser.add_argument("--eval-steps", type=int, default=1500)
+    parser.add_argument("--save-steps", type=int, default=500)
+    parser.add_argument("--logging-steps", type=int, default=50)
+    args = parser.parse_args(argv)
+
+    model = train(args).chat()
+    if PartialState().is_main_process:
+        write_original(model, args.output)
+        size = (args.output / "pytorch_model.bin").stat().st_size
+        print(f"wrote {args.output}/pytorch_model.bin ({size / 1e6:.2f} MB)")
+        samples = {language: held_out_questions(language, args.questions) for language in LANGUAGES}
+        print_answers(model, samples, "held-out questions, greedy, float32")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
