@@ -22,7 +22,7 @@ demo: install
 	HF_HUB_OFFLINE=1 $(BIN)/python -m viscpm_hf.tiny.demo
 
 test: install
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

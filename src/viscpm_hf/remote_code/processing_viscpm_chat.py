@@ -52,8 +52,9 @@ class VisCPMChatProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
         self.query_num = query_num
         self.max_input_length = max_input_length
-        self._recent = ()  # (prompt ids, ext table) of the last calls, newest last
-        self._last_tables = []
+        # prompts as (ids, ext table), newest last: of many calls, of those not decoded yet, of the last call
+        self._recent, self._waiting, self._last = [], [], []
+        self._decoding = False
 
     @property
     def model_input_names(self):
@@ -204,6 +205,9 @@ class VisCPMChatProcessor(ProcessorMixin):
                 )
             )
         options = {**(processor_kwargs or {}), **kwargs, "return_tensors": return_tensors}
+        unknown = options.keys() - {"padding", "padding_side", "return_tensors", "images_kwargs"}
+        if unknown:
+            logger.warning_once(f"{sorted(unknown)} are not arguments of this processor and will be ignored.")
         options = {key: options.get(key) for key in ("padding", "padding_side", "return_tensors", "images_kwargs")}
         batch = self._collate(encodings, pictures, **options)
         if processor_kwargs is not None and return_tensors == "pt" and "ext_table_ids" not in batch:
@@ -287,21 +291,30 @@ class VisCPMChatProcessor(ProcessorMixin):
         pictures = [picture for picture in pictures if picture is not None]
         if pictures:
             batch.update(self.image_processor(pictures, return_tensors="pt", **(images_kwargs or {})))
-        self._last_tables = batch.ext_tables
-        remembered = [(encoding["input_ids"], encoding["ext_table"]) for encoding in encodings]
-        self._recent = (*self._recent, *remembered)[-_REMEMBERED:]
+        self._last = [(encoding["input_ids"], encoding["ext_table"]) for encoding in encodings]
+        self._waiting = [*([] if self._decoding else self._waiting), *self._last][-_REMEMBERED:]
+        self._recent = [*self._recent, *self._last][-_REMEMBERED:]
+        self._decoding = False
         if return_tensors == "np":
             batch.update({key: value.numpy() for key, value in batch.items()})
         return batch
 
     def _find_table(self, ids, row, rows):
-        # A pipeline prepares a whole batch and then decodes row by row, prompt included: the prompt tells the sample.
+        self._decoding = True
         start = next((i for i, token in enumerate(ids) if token), 0)
-        for prompt, table in reversed(self._recent):
+        by_position = self._last[row * len(self._last) // rows] if self._last and rows % len(self._last) == 0 else None
+        # Prompts that differ in an unknown word only have the same ids, so what comes first counts: the rows of one
+        # call in their order; from a pipeline, which prepares a batch sample by sample, the samples in their order.
+        candidates = [by_position] if len(self._last) > 1 and by_position else []
+        for sample in (*candidates, *self._waiting, *reversed(self._recent)):
+            prompt, table = sample
             if list(ids[start : start + len(prompt)]) == list(prompt):
+                if len(ids) - start == len(prompt) and sample in self._waiting:
+                    self._waiting.remove(sample)  # a pipeline decodes the prompt alone after its answers
                 return table
-        tables = self._last_tables
-        return tables[row * len(tables) // rows] if tables and rows % len(tables) == 0 else {}
+        if list(ids[start : start + 2]) == [self.tokenizer.bos_token_id, self.tokenizer.root_token_id]:
+            return {}  # a prompt prepared elsewhere
+        return by_position[1] if by_position else {}
 
     def _strip_padding(self, ids):
         # Padding is id 0 whatever token has it, so only zeros before a prompt or after an answer's end are padding.

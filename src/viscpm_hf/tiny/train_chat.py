@@ -101,6 +101,8 @@ class SceneReader(nn.Module):
 class ChatLearner(VisCPMChatForConditionalGeneration):
     """VisCPM-Chat with the loss of a `SceneReader` on its vision tower; several questions share a picture."""
 
+    _auto_class = None  # its checkpoints are for resuming only and carry no code
+
     def __init__(self, config: VisCPMChatConfig):
         super().__init__(config)
         reader = SceneReader(self.model.vision_tower)

@@ -1,0 +1,138 @@
+"""Writing the tensors of a checkpoint into safetensors files, piece by piece."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from .errors import CheckpointError
+from .safetensors_file import layout
+from .stored import StoredTensor, cast_pieces, read_pieces
+
+DTYPES = {
+    "keep": None,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+}
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def target_dtype(name: str) -> torch.dtype | None:
+    """The type `--dtype` names, None for the tensors' own."""
+    if name not in DTYPES:
+        raise CheckpointError(f"Got dtype {name!r}, expected one of {', '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+def size_in_bytes(text: str | int) -> int:
+    """`"5GB"` → 5000000000."""
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Z]*)", str(text).strip().upper())
+    if not parts or parts[2] not in UNITS or not float(parts[1]):
+        raise CheckpointError(
+            f"Got {text!r} as the size of a shard, expected a number and a unit such as 5GB or 500MB."
+        )
+    return int(float(parts[1]) * UNITS[parts[2]])
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A safetensors file to be written: its name, and the source of each tensor by new name."""
+
+    name: str
+    tensors: Mapping[str, StoredTensor]
+
+
+def shards(tensors: Mapping[str, StoredTensor], stem: str, dtype: torch.dtype | None, limit: int) -> list[WeightFile]:
+    """Splits tensors over `stem.safetensors`, or over numbered files when they exceed `limit` bytes.
+
+    Args:
+        tensors: sources by new name; the order is kept.
+        stem: of the file names, such as `model`.
+        dtype: that will be written, None for the tensors' own.
+        limit: bytes of one file; a single larger tensor gets a file of its own.
+    """
+    groups, filled = [{}], 0
+    for name, tensor in tensors.items():
+        nbytes = _written(tensor, dtype).nbytes
+        if groups[-1] and filled + nbytes > limit:
+            groups.append({})
+            filled = 0
+        groups[-1][name] = tensor
+        filled += nbytes
+    if len(groups) == 1:
+        return [WeightFile(f"{stem}.safetensors", groups[0])]
+    return [
+        WeightFile(f"{stem}-{number:05}-of-{len(groups):05}.safetensors", group)
+        for number, group in enumerate(groups, 1)
+    ]
+
+
+def write_index(folder: Path, stem: str, files: list[WeightFile], dtype: torch.dtype | None) -> None:
+    """The index transformers needs when a model has several files."""
+    written = [_written(tensor, dtype) for file in files for tensor in file.tensors.values()]
+    index = {
+        "metadata": {
+            "total_parameters": sum(tensor.nbytes // tensor.dtype.itemsize for tensor in written),
+            "total_size": sum(tensor.nbytes for tensor in written),
+        },
+        "weight_map": {name: file.name for file in files for name in file.tensors},
+    }
+    text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+    (folder / f"{stem}.safetensors.index.json").write_text(text, encoding="utf-8")
+
+
+def total_bytes(files: list[WeightFile], dtype: torch.dtype | None) -> int:
+    return sum(_written(tensor, dtype).nbytes for file in files for tensor in file.tensors.values())
+
+
+def progress_bar(nbytes: int, progress: bool) -> tqdm:
+    """A bar that counts bytes, on stderr if that is a terminal."""
+    return tqdm(total=nbytes, unit="B", unit_scale=True, disable=None if progress else True)
+
+
+def write_weights(folder: Path, files: list[WeightFile], dtype: torch.dtype | None, progress: bool) -> None:
+    """Writes the files one after the other, each in the order the checkpoint has its tensors.
+
+    Raises:
+        CheckpointError: a number is too large for `dtype`.
+    """
+    with progress_bar(total_bytes(files, dtype), progress) as bar:
+        for file in files:
+            written = {name: _written(tensor, dtype) for name, tensor in file.tensors.items()}
+            header, places = layout({name: (tensor.dtype, tensor.shape) for name, tensor in written.items()})
+            with open(folder / file.name, "wb") as output:
+                output.write(header)
+                for name, tensor in file.tensors.items():
+                    output.seek(places[name])
+                    for piece in pieces_as(name, tensor, written[name].dtype):
+                        output.write(piece)
+                        bar.update(len(piece))
+
+
+def pieces_as(name: str, tensor: StoredTensor, dtype: torch.dtype) -> Iterator[memoryview]:
+    """The tensor's bytes in `dtype`.
+
+    Raises:
+        CheckpointError: a number is too large for `dtype`.
+    """
+    if dtype == tensor.dtype:
+        yield from read_pieces(tensor)
+        return
+    try:
+        yield from cast_pieces(read_pieces(tensor), tensor.dtype, dtype)
+    except OverflowError as error:
+        raise CheckpointError(
+            f"{name} holds a number of size {error}, too large for {str(dtype).removeprefix('torch.')}; convert with "
+            "--dtype bfloat16 or float32."
+        ) from error
+
+
+def _written(tensor: StoredTensor, dtype: torch.dtype | None) -> StoredTensor:
+    """What is written for a tensor: itself, or its cast if it holds floating-point numbers."""
+    cast = dtype is not None and tensor.dtype.is_floating_point
+    return StoredTensor(tensor.path, dtype if cast else tensor.dtype, tensor.shape, 0)
