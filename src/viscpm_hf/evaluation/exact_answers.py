@@ -1,6 +1,6 @@
 """Exact answers of a Chat model to held-out questions about the drawn world.
 
-python -m viscpm_hf.evaluation.exact_answers REPO [--beams 3] [--dtype bfloat16]
+python -m viscpm_hf.evaluation.exact_answers [REPO] [--beams 3] [--dtype bfloat16]
 """
 
 import argparse
@@ -11,6 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from ..tiny import tiny_chat_repo
 from ..tiny.questions import KINDS, LANGUAGES, Sample, held_out_questions
 
 
@@ -70,7 +71,9 @@ def format_table(samples: dict[str, list[Sample]], answers: dict[str, list[str]]
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("repo", help="converted checkpoint: folder or Hub repo")
+    parser.add_argument(
+        "repo", nargs="?", help="converted checkpoint: folder or Hub repo; by default the shipped tiny one"
+    )
     parser.add_argument("--beams", type=int, default=1, help="1: greedy; 3: the original's search")
     parser.add_argument("--questions", type=int, default=550, help="per language")
     parser.add_argument("--seed", type=int, default=0)
@@ -81,8 +84,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--show-wrong", type=int, default=0, metavar="N", help="print the first N wrong answers")
     args = parser.parse_args(argv)
 
-    processor = AutoProcessor.from_pretrained(args.repo, trust_remote_code=True)
-    model = AutoModelForImageTextToText.from_pretrained(args.repo, dtype=args.dtype, trust_remote_code=True)
+    repo = args.repo or tiny_chat_repo()
+    processor = AutoProcessor.from_pretrained(repo, trust_remote_code=True)
+    model = AutoModelForImageTextToText.from_pretrained(repo, dtype=args.dtype, trust_remote_code=True)
     model = model.to(args.device).eval()
     samples = {language: held_out_questions(language, args.questions, args.seed) for language in args.languages}
     answers = {

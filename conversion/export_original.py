@@ -1,0 +1,25 @@
+"""Writes the original checkpoint of a converted repository again: original names, every tensor's type and bytes.
+
+python conversion/export_original.py --repo VisCPM-Chat --checkpoint pytorch_model.bin
+"""
+
+import argparse
+import logging
+import sys
+
+for name in ("torchao", "torch.utils._pytree"):  # they comment on the machine whenever transformers is imported
+    logging.getLogger(name).setLevel(logging.ERROR)
+
+from viscpm_hf.checkpoint import export_original, run_script  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repo", required=True, help="converted repository, also after fine-tuning")
+    parser.add_argument("--checkpoint", required=True, help="file to create; safetensors if it ends so")
+    args = parser.parse_args()
+    print("Wrote", export_original(args.repo, args.checkpoint))
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))

@@ -1,0 +1,142 @@
+"""Guards the key tables: complete for the golden and the full-size model, inverse to each other, precise in blame."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from viscpm_hf.checkpoint import CheckpointError
+from viscpm_hf.checkpoint.keys import CHAT, PLAIN_CPMBEE, check_family, inverted, match
+from viscpm_hf.checkpoint.stored import StoredTensor
+
+
+def described(shapes, dtype=torch.float16):
+    return {name: StoredTensor(Path("x"), dtype, tuple(shape), 0) for name, shape in shapes.items()}
+
+
+@pytest.fixture
+def tensors(weights):
+    return described({name: tensor.shape for name, tensor in weights.items()})
+
+
+def test_new_names_are_the_models(tensors, chat_model):
+    names = match(CHAT, tensors, "x").names
+    expected = {name: parameter.shape for name, parameter in chat_model.named_parameters()}
+    assert {new: tensors[name].shape for name, new in names.items()} == expected
+
+
+def test_sizes_come_from_the_tensors(tensors):
+    assert match(CHAT, tensors, "x").sizes == {
+        "num_layers": 3,
+        "encoder_layers": 2,
+        "vocab_size": 410,
+        "dim_model": 40,
+        "dim_ff": 64,
+        "num_heads": 4,
+        "num_heads*dim_head": 32,
+        "position_bias_rows": 112,
+        "encoder_embed_dim": 24,
+        "encoder_ffn_embed_dim": 48,
+        "patch_size": 8,
+        "image_positions": 19,
+        "max_source_positions": 24,
+        "query_num": 6,
+    }
+
+
+def test_inverted_tables_lead_back(tensors):
+    there = match(CHAT, tensors, "x")
+    renamed = {there.names.get(name, name): tensor for name, tensor in tensors.items()}
+    back = match(inverted(CHAT), renamed, "x")
+    assert back.names == {new: name for name, new in there.names.items()} and back.sizes == there.sizes
+
+
+def test_the_full_size_model_fits():
+    sizes = {
+        "num_layers": 48,
+        "encoder_layers": 24,
+        "vocab_size": 86583,
+        "dim_model": 4096,
+        "dim_ff": 10240,
+        "num_heads": 32,
+        "num_heads*dim_head": 4096,
+        "position_bias_rows": 512,
+        "encoder_embed_dim": 1024,
+        "encoder_ffn_embed_dim": 4096,
+        "patch_size": 16,
+        "image_positions": 199,
+        "max_source_positions": 1024,
+        "query_num": 64,
+    }
+    shapes = {
+        key.replace("{i}", str(i)): [sizes.get(size, size) for size in shape]
+        for component, table in CHAT.components.items()
+        for key, (_, shape) in table.items()
+        for i in range(sizes[CHAT.layers[component]] if "{i}" in key else 1)
+    }
+    # counts of the original's state dict without its four unused tensors
+    assert len(shapes) == 1413 - 4
+    total = sum(torch.Size(shape).numel() for shape in shapes.values())
+    assert total == 10318225408 - 65546240 - 8396800 - 1024
+    assert match(CHAT, described(shapes), "x").sizes == sizes
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mapping.2.bias": None}, "missing: mapping.2.bias"),
+        ({"llm.encoder.layers.2.ffn.ffn.w_out.weight": None}, "missing: llm.encoder.layers.2.ffn.ffn.w_out.weight"),
+        ({"llm.lm_head.weight": (1,)}, "unknown: llm.lm_head.weight"),
+        (
+            {"llm.encoder.layers.7.ffn.ffn.w_out.weight": (40, 64)},
+            r"unknown: llm.encoder.layers.7.ffn.ffn.w_out.weight\.",
+        ),
+        ({"other.weight": (1,)}, "unknown: other.weight"),
+        ({"query": (6, 25)}, r"wrong shape: query is \[6, 25\] instead of \[6, 24\]\."),
+        ({"mapping.0.weight": (40, 24, 1)}, r"mapping.0.weight is \[40, 24, 1\] instead of \[40, 24\]\."),
+        (
+            {"llm.encoder.layers.0.ffn.ffn.w_out.weight": (40, 65)},
+            r"w_out.weight is \[40, 65\] instead of \[40, 64\]\.",
+        ),
+    ],
+)
+def test_only_the_guilty_tensor_is_named(tensors, change, message):
+    for name, shape in change.items():
+        if shape is None:
+            del tensors[name]
+        else:
+            tensors |= described({name: shape})
+    with pytest.raises(CheckpointError, match=message) as caught:
+        match(CHAT, tensors, "x")
+    assert str(caught.value).count(":") == 1
+
+
+def test_unused_tensors_may_be_absent_or_of_any_shape(tensors):
+    tensors |= described({"vpm.mim_head.weight": (3, 3, 3)})
+    del tensors["vpm.beit3.text_embed.weight"]
+    found = match(CHAT, tensors, "x")
+    assert "vpm.mim_head.weight" in found.unused and "vpm.beit3.text_embed.weight" not in found.unused
+
+
+def test_integers_are_refused_and_long_lists_cut(tensors):
+    tensors["query"] = dataclasses.replace(tensors["query"], dtype=torch.int8)
+    with pytest.raises(CheckpointError, match=r"not floating-point: query \(int8\)"):
+        match(CHAT, tensors, "x")
+    half = {name: tensor for name, tensor in tensors.items() if not name.startswith("vpm.")}
+    with pytest.raises(CheckpointError, match=r"missing: (\S+, ){9}\S+ and \d+ more"):
+        match(CHAT, half, "x")
+
+
+@pytest.mark.parametrize(
+    ("family", "names", "script"),
+    [
+        (CHAT, ["llm.a", "unet.b", "trans_block.c"], "convert_paint.py"),
+        (PLAIN_CPMBEE, ["llm.a", "unet.b"], "convert_paint.py"),
+        (CHAT, ["encoder.layers.0.x", "input_embedding.weight"], "convert_cpmbee.py"),
+        (PLAIN_CPMBEE, ["llm.encoder.x", "vpm.y", "query"], "convert_chat.py"),
+    ],
+)
+def test_another_kind_of_checkpoint_is_sent_to_its_script(family, names, script):
+    with pytest.raises(CheckpointError, match=script):
+        check_family(family, names, "x")

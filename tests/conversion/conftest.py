@@ -1,0 +1,63 @@
+"""Running the scripts of conversion/, in this process or in one of their own."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from viscpm_hf.checkpoint import run_script
+
+SCRIPTS = Path(__file__).parents[2] / "conversion"
+VOCAB = Path(__file__).parents[1] / "golden" / "vocab.txt"
+
+
+class Result:
+    def __init__(self, code, out, err):
+        self.code, self.out, self.err = code, out, err
+
+    def is_error(self, *phrases):
+        """Exit code 1 and one sentence on stderr that has these phrases."""
+        assert self.code == 1 and self.err.startswith("error: ") and self.err.count("\n") == 1, self.err
+        assert all(phrase in self.err for phrase in phrases), self.err
+        return True
+
+
+@pytest.fixture
+def script(capsys, monkeypatch):
+    """Runs a script as `python conversion/<name>` would, without starting Python anew."""
+
+    def run(name, *arguments):
+        spec = importlib.util.spec_from_file_location("script", SCRIPTS / name)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            code = run_script(module.main)
+        except SystemExit as ending:  # argparse
+            code = ending.code
+        return Result(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def process():
+    """Runs a script in a process of its own."""
+
+    def run(name, *arguments, **options):
+        command = [sys.executable, SCRIPTS / name, *arguments]
+        done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=120, **options)
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def chat_options(chat_checkpoint):
+    """What convert_chat.py needs for the golden checkpoint, but --checkpoint and --output."""
+    configs = ["--llm-config", chat_checkpoint / "llm_config.json"]
+    configs += ["--vision-config", chat_checkpoint / "vision_config.json"]
+    return ["--vocab", VOCAB, *configs]

@@ -1,0 +1,85 @@
+"""Guards the scripts as users run them: from any folder, with the safety checker, to the Hub and back."""
+
+import json
+import os
+
+import pytest
+import torch
+from hub import LocalHub
+from safetensors.torch import save_file
+
+
+@pytest.fixture
+def checker(tmp_path):
+    """A folder that looks like a safety checker."""
+    folder = tmp_path / "checker"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "preprocessor_config.json").write_text('{"size": 224}')
+    save_file({"a": torch.zeros(1)}, folder / "model.safetensors")
+    (folder / "pytorch_model.bin").write_bytes(b"not wanted")
+    return folder
+
+
+def test_convert_verify_export_verify(script, chat_checkpoint, chat_options, checker, tmp_path):
+    checkpoint, repo, back = chat_checkpoint / "pytorch_model.plain.bin", tmp_path / "repo", tmp_path / "back.bin"
+    options = ("--variant", "v1.1", "--max-shard-size", "0.1MB", "--safety-checker", checker)
+    result = script("convert_chat.py", "--checkpoint", checkpoint, "--output", repo, *chat_options, *options)
+    assert result.code == 0 and result.err == "" and str(repo) in result.out and "safety checker" not in result.out
+    copied = sorted(path.name for path in (repo / "safety_checker").iterdir())
+    assert copied == ["config.json", "model.safetensors", "preprocessor_config.json"]
+    assert json.loads((repo / "conversion.json").read_text())["variant"] == "v1.1"
+    assert script("export_original.py", "--repo", repo, "--checkpoint", back).code == 0
+    for file in (checkpoint, back):
+        result = script("verify.py", "--checkpoint", file, "--repo", repo)
+        assert result.code == 0 and result.err == ""
+        table = [line.split() for line in result.out.splitlines()[1:]]
+        assert {part: (int(tensors), verdict) for part, tensors, _, verdict in table} == {
+            "language_model": (30, "OK"),
+            "vision_tower": (90, "OK"),
+            "connector": (4, "OK"),
+            "unused": (4, "OK"),
+        }
+
+
+def test_convert_cpmbee_and_the_note_about_the_safety_checker(script, chat_checkpoint, chat_options, golden, tmp_path):
+    weights = golden("chat_weights.safetensors")
+    plain = {name[4:]: tensor for name, tensor in weights.items() if name.startswith("llm.")}
+    torch.save(plain, tmp_path / "a.bin")
+    config = ("--llm-config", chat_checkpoint / "llm_config.json", "--dtype", "bfloat16")
+    arguments = ("--checkpoint", tmp_path / "a.bin", *chat_options[:2], "--output", tmp_path / "bee", *config)
+    assert script("convert_cpmbee.py", *arguments).code == 0
+    assert script("verify.py", "--checkpoint", tmp_path / "a.bin", "--repo", tmp_path / "bee").code == 0
+    checkpoint = chat_checkpoint / "pytorch_model.plain.bin"
+    result = script("convert_chat.py", "--checkpoint", checkpoint, "--output", tmp_path / "out", *chat_options)
+    assert "no image safety checker" in result.out
+
+
+def test_a_failed_upload_leaves_the_converted_folder(script, chat_checkpoint, chat_options, tmp_path):
+    """The tests run offline, so every upload fails."""
+    checkpoint = chat_checkpoint / "pytorch_model.plain.bin"
+    arguments = ("--checkpoint", checkpoint, "--output", tmp_path / "out", *chat_options, "--push-to-hub", "me/chat")
+    assert script("convert_chat.py", *arguments).is_error("Could not upload", "push_to_hub.py", "me/chat")
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    assert script("push_to_hub.py", tmp_path / "out", "not/a/name").is_error("Could not upload")
+
+
+def test_conversion_from_elsewhere_to_the_hub(process, chat_checkpoint, chat_options, chat_repo, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    os.symlink(chat_checkpoint / "pytorch_model.plain.bin", tmp_path / "elsewhere" / "linked.bin")
+    with LocalHub(tmp_path / "hub") as hub:
+        arguments = ("--checkpoint", "linked.bin", "--output", "out", "--push-to-hub", "me/chat", "--private")
+        options = {"cwd": tmp_path / "elsewhere", "env": hub.environment(tmp_path / "home")}
+        result = process("convert_chat.py", *arguments, *chat_options, **options)
+        assert result.code == 0, result.err
+        assert f"{hub.url}/me/chat/commit/" in result.out and hub.private == {"me/chat"}
+    local, remote = tmp_path / "elsewhere" / "out", tmp_path / "hub" / "me" / "chat"
+    files = {path.relative_to(local) for path in local.rglob("*") if path.is_file()}
+    assert {path.name for path in files} >= {path.name for path in chat_repo.iterdir()}
+    for file in files:
+        assert (remote / file).read_bytes() == (local / file).read_bytes()
+
+
+def test_one_sentence_in_a_process_of_its_own(process, tmp_path):
+    result = process("convert_chat.py", "--checkpoint", "a.bin", "--vocab", "b", "--output", "c", cwd=tmp_path)
+    assert result.is_error("There is no file a.bin") and result.out == ""
