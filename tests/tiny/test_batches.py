@@ -93,7 +93,7 @@ def test_no_training_sample_is_too_long():
 
 
 def test_scene_labels():
-    labels = scene_labels(Scene((Thing("square", "red", "small", 1),), "black"))
+    labels = scene_labels(Scene((Thing("square", "red", "small", 1),), "gray"))
     assert labels == [0, 0, 0, 2, 1, 2, *[0] * 21, 1]
 
 

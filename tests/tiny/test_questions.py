@@ -68,7 +68,7 @@ def test_second_turns_need_the_first():
 
 
 def test_no_reference_fits_two_objects():
-    twins = Scene((Thing("heart", "red", "large", 1), Thing("heart", "red", "large", 6)), "black")
+    twins = Scene((Thing("heart", "red", "large", 1), Thing("heart", "red", "large", 6)), "gray")
     assert all("top middle" in question for _, question, _ in asked("size", "en", twins.things[0], twins))
     assert not asked("position", "en", twins.things[0], twins)
 

@@ -13,13 +13,13 @@ SAMPLES = {
         (Thing("circle", "red", "large", 0), Thing("star", "blue", "small", 4), Thing("heart", "pink", "large", 8)),
         "white",
     ),
-    "2_night.png": Scene(
+    "2_three_shapes.png": Scene(
         (
             Thing("star", "yellow", "small", 1),
             Thing("triangle", "green", "large", 3),
             Thing("cross", "orange", "large", 5),
         ),
-        "black",
+        "gray",
     ),
     "3_two_hearts.png": Scene((Thing("heart", "red", "small", 2), Thing("heart", "purple", "large", 7)), "beige"),
 }

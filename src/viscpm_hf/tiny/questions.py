@@ -28,7 +28,7 @@ KINDS = (
 CHINESE = {
     **dict(zip(SHAPES, ("圆形", "正方形", "三角形", "五角星", "心形", "十字形"), strict=True)),
     **dict(zip(COLOURS, ("红色", "橙色", "黄色", "绿色", "蓝色", "紫色", "粉色", "棕色"), strict=True)),
-    **dict(zip(BACKGROUNDS, ("白色", "黑色", "灰色", "米色"), strict=True)),
+    **dict(zip(BACKGROUNDS, ("白色", "灰色", "米色"), strict=True)),
     **dict(zip(SIZES, ("大", "小"), strict=True)),
     **dict(
         zip(

@@ -108,10 +108,11 @@ class ChatLearner(VisCPMChatForConditionalGeneration):
         reader = SceneReader(self.model.vision_tower)
         self.cell_head, self.background_head = reader.cell_head, reader.background_head
         embeddings = self.model.vision_tower.embeddings
-        # from scratch a tower learns much sooner where positions and queries are as loud as the patches
-        for table in (*embeddings.position_embedding.values(), self.model.vision_tower):
-            nn.init.normal_(table.weight if hasattr(table, "weight") else table.query_tokens, std=1.0)
+        # from scratch a tower learns much sooner where patches, positions and queries are about equally loud
         nn.init.normal_(embeddings.patch_embedding.weight, std=0.07)
+        nn.init.normal_(embeddings.position_embedding["A"].weight, std=0.3)
+        nn.init.normal_(embeddings.position_embedding["B"].weight, std=0.3)
+        nn.init.normal_(self.model.vision_tower.query_tokens, std=1.0)
 
     def reader(self) -> SceneReader:
         """The scene reader over this model's own tower and heads."""
@@ -212,6 +213,7 @@ def train(args: argparse.Namespace) -> ChatLearner:
         rates = {
             r"language_model\.(embed_tokens|layers.*_proj)": rate * math.sqrt(model.config.text_config.hidden_size),
             "position_bias": rate * 5,  # a table of raw attention scores
+            "vision_tower": rate * 0.5,  # with more it learns colours and stays blind to shapes
             "": rate,
         }
         return torch.optim.AdamW(parameter_groups(module, rates, weight_decay=0.05), betas=(0.9, 0.98), fused=True)
@@ -236,10 +238,10 @@ def train(args: argparse.Namespace) -> ChatLearner:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder for world, checkpoints and finished model")
-    parser.add_argument("--vision-steps", type=int, default=1000, help="on the vision tower alone, 64 pictures each")
-    parser.add_argument("--steps", type=int, default=6000, help="on the whole model")
+    parser.add_argument("--vision-steps", type=int, default=2000, help="on the vision tower alone, 64 pictures each")
+    parser.add_argument("--steps", type=int, default=4500, help="on the whole model")
     parser.add_argument("--batch-size", type=int, default=64, help="questions per process and step")
-    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
+    parser.add_argument("--learning-rate", type=float, default=1.2e-3)
     parser.add_argument("--scenes", type=int, default=100_000)
     parser.add_argument("--questions-per-scene", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)

@@ -19,7 +19,8 @@ COLOURS = {  # RGB; at least 80 apart, so that the jitter never blurs two of the
     "pink": (246, 136, 196),
     "brown": (124, 74, 36),
 }
-BACKGROUNDS = {"white": (250, 250, 250), "black": (16, 16, 16), "gray": (150, 152, 154), "beige": (236, 222, 190)}
+# Light ones only: a small model learns shapes many times sooner where every object is darker than what is behind it.
+BACKGROUNDS = {"white": (250, 250, 250), "gray": (214, 216, 220), "beige": (240, 228, 200)}
 SIZES = {"large": 9.0, "small": 6.0}  # radius of the surrounding circle, pixels
 CELLS = (  # reading order
     "top left",
@@ -37,7 +38,7 @@ HELD_OUT_SEED = 2023
 HELD_OUT_PERCENT = 13
 
 _CELL_CENTRES = (11, 32, 53)  # pixels, the same for rows and columns
-_POSITION_JITTER = {"large": 1, "small": 2}  # pixels; neighbours never touch
+_POSITION_JITTER = 1  # pixels; neighbours never touch
 _COLOUR_JITTER = 10
 _BACKGROUND_JITTER = 4
 
@@ -126,7 +127,7 @@ def draw(scene: Scene, rng: random.Random | None = None) -> np.ndarray:
 
     Args:
         scene (`Scene`): what to draw.
-        rng (`random.Random`, *optional*): shifts every shape by a pixel or two and every colour by a few levels;
+        rng (`random.Random`, *optional*): shifts every shape by up to a pixel and every colour by a few levels;
             without it shapes sit in the middle of their cells and colours are those of the tables.
 
     Returns:
@@ -145,9 +146,8 @@ def draw(scene: Scene, rng: random.Random | None = None) -> np.ndarray:
     for thing in scene.things:
         alpha = coverage(thing.shape, thing.size)  # (height, width, 1)
         row, column = divmod(thing.cell, 3)
-        most = _POSITION_JITTER[thing.size]
-        top = _CELL_CENTRES[row] + jitter(most) - alpha.shape[0] // 2
-        left = _CELL_CENTRES[column] + jitter(most) - alpha.shape[1] // 2
+        top = _CELL_CENTRES[row] + jitter(_POSITION_JITTER) - alpha.shape[0] // 2
+        left = _CELL_CENTRES[column] + jitter(_POSITION_JITTER) - alpha.shape[1] // 2
         window = (slice(top, top + alpha.shape[0]), slice(left, left + alpha.shape[1]))
         # nothing else can lie under the window: shapes keep to their own cells
         picture[window] = np.maximum(background + alpha * (rgb(COLOURS[thing.colour], _COLOUR_JITTER) - background), 0)
