@@ -53,6 +53,23 @@ def test_all_recorded_searches_give_the_originals_answers(chat_models, chat_inpu
         assert answer[0].removesuffix("</s>") == case["answer"], case["name"]
 
 
+def test_the_same_hypotheses_are_considered_as_in_the_original(chat_models, chat_inputs, golden, monkeypatch):
+    # answers alone do not show it: a hypothesis too many is often dropped again
+    considered, add = [], BeamHypotheses.add
+
+    def recording_add(self, sequence, log_probability, length):
+        considered.append([length - 1, sequence[-length:].tolist()])
+        add(self, sequence, log_probability, length)
+
+    monkeypatch.setattr(BeamHypotheses, "add", recording_add)
+    for case in golden("chat_generate.json")["cases"]:
+        if case["params"]["beam_size"] > 1:
+            considered.clear()
+            inputs = chat_inputs((case["img"], case["question"], case["context"]))
+            chat_models[case["variant"]].generate(**inputs, **beam_arguments(case["params"]))
+            assert considered == [[step, ids] for step, _, _, ids in case["all_added"]], case["name"]
+
+
 @pytest.mark.parametrize("variant", ["plain", "eos"])
 def test_first_steps_logits_match_the_original(chat_models, chat_inputs, golden, variant):
     recorded = golden("chat_generate_logits.safetensors")

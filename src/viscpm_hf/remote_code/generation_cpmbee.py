@@ -284,9 +284,12 @@ class CpmBeeGenerationMixin(GenerationMixin):
                     for rank in range(2 * num_beams):
                         if finished[sample][rank]:
                             hypotheses[sample].add(sequences[first + rank], score_list[sample][rank], step + 1)
-                        elif len(going_on) < num_beams:
+                        else:
                             going_on.append(first + rank)
-                    # a finished sample, or one whose candidates all ended, goes on with copies nobody looks at
+                        if len(going_on) == num_beams:
+                            break  # what ends at a lower rank is not even considered
+                    done[sample] = not going_on
+                # a finished sample, or one whose candidates all ended, goes on with copies nobody looks at
                 chosen += (going_on + [first] * num_beams)[:num_beams]
             if all(done) or step == generation_config.max_length - prompt_length - 1:
                 break
