@@ -35,7 +35,7 @@ def open_checkpoint(path: str | Path) -> dict[str, StoredTensor]:
         what = "is empty; copy or download it again"
     elif head.startswith(b"version https://git-lfs"):
         what = "is only a pointer of Git LFS; fetch the file itself with `git lfs pull`"
-    elif head.lstrip()[:1] == b"<":
+    elif head.lstrip()[:5].lower() in (b"<!doc", b"<html", b"<?xml"):
         what = "is a web page; the download went wrong, so download the file itself"
     elif OLD_TORCH_MAGIC in head[:24]:
         what = (
