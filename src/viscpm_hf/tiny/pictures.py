@@ -10,18 +10,14 @@ from .world import Scene, Thing, draw
 IMAGES = Path(__file__).with_name("images")
 SAMPLES = {
     "1_circle_and_star.png": Scene(
-        (Thing("circle", "red", "large", 0), Thing("star", "blue", "small", 4), Thing("heart", "pink", "large", 8)),
+        (Thing("circle", "red", "large", 0), Thing("star", "blue", "small", 5)),
         "white",
     ),
-    "2_three_shapes.png": Scene(
-        (
-            Thing("star", "yellow", "small", 1),
-            Thing("triangle", "green", "large", 3),
-            Thing("cross", "orange", "large", 5),
-        ),
+    "2_triangle_and_cross.png": Scene(
+        (Thing("triangle", "green", "large", 3), Thing("cross", "orange", "large", 7)),
         "gray",
     ),
-    "3_two_hearts.png": Scene((Thing("heart", "red", "small", 2), Thing("heart", "purple", "large", 7)), "beige"),
+    "3_two_hearts.png": Scene((Thing("heart", "pink", "small", 2), Thing("heart", "purple", "large", 7)), "beige"),
 }
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from safetensors.torch import load_file
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -207,6 +208,8 @@ def train(args: argparse.Namespace) -> ChatLearner:
     torch.manual_seed(args.seed)
     world = load_world(args.output / "world.pt", args.scenes, args.questions_per_scene, args.seed, args.workers)
     model = ChatLearner(tiny_config())
+    if args.start_from:
+        model.load_state_dict(load_file(args.start_from), strict=False)  # the tied head is stored once
     rate = args.learning_rate
 
     def optimizer(module):
@@ -238,6 +241,7 @@ def train(args: argparse.Namespace) -> ChatLearner:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder for world, checkpoints and finished model")
+    parser.add_argument("--start-from", type=Path, help="weights to start from: model.safetensors of another run")
     parser.add_argument("--vision-steps", type=int, default=2000, help="on the vision tower alone, 64 pictures each")
     parser.add_argument("--steps", type=int, default=4500, help="on the whole model")
     parser.add_argument("--batch-size", type=int, default=64, help="questions per process and step")

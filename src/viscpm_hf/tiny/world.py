@@ -1,4 +1,4 @@
-"""The drawn world of the tiny checkpoints: scenes of one to three coloured shapes, and how they become pictures."""
+"""The drawn world of the tiny checkpoints: scenes of one or two coloured shapes, and how they become pictures."""
 
 import hashlib
 import random
@@ -33,7 +33,6 @@ CELLS = (  # reading order
     "bottom middle",
     "bottom right",
 )
-MAX_OBJECTS = 3
 HELD_OUT_SEED = 2023
 HELD_OUT_PERCENT = 13
 
@@ -69,7 +68,7 @@ class Scene:
     """What a picture shows.
 
     Args:
-        things (`tuple[Thing, ...]`): one to three shapes in different cells, in reading order.
+        things (`tuple[Thing, ...]`): one or two shapes in different cells, in reading order.
         background (`str`): a key of `BACKGROUNDS`.
     """
 
@@ -101,7 +100,7 @@ def random_scene(rng: random.Random, held_out: bool = False) -> Scene:
     Returns:
         `Scene`
     """
-    count = rng.choices((1, 2, 3), weights=(2, 4, 4))[0]
+    count = rng.choices((1, 2), weights=(3, 7))[0]
     cells = rng.sample(range(len(CELLS)), count)
     things: list[Thing] = []
     if held_out:
