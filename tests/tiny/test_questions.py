@@ -134,5 +134,5 @@ def test_training_stream():
     again = training_sample(0, 17)
     assert again.question == samples[17].question and (again.picture == samples[17].picture).all()
     kinds = Counter(sample.question.kind for sample in samples)
-    assert set(kinds) == set(KINDS) and min(kinds.values()) > 120
+    assert set(kinds) == set(KINDS) and min(kinds.values()) > 30
     assert {sample.scene.background for sample in samples} == set(BACKGROUNDS)

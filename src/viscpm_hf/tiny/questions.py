@@ -85,8 +85,19 @@ _ASKED_OF_PICTURE = {
         ),
     },
 }
-# what a single scene often does not allow, and what is hard, is drawn more often
-_TRAINING_WEIGHTS = tuple({"second turn": 2.0, "description": 1.5}.get(kind, 1.0) for kind in KINDS)
+# how often training asks what; the size of one of two objects is learned last by far
+_TRAINING_WEIGHTS = {
+    "colour": 1.0,
+    "shape": 1.0,
+    "position": 2.0,
+    "size": 4.0,
+    "what": 0.7,
+    "count": 1.5,
+    "exists": 1.5,
+    "background": 0.3,
+    "description": 0.7,
+    "second turn": 2.5,
+}
 
 
 @dataclass(frozen=True)
@@ -165,7 +176,7 @@ def training_question(scene: Scene, rng: random.Random) -> Question:
     """A question of random kind and language, sometimes after an unrelated turn or sloppily typed."""
     language, question = rng.choice(LANGUAGES), None
     while question is None:
-        question = ask(scene, rng.choices(KINDS, _TRAINING_WEIGHTS)[0], language, rng)
+        question = ask(scene, rng.choices(KINDS, [_TRAINING_WEIGHTS[kind] for kind in KINDS])[0], language, rng)
     if question.kind not in ("second turn", "description") and rng.random() < 0.2:
         earlier = ask(scene, rng.choice(KINDS[:-2]), language, rng)
         question = replace(question, context=earlier.as_context) if earlier else question
