@@ -1,7 +1,6 @@
 """`make demo`: convert the shipped tiny checkpoint, load it as from the Hub, and ask about two pictures."""
 
 import argparse
-import logging
 import shutil
 import sys
 import time
@@ -39,8 +38,6 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("demo") / "VisCPM-Chat-tiny", help="converted folder")
     output = parser.parse_args().output
-    for noisy in ("torchao", "torch.utils._pytree"):  # optional quantizers warn whenever they are imported
-        logging.getLogger(noisy).setLevel(logging.ERROR)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message="The following generation flags are not valid")
@@ -91,7 +88,7 @@ def main():
     print(f"\n\nThe converted folder is {output.resolve()}")
 
 
-QUESTIONS = ("红色的图形是什么形状？", "它在哪里？", "Describe the picture.")
+QUESTIONS = ("红色的图形在哪里？", "它是什么形状？", "Describe the picture.")
 
 if __name__ == "__main__":
     main()
