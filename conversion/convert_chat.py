@@ -4,13 +4,9 @@ python conversion/convert_chat.py --checkpoint pytorch_model.v1.bin --vocab bee.
 """
 
 import argparse
-import logging
 import sys
 
-for name in ("torchao", "torch.utils._pytree"):  # they comment on the machine whenever transformers is imported
-    logging.getLogger(name).setLevel(logging.ERROR)
-
-from viscpm_hf.checkpoint import DTYPES, VARIANTS, convert_chat, push_to_hub, run_script  # noqa: E402
+from viscpm_hf.checkpoint import DTYPES, VARIANTS, convert_chat, push_to_hub, run_script
 
 
 def main() -> None:

@@ -4,13 +4,9 @@ python conversion/convert_cpmbee.py --checkpoint pytorch_model.bin --vocab vocab
 """
 
 import argparse
-import logging
 import sys
 
-for name in ("torchao", "torch.utils._pytree"):  # they comment on the machine whenever transformers is imported
-    logging.getLogger(name).setLevel(logging.ERROR)
-
-from viscpm_hf.checkpoint import DTYPES, convert_cpmbee, push_to_hub, run_script  # noqa: E402
+from viscpm_hf.checkpoint import DTYPES, convert_cpmbee, push_to_hub, run_script
 
 
 def main() -> None:

@@ -4,13 +4,9 @@ python conversion/export_original.py --repo VisCPM-Chat --checkpoint pytorch_mod
 """
 
 import argparse
-import logging
 import sys
 
-for name in ("torchao", "torch.utils._pytree"):  # they comment on the machine whenever transformers is imported
-    logging.getLogger(name).setLevel(logging.ERROR)
-
-from viscpm_hf.checkpoint import export_original, run_script  # noqa: E402
+from viscpm_hf.checkpoint import export_original, run_script
 
 
 def main() -> None:

@@ -4,13 +4,9 @@ python conversion/verify.py --checkpoint pytorch_model.v1.bin --repo VisCPM-Chat
 """
 
 import argparse
-import logging
 import sys
 
-for name in ("torchao", "torch.utils._pytree"):  # they comment on the machine whenever transformers is imported
-    logging.getLogger(name).setLevel(logging.ERROR)
-
-from viscpm_hf.checkpoint import listed, run_script, verify  # noqa: E402
+from viscpm_hf.checkpoint import listed, run_script, verify
 
 
 def main() -> int:

@@ -151,9 +151,7 @@ class VisCPMChat:
 
     def add_turn(self, context, question, answer):
         """The context with one more turn, in the original's grammar whatever the texts are."""
-        tokenizer = self.processor.tokenizer
-        context, answer = (text if tokenizer.parses(text) else tokenizer.escape(text) for text in (context, answer))
-        return f"{context}User: {tokenizer.escape(question)}\nAI: {answer}\n"
+        return self.processor.to_grammar(context) + self.processor.format_turn(question, answer)
 
     def _prepare(self, items):
         """Model inputs, tables for decoding and vision states of checked items."""

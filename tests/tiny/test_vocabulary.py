@@ -3,13 +3,14 @@
 import pytest
 
 from viscpm_hf.remote_code.tokenization_cpmbee import CpmBeeTokenizer
+from viscpm_hf.tiny import VOCABULARY
 from viscpm_hf.tiny.questions import training_sample
-from viscpm_hf.tiny.vocabulary import SPECIALS, VOCAB_FILE, build_vocabulary
+from viscpm_hf.tiny.vocabulary import SPECIALS, build_vocabulary
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return CpmBeeTokenizer(str(VOCAB_FILE))
+    return CpmBeeTokenizer(str(VOCABULARY))
 
 
 def pieces(tokenizer, text):
@@ -17,7 +18,7 @@ def pieces(tokenizer, text):
 
 
 def test_the_file_is_what_the_builder_makes():
-    assert VOCAB_FILE.read_bytes().decode() == "".join(f"{piece}\n" for piece in build_vocabulary())
+    assert VOCABULARY.read_bytes().decode() == "".join(f"{piece}\n" for piece in build_vocabulary())
 
 
 def test_format():

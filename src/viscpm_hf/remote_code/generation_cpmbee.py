@@ -174,6 +174,12 @@ class CpmBeeGenerationMixin(GenerationMixin):
             )
         return torch.cat([logits, extension_logits.to(logits)], dim=-1)
 
+    def _lm_loss(self, logits, labels=None, shift_labels=None, **kwargs):
+        """Cross-entropy, or None without targets; the width includes extension columns, so it is not vocab_size."""
+        if labels is None and shift_labels is None:
+            return None
+        return self.loss_function(logits, labels, logits.shape[-1], shift_labels=shift_labels, **kwargs)
+
     def _prefill(self, input_ids, generation_config, model_kwargs, is_first_iteration=True):
         if generation_config.prefill_chunk_size is not None:
             raise ValueError(
@@ -382,10 +388,7 @@ class CpmBeeForCausalLM(CpmBeeGenerationMixin, CpmBeePreTrainedModel):
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self._lm_logits(outputs.last_hidden_state[:, kept], ext_table_ids, ext_table_subs, ext_table_mask)
-        loss = None
-        if labels is not None or shift_labels is not None:
-            # the width includes the extension columns, so it is not config.vocab_size
-            loss = self.loss_function(logits, labels, logits.shape[-1], shift_labels=shift_labels, **kwargs)
+        loss = self._lm_loss(logits, labels, shift_labels, **kwargs)
         output = CausalLMOutputWithPast(
             loss=loss,
             logits=logits,

@@ -244,10 +244,7 @@ class VisCPMChatForConditionalGeneration(CpmBeeGenerationMixin, VisCPMChatPreTra
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self._lm_logits(outputs.last_hidden_state[:, kept], ext_table_ids, ext_table_subs, ext_table_mask)
-        loss = None
-        if labels is not None or shift_labels is not None:
-            # the width includes the extension columns, so it is not config.vocab_size
-            loss = self.loss_function(logits, labels, logits.shape[-1], shift_labels=shift_labels, **kwargs)
+        loss = self._lm_loss(logits, labels, shift_labels, **kwargs)
         output = VisCPMChatCausalLMOutputWithPast(
             loss=loss,
             logits=logits,

@@ -78,7 +78,7 @@ class VisCPMChatProcessor(ProcessorMixin):
         Raises:
             ValueError: if a text is not a string, or the rest is too long without any context.
         """
-        turns = re.split(r"^(?=User: )", self._to_grammar(_text(context, "context")), flags=re.MULTILINE)
+        turns = re.split(r"^(?=User: )", self.to_grammar(_text(context, "context")), flags=re.MULTILINE)
         turns = [turn for turn in turns if turn]  # joined they are the context as it came
         return self._encode(
             has_image, _text(question, "question"), turns, self.tokenizer.escape(_text(answer, "answer")), max_length
@@ -195,13 +195,10 @@ class VisCPMChatProcessor(ProcessorMixin):
         for picture, turns in parsed:
             pictures.append(picture)
             *earlier, (question, answer) = turns
-            context = [
-                f"User: {self.tokenizer.escape(asked)}\nAI: {self._to_grammar(answered)}\n"
-                for asked, answered in earlier
-            ]
+            context = [self.format_turn(asked, answered) for asked, answered in earlier]
             encodings.append(
                 self._encode(
-                    picture is not None, question, context, self._to_grammar(answer or ""), self.max_input_length
+                    picture is not None, question, context, self.to_grammar(answer or ""), self.max_input_length
                 )
             )
         options = {**(processor_kwargs or {}), **kwargs, "return_tensors": return_tensors}
@@ -249,8 +246,13 @@ class VisCPMChatProcessor(ProcessorMixin):
             for row, table in zip(rows, tables, strict=True)
         ]
 
-    def _to_grammar(self, text):
+    def to_grammar(self, text):
+        """The text itself if it follows the original's grammar, else escaped whole."""
         return text if self.tokenizer.parses(text) else self.tokenizer.escape(text)
+
+    def format_turn(self, question, answer):
+        """One turn of a context: the question escaped, the answer in the original's grammar."""
+        return f"User: {self.tokenizer.escape(question)}\nAI: {self.to_grammar(answer)}\n"
 
     def _encode(self, has_image, question, turns, answer, max_length):
         """`turns` and `answer` are in the original's grammar, `question` is plain."""

@@ -13,8 +13,9 @@ from tqdm import tqdm
 from ..remote_code.image_processing_viscpm_chat import VisCPMChatImageProcessor
 from ..remote_code.processing_viscpm_chat import VisCPMChatProcessor
 from ..remote_code.tokenization_cpmbee import CpmBeeTokenizer
+from . import VOCABULARY
 from .questions import Question, training_question
-from .vocabulary import SPECIALS, VOCAB_FILE
+from .vocabulary import SPECIALS
 from .world import BACKGROUNDS, CELLS, COLOURS, IMAGE_SIZE, SHAPES, SIZES, Scene, draw, random_scene
 
 QUERY_NUM = 16
@@ -51,7 +52,7 @@ class PreparedWorld:
 def tiny_processor() -> VisCPMChatProcessor:
     """The processor of the tiny checkpoint."""
     return VisCPMChatProcessor(
-        VisCPMChatImageProcessor(size=IMAGE_SIZE), CpmBeeTokenizer(str(VOCAB_FILE)), query_num=QUERY_NUM
+        VisCPMChatImageProcessor(size=IMAGE_SIZE), CpmBeeTokenizer(str(VOCABULARY)), query_num=QUERY_NUM
     )
 
 

@@ -4,7 +4,6 @@ import argparse
 import shutil
 import sys
 import time
-import warnings
 from pathlib import Path
 from threading import Thread
 
@@ -40,7 +39,6 @@ def main():
     output = parser.parse_args().output
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", message="The following generation flags are not valid")
 
     shutil.rmtree(output, ignore_errors=True)
     output.parent.mkdir(parents=True, exist_ok=True)

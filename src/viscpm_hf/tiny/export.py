@@ -8,7 +8,7 @@ import torch
 
 from ..checkpoint.keys import CHAT
 from ..remote_code.modeling_viscpm_chat import VisCPMChatForConditionalGeneration
-from .vocabulary import VOCAB_FILE
+from . import VOCABULARY
 
 CHECKPOINT_NAME = "pytorch_model.bin"
 
@@ -80,5 +80,5 @@ def write_original(model: VisCPMChatForConditionalGeneration, output: str | Path
     }
     for name, content in configs.items():
         (output / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    shutil.copyfile(VOCAB_FILE, output / "vocab.txt")
+    shutil.copyfile(VOCABULARY, output / "vocab.txt")
     return checkpoint

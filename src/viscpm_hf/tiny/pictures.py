@@ -1,13 +1,12 @@
 """The sample pictures of the demo: `python -m viscpm_hf.tiny.pictures` draws them into images/ beside this file."""
 
 import random
-from pathlib import Path
 
 from PIL import Image
 
+from . import PICTURES
 from .world import Scene, Thing, draw
 
-IMAGES = Path(__file__).with_name("images")
 SAMPLES = {
     "1_circle_and_star.png": Scene(
         (Thing("circle", "red", "large", 0), Thing("star", "blue", "small", 5)),
@@ -22,9 +21,9 @@ SAMPLES = {
 
 
 def main():
-    IMAGES.mkdir(exist_ok=True)
+    PICTURES.mkdir(exist_ok=True)
     for name, scene in SAMPLES.items():
-        Image.fromarray(draw(scene, random.Random(name))).save(IMAGES / name)
+        Image.fromarray(draw(scene, random.Random(name))).save(PICTURES / name)
 
 
 if __name__ == "__main__":

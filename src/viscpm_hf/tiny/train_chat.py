@@ -76,13 +76,11 @@ def tiny_config() -> VisCPMChatConfig:
 class SceneReader(nn.Module):
     """Heads on a vision tower: its first nine queries say what is in the nine cells, the tenth the background."""
 
-    def __init__(self, vision_tower: nn.Module):
+    classes = (1 + len(SHAPES), 1 + len(COLOURS), 1 + len(SIZES))
+
+    def __init__(self, vision_tower: nn.Module, cell_head: nn.Linear, background_head: nn.Linear):
         super().__init__()
-        width = vision_tower.config.hidden_size
-        self.classes = (1 + len(SHAPES), 1 + len(COLOURS), 1 + len(SIZES))
-        self.vision_tower = vision_tower
-        self.cell_head = nn.Linear(width, sum(self.classes))
-        self.background_head = nn.Linear(width, len(BACKGROUNDS))
+        self.vision_tower, self.cell_head, self.background_head = vision_tower, cell_head, background_head
 
     def forward(self, pixel_values: torch.Tensor, scene_labels: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"loss": self.loss(self.vision_tower(pixel_values).pooler_output, scene_labels)}
@@ -106,8 +104,9 @@ class ChatLearner(VisCPMChatForConditionalGeneration):
 
     def __init__(self, config: VisCPMChatConfig):
         super().__init__(config)
-        reader = SceneReader(self.model.vision_tower)
-        self.cell_head, self.background_head = reader.cell_head, reader.background_head
+        width = config.vision_config.hidden_size
+        self.cell_head = nn.Linear(width, sum(SceneReader.classes))
+        self.background_head = nn.Linear(width, len(BACKGROUNDS))
         embeddings = self.model.vision_tower.embeddings
         # from scratch a tower learns much sooner where patches, positions and queries are about equally loud
         nn.init.normal_(embeddings.patch_embedding.weight, std=0.07)
@@ -117,9 +116,7 @@ class ChatLearner(VisCPMChatForConditionalGeneration):
 
     def reader(self) -> SceneReader:
         """The scene reader over this model's own tower and heads."""
-        reader = SceneReader(self.model.vision_tower)
-        reader.cell_head, reader.background_head = self.cell_head, self.background_head
-        return reader
+        return SceneReader(self.model.vision_tower, self.cell_head, self.background_head)
 
     def chat(self) -> VisCPMChatForConditionalGeneration:
         """A copy without the heads, which answers questions."""

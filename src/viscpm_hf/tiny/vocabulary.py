@@ -4,11 +4,10 @@
 """
 
 import re
-from pathlib import Path
 
+from . import VOCABULARY
 from .questions import CHINESE, phrases
 
-VOCAB_FILE = Path(__file__).with_name("vocab.txt")
 SPECIALS = "<pad> <unk> <mask> <sep> </n> </_> <s> </s> <root> <ans> <option>".split()
 KEYS = "image context question caption objects input User AI".split()  # of data dicts and of earlier turns
 CHINESE_WORDS = (
@@ -47,4 +46,4 @@ def build_vocabulary() -> list[str]:
 
 
 if __name__ == "__main__":
-    VOCAB_FILE.write_text("".join(f"{piece}\n" for piece in build_vocabulary()), encoding="utf-8", newline="\n")
+    VOCABULARY.write_text("".join(f"{piece}\n" for piece in build_vocabulary()), encoding="utf-8", newline="\n")
