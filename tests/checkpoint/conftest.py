@@ -1,18 +1,28 @@
 """The golden checkpoint as a state dict, and running a function in a process of its own."""
 
 import os
+import re
 import time
+from pathlib import Path
 
 import pytest
+from paint_original import converted_paint, write_original
 from safetensors.torch import load_file
 
 from viscpm_hf.checkpoint import convert_chat
+from viscpm_hf.checkpoint.safetensors_file import read_safetensors
 
 
 @pytest.fixture(scope="session")
 def weights(golden):
     """Original names → tensors of the golden checkpoint; not to be changed."""
     return golden("chat_weights.safetensors")
+
+
+@pytest.fixture(scope="session")
+def weights_of_paint():
+    """Original names → places of the golden Paint checkpoint's tensors; not to be changed."""
+    return read_safetensors(Path(__file__).parents[1] / "golden" / "paint_weights.safetensors")
 
 
 @pytest.fixture
@@ -28,6 +38,22 @@ def convert(chat_checkpoint, tmp_path):
             **options,
         }
         return convert_chat(checkpoint, output=output, **options)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def paint_original(tmp_path_factory):
+    """Folder with the golden Paint checkpoint, its configurations and `sd_base/`; not to be changed."""
+    return write_original(tmp_path_factory.mktemp("paint"))
+
+
+@pytest.fixture
+def convert_paint_to(paint_original, tmp_path):
+    """Converts the golden Paint checkpoint, or another, with its configurations to `tmp_path / "out"`."""
+
+    def run(checkpoint=None, output=tmp_path / "out", **options):
+        return converted_paint(paint_original, checkpoint, output=output, **options)
 
     return run
 
@@ -81,3 +107,23 @@ def wait_for():
             time.sleep(0.01)
 
     return wait
+
+
+def peak_memory():
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+
+@pytest.fixture
+def memory_growth():
+    """By how many bytes a function raises the peak of this process's memory."""
+    clear = Path("/proc/self/clear_refs")
+    if not clear.exists():
+        pytest.skip("measures memory the Linux way")
+
+    def measure(function):
+        clear.write_text("5")  # forgets the peak
+        before = peak_memory()
+        function()
+        return peak_memory() - before
+
+    return measure

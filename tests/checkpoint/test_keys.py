@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from viscpm_hf.checkpoint import CheckpointError
-from viscpm_hf.checkpoint.keys import CHAT, PLAIN_CPMBEE, check_family, inverted, match
+from viscpm_hf.checkpoint.keys import CHAT, PAINT, PLAIN_CPMBEE, check_family, inverted, match, with_unet
 from viscpm_hf.checkpoint.stored import StoredTensor
 
 
@@ -135,8 +135,45 @@ def test_integers_are_refused_and_long_lists_cut(tensors):
         (PLAIN_CPMBEE, ["llm.a", "unet.b"], "convert_paint.py"),
         (CHAT, ["encoder.layers.0.x", "input_embedding.weight"], "convert_cpmbee.py"),
         (PLAIN_CPMBEE, ["llm.encoder.x", "vpm.y", "query"], "convert_chat.py"),
+        (PAINT, ["llm.a", "vpm.b", "mapping.0.bias"], "convert_chat.py"),
+        (PAINT, ["encoder.layers.0.x", "input_embedding.weight"], "convert_cpmbee.py"),
     ],
 )
 def test_another_kind_of_checkpoint_is_sent_to_its_script(family, names, script):
     with pytest.raises(CheckpointError, match=script):
         check_family(family, names, "x")
+
+
+@pytest.fixture
+def paint(weights_of_paint):
+    unet = {name[5:]: tensor.shape for name, tensor in weights_of_paint.items() if name.startswith("unet.")}
+    return with_unet(unet)
+
+
+def test_inverted_tables_of_paint_lead_back(paint, weights_of_paint):
+    tensors = {**weights_of_paint, **described({"vae.a": (2,)})}
+    there = match(paint, tensors, "x")
+    assert there.unused == ["vae.a"] and there.sizes["cross_attention_dim"] == 24 and there.sizes["num_layers"] == 2
+    back = match(inverted(paint), {there.names.get(name, name): tensor for name, tensor in tensors.items()}, "x")
+    assert back.names == {new: name for name, new in there.names.items()} and back.unused == ["vae.a"]
+    # in one repository two parts have a norm.weight
+    assert there.names["trans_block.layernorm.weight"] == "text_projection/norm.weight"
+    assert there.names["llm.encoder.output_layernorm.weight"] == "text_encoder/norm.weight"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("llm.extra", "unknown: llm.extra"),
+        ("trans_block.extra", "unknown: trans_block.extra"),
+        ("unet.extra", "unknown: unet.extra"),
+        ("unet/conv_in.weight", "unknown: unet/conv_in.weight"),
+    ],
+)
+def test_only_other_beginnings_are_not_used(paint, weights_of_paint, name, message):
+    with pytest.raises(CheckpointError, match=message):
+        match(paint, {**weights_of_paint, **described({name: (1,)})}, "x")
+    extra = described({f"other.{name}": (1,)}, torch.int64)
+    assert match(paint, {**weights_of_paint, **extra}, "x").unused == [f"other.{name}"]
+    with pytest.raises(CheckpointError, match=r"not floating-point: unet.conv_in.bias \(int64\)"):
+        match(paint, {**weights_of_paint, **described({"unet.conv_in.bias": (8,)}, torch.int64)}, "x")

@@ -30,7 +30,7 @@ def test_odd_sizes_and_mixed_types_are_aligned_and_readable(tmp_path):
     tensors |= {"scalar": torch.tensor(1.5), "empty": torch.empty(0, 3)}
     save_file(tensors, tmp_path / "theirs.safetensors")
     source = read_safetensors(tmp_path / "theirs.safetensors")
-    write_weights(tmp_path, [WeightFile("ours.safetensors", source)], None, progress=False)
+    write_weights(tmp_path, [WeightFile("ours.safetensors", source)], progress=False)
     ours, places = load_file(tmp_path / "ours.safetensors"), read_safetensors(tmp_path / "ours.safetensors")
     assert ours.keys() == tensors.keys()
     for name, tensor in tensors.items():

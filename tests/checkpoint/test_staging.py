@@ -7,8 +7,7 @@ import time
 
 import pytest
 
-from viscpm_hf.checkpoint import CheckpointError, export_original, run_script, verify, weights
-from viscpm_hf.checkpoint import convert as convert_module
+from viscpm_hf.checkpoint import CheckpointError, export_original, job, run_script, verify, weights
 
 
 @pytest.fixture
@@ -29,21 +28,29 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_kill_then_rerun(convert, child, stuck, wait_for, tmp_path, monkeypatch, chat_checkpoint):
+@pytest.mark.parametrize(
+    ("command", "source", "marker"),
+    [
+        ("convert", "chat_checkpoint/pytorch_model.plain.bin", "config.json"),
+        ("convert_paint_to", "paint_original/pytorch_model.bin", "unet/config.json"),
+    ],
+)
+def test_kill_then_rerun(request, child, stuck, wait_for, tmp_path, monkeypatch, command, source, marker):
+    convert, (fixture, _, name) = request.getfixturevalue(command), source.partition("/")
     running = child(lambda: convert() and 0)
     wait_for(stuck)
     partial = tmp_path / ".out.partial"
-    assert not (tmp_path / "out").exists() and (partial / "out" / "config.json").exists()
+    assert not (tmp_path / "out").exists() and (partial / "out" / marker).exists()
     with pytest.raises(CheckpointError, match="Another process is writing"):
         convert()
-    assert (partial / "out" / "config.json").exists()
+    assert (partial / "out" / marker).exists()
     assert running.send(signal.SIGKILL).code() == -signal.SIGKILL
     assert (partial / "out").exists() and not (tmp_path / "out").exists()
     (partial / "out" / "leftover").touch()
     monkeypatch.undo()
     out = convert()
     assert names(tmp_path) == ["out", "stuck"] and not (out / "leftover").exists()
-    assert not any(result.differences for result in verify(chat_checkpoint / "pytorch_model.plain.bin", out).values())
+    assert not any(result.differences for result in verify(request.getfixturevalue(fixture) / name, out).values())
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
@@ -123,7 +130,7 @@ def test_an_output_that_appears_meanwhile_is_left_alone(convert, tmp_path, monke
         (tmp_path / "out" / "mine").touch()
         return real(*arguments)
 
-    monkeypatch.setattr(convert_module, "write_weights", write_weights)
+    monkeypatch.setattr(job, "write_weights", write_weights)
     with pytest.raises(CheckpointError, match="exists already"):
         convert()
     assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["mine"]

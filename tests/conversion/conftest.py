@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from paint_original import write_original
 
 from viscpm_hf.checkpoint import run_script
 
@@ -61,3 +62,17 @@ def chat_options(chat_checkpoint):
     configs = ["--llm-config", chat_checkpoint / "llm_config.json"]
     configs += ["--vision-config", chat_checkpoint / "vision_config.json"]
     return ["--vocab", VOCAB, *configs]
+
+
+@pytest.fixture(scope="session")
+def paint_original(tmp_path_factory):
+    """Folder with the golden Paint checkpoint, its configurations and `sd_base/`; not to be changed."""
+    return write_original(tmp_path_factory.mktemp("paint"))
+
+
+@pytest.fixture
+def paint_options(paint_original):
+    """What convert_paint.py needs for the golden checkpoint, but --checkpoint and --output."""
+    options = ["--vocab", VOCAB, "--sd-base", paint_original / "sd_base"]
+    options += ["--llm-config", paint_original / "llm_config.json"]
+    return [*options, "--unet-config", paint_original / "unet_config.json"]

@@ -85,7 +85,7 @@ def llm_config(
     known = {key: sizes[key] for key in ("vocab_size", "dim_model", "dim_ff", "num_layers")}
     known |= {"num_heads": heads, "dim_head": width // heads}
     split = ("position_bias_num_buckets", "position_bias_num_segment_buckets")
-    values = _declared(declared, "--llm-config", known, {**LLM_PUBLISHED, **dict.fromkeys(split, 1)}, LLM_FIXED)
+    values = declared_values(declared, "--llm-config", known, {**LLM_PUBLISHED, **dict.fromkeys(split, 1)}, LLM_FIXED)
     buckets = [values.pop(key, None) for key in split]
     if buckets == [None, None]:
         buckets = list(POSITION_BIAS_PUBLISHED)
@@ -148,7 +148,7 @@ def vision_config(sizes: Mapping[str, int], declared: str | Path | None) -> Beit
             f"{known['query_num']} queries need {known['query_num'] + POSITION_OFFSET} rows of the position table, "
             f"which has {known['max_source_positions']}."
         )
-    values = _declared(declared, "--vision-config", known, VISION_PUBLISHED, VISION_FIXED, VISION_IGNORED)
+    values = declared_values(declared, "--vision-config", known, VISION_PUBLISHED, VISION_FIXED, VISION_IGNORED)
     heads = {**VISION_PUBLISHED, **values}["encoder_attention_heads"]
     if known["encoder_embed_dim"] % heads:
         raise CheckpointError(
@@ -167,14 +167,14 @@ def vision_config(sizes: Mapping[str, int], declared: str | Path | None) -> Beit
     )
 
 
-def _declared(path, option: str, known, free, fixed, ignored=()) -> dict:
+def declared_values(path, option: str, known, free, fixed, ignored=()) -> dict:
     """The free values a JSON file declares, once all it says is consistent with the checkpoint and supported.
 
     Args:
         path: the file, or None.
         option: of the command line, for messages.
-        known: values that the tensors show.
-        free: keys that the tensors don't show, each with a value of the right type.
+        known: values that the tensors show; a list of equal numbers is as good as the number.
+        free: keys that the tensors don't show, each with a value of the right type, a list also for its elements.
         fixed: keys with a single supported value.
         ignored: keys that may have any value.
     """
@@ -186,32 +186,38 @@ def _declared(path, option: str, known, free, fixed, ignored=()) -> dict:
     unknown = [key for key in declared if key not in {*known, *free, *fixed, *ignored}]
     if unknown:
         raise CheckpointError(
-            f"{option} {path} has keys that are not the original's: {listed(unknown)}; expected some of "
-            f"{', '.join([*known, *free])}."
+            f"{option} {path} has unknown keys: {listed(unknown)}; expected some of {', '.join([*known, *free])}."
         )
     wrong = [
         f"{key} is {declared[key]} but the tensors say {known[key]}"
         for key in known
-        if not _agrees(declared, known, key)
+        if key in declared and _collapsed(declared[key]) != _collapsed(known[key])
     ]
     if wrong:
         raise CheckpointError(f"{option} {path} contradicts the checkpoint: {listed(wrong)}.")
     wrong = [
         f"{key} is {declared[key]!r}, supported is {fixed[key]!r}"
         for key in fixed
-        if not _agrees(declared, fixed, key)
+        if key in declared and declared[key] != fixed[key]
     ]
     if wrong:
         raise CheckpointError(f"{option} {path} asks for what is not supported: {listed(wrong)}.")
     values = {key: declared[key] for key in free if key in declared}
     for key, value in values.items():
-        kind = type(free[key])
-        sound = type(value) is kind or (kind is float and type(value) is int)
-        if not sound or (kind is not bool and not 0 < value < math.inf):
-            wanted = "true or false" if kind is bool else f"a positive {kind.__name__}"
+        example = free[key][0] if isinstance(free[key], list) else free[key]
+        elements = value if isinstance(value, list) and value and isinstance(free[key], list) else [value]
+        if not all(_sound(element, type(example)) for element in elements):
+            wanted = "true or false" if type(example) is bool else f"a positive {type(example).__name__}"
             raise CheckpointError(f"{option} {path} has {key}={value!r}, expected {wanted}.")
     return values
 
 
-def _agrees(declared: Mapping, values: Mapping, key: str) -> bool:
-    return key not in declared or declared[key] == values[key]
+def _sound(value, kind: type) -> bool:
+    """Whether a value is of a kind, and positive if it is a number."""
+    fits = type(value) is kind or (kind is float and type(value) is int)
+    return fits and (kind is bool or 0 < value < math.inf)
+
+
+def _collapsed(value):
+    """The number itself for a list of equal numbers."""
+    return value[0] if isinstance(value, list) and value and all(element == value[0] for element in value) else value

@@ -34,7 +34,7 @@ def export_original(repo: str | Path, checkpoint: str | Path, progress: bool = T
     repo, checkpoint = Path(repo), Path(checkpoint)
     refuse_existing(checkpoint)
     family = family_of(repo)
-    tensors = read_repo(repo)
+    tensors = read_repo(repo, family)
     found = match(inverted(family), tensors, repo)
     lost = [name for name in read_json(repo, CONVERSION).get("dropped", []) if name not in tensors]
     if lost:
@@ -49,7 +49,7 @@ def export_original(repo: str | Path, checkpoint: str | Path, progress: bool = T
     require_space(checkpoint.absolute().parent, total + SPARE)
     with staged(checkpoint) as target:
         if checkpoint.suffix == ".safetensors":
-            write_weights(target.parent, [WeightFile(target.name, originals)], None, progress)
+            write_weights(target.parent, [WeightFile(target.name, originals)], progress)
         else:
             with progress_bar(total, progress) as bar, TorchWriter(target, originals) as writer:
                 for name, tensor in originals.items():

@@ -1,11 +1,27 @@
-"""What goes over the network: uploading a converted repository, fetching a safety checker."""
+"""What goes over the network: uploading a converted repository, fetching ready-made parts."""
 
-import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
 
 from .errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A model from elsewhere.
+
+    Args:
+        option: of the command line, which names it.
+        what: it is.
+        advice: what to give the option.
+    """
+
+    option: str
+    what: str
+    advice: str
 
 
 def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
@@ -40,34 +56,30 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
         ) from error
 
 
-def copy_safety_checker(source: str, target: Path) -> None:
-    """Copies a StableDiffusionSafetyChecker with its image processor into the repository.
+def fetch(source: str, wanted: Wanted, patterns: Iterable[str]) -> Path:
+    """A folder on disk, or what is needed of a repository on the Hub.
 
     Args:
-        source: a folder, or a repository on the Hub such as `CompVis/stable-diffusion-safety-checker`.
-        target: folder to create.
+        source: the folder, a repository such as `CompVis/stable-diffusion-safety-checker`, or a folder in one such as
+            `openbmb/VisCPM-Paint/text-security-checker`.
+        wanted: for messages.
+        patterns: of the files that are needed.
 
     Raises:
-        CheckpointError: there is nothing of the kind.
+        CheckpointError: there is neither.
     """
-    folder = Path(source)
-    if not folder.is_dir():
-        try:
-            folder = Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors"]))
-        except Exception as error:
-            raise CheckpointError(
-                f"There is no folder {source} and it could not be fetched from the Hub ({_first_line(error)}); give "
-                "--safety-checker a folder, a repository id or none."
-            ) from error
-    weights = [*folder.glob("*.safetensors")]
-    if not (folder / "config.json").is_file() or not weights:
+    if Path(source).is_dir():
+        return Path(source)
+    parts = source.split("/")
+    repo_id, inside = "/".join(parts[:2]), "/".join(parts[2:])
+    try:
+        patterns = [f"{inside}/{pattern}" if inside else pattern for pattern in patterns]
+        return Path(snapshot_download(repo_id, allow_patterns=patterns)) / inside
+    except Exception as error:  # the Hub's client passes on those of its HTTP library
         raise CheckpointError(
-            f"{source} is not a safety checker: expected a config.json and safetensors weights; give --safety-checker "
-            "another folder, a repository id or none."
-        )
-    target.mkdir(parents=True)
-    for file in [*folder.glob("*.json"), *weights]:
-        shutil.copyfile(file, target / file.name)
+            f"There is no folder {source} and it could not be fetched from the Hub ({_first_line(error)}); give "
+            f"{wanted.option} {wanted.advice}."
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

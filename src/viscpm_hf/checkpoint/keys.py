@@ -1,13 +1,14 @@
-"""Key tables: every tensor of an original checkpoint, its name in transformers, its shape.
+"""Key tables: every tensor of an original checkpoint, its name in the converted repository, its shape.
 
 A table maps an original name to `(new name, shape)`; `{i}` counts layers and the words in a shape are sizes, named as
 in the original's configuration, that all tensors must agree on. Sizes are read off the tensors: what most of them say.
+A new name with a folder in it, such as `unet/conv_in.weight`, is `conv_in.weight` in that folder's weight file.
 """
 
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from .errors import CheckpointError, listed
 from .stored import StoredTensor
@@ -81,6 +82,12 @@ CONNECTOR: Table = {
     "mapping.2.bias": ("linear_2.bias", ("dim_model",)),
 }
 
+TEXT_PROJECTION: Table = {
+    "w_out_res.weight": ("linear.weight", ("cross_attention_dim", "dim_model")),
+    "layernorm.weight": ("norm.weight", ("cross_attention_dim",)),
+    "layernorm.bias": ("norm.bias", ("cross_attention_dim",)),
+}
+
 
 def prefixed(table: Table, original: str, name: str) -> Table:
     """The table with something before every original and every new name."""
@@ -93,11 +100,14 @@ class Family:
 
     Args:
         name: for people.
-        model_type: of the converted repository's config.json.
+        model_type: of the converted repository's config.json; of a pipeline, the class in its model_index.json.
         script: that converts it.
         components: a key table for each part of the model.
         layers: for each part, the size that counts its `{i}`.
+        language: the part that is the language model.
+        stems: name of the weight file in each folder of the repository, without its ending.
         unused: tensors that the original stores but never uses; they may be absent, and have any shape.
+        prefixes: what the names of all parts begin with, new by original; others are not used. None: no such rule.
     """
 
     name: str
@@ -105,7 +115,17 @@ class Family:
     script: str
     components: Mapping[str, Table]
     layers: Mapping[str, str]
+    language: str = "language_model"
+    stems: Mapping[str, str] = field(default_factory=lambda: {"": "model"})
     unused: frozenset[str] = frozenset()
+    prefixes: Mapping[str, str] | None = None
+
+    def leaves_out(self, name: str) -> bool:
+        """Whether a tensor is stored without being used."""
+        if self.prefixes is None:
+            return name in self.unused
+        # not what begins like a new name either: that would lie twice in the repository
+        return not name.startswith((*self.prefixes, *self.prefixes.values()))
 
 
 CHAT = Family(
@@ -139,11 +159,45 @@ PLAIN_CPMBEE = Family(
     layers={"language_model": "num_layers"},
 )
 
+# without its UNet, whose names and shapes depend on its configuration: see `with_unet`
+PAINT = Family(
+    name="VisCPM-Paint",
+    model_type="VisCPMPaintPipeline",
+    script="convert_paint.py",
+    components={
+        "text_encoder": prefixed(CPMBEE, "llm.", "text_encoder/"),
+        "text_projection": prefixed(TEXT_PROJECTION, "trans_block.", "text_projection/"),
+    },
+    layers={"text_encoder": "num_layers"},
+    language="text_encoder",
+    stems={
+        "text_encoder": "model",
+        "text_projection": "diffusion_pytorch_model",
+        "unet": "diffusion_pytorch_model",
+    },
+    prefixes={"llm.": "text_encoder/", "trans_block.": "text_projection/", "unet.": "unet/"},
+)
+
+
+def with_unet(shapes: Mapping[str, tuple[int, ...]]) -> Family:
+    """VisCPM-Paint with a UNet, whose tensors have the names that diffusers gives them.
+
+    Args:
+        shapes: of the UNet's tensors by name.
+    """
+    table = {}
+    for name, shape in shapes.items():
+        if re.search(r"\.attn2\.to_[kv]\.weight$", name):
+            shape = (shape[0], "cross_attention_dim")  # must be what the text projection gives
+        table[name] = (name, tuple(shape))
+    return replace(PAINT, components={**PAINT.components, "unet": prefixed(table, "unet.", "unet/")})
+
+
 # what only one family's names begin with, in the order to look
 _MARKS = (
-    (("unet.", "trans_block."), "VisCPM-Paint", "convert_paint.py"),
-    (("vpm.", "mapping.", "query"), CHAT.name, CHAT.script),
-    (("encoder.", "input_embedding.", "position_bias."), PLAIN_CPMBEE.name, PLAIN_CPMBEE.script),
+    (("unet.", "trans_block."), PAINT),
+    (("vpm.", "mapping.", "query"), CHAT),
+    (("encoder.", "input_embedding.", "position_bias."), PLAIN_CPMBEE),
 )
 
 
@@ -158,10 +212,12 @@ def check_family(family: Family, names: Iterable[str], path) -> None:
             raise CheckpointError(
                 f"All names in {path} begin with {prefix!r}, as in {what}; give an original checkpoint."
             )
-    for marks, name, script in _MARKS:
-        if any(key.startswith(marks) for key in names):
-            if name != family.name:
-                raise CheckpointError(f"{path} is a {name} checkpoint, not {family.name}; convert it with {script}.")
+    for marks, actual in _MARKS:
+        if any(name.startswith(marks) for name in names):
+            if actual.name != family.name:
+                raise CheckpointError(
+                    f"{path} is a {actual.name} checkpoint, not {family.name}; convert it with {actual.script}."
+                )
             return
 
 
@@ -216,11 +272,11 @@ def match(family: Family, tensors: Mapping[str, StoredTensor], path) -> Match:
         numbers = tuple(sizes.get(size, size) for size in shape)
         if tensors[name].shape != numbers:
             problems["wrong shape"].append(f"{name} is {list(tensors[name].shape)} instead of {list(numbers)}")
-    unused = [name for name in tensors if name in family.unused]
-    problems["unknown"] = [name for name in tensors if name not in wanted and name not in family.unused]
+    unused = [name for name in tensors if family.leaves_out(name)]
+    problems["unknown"] = [name for name in tensors if name not in wanted and not family.leaves_out(name)]
     problems["not floating-point"] = [
         f"{name} ({str(tensors[name].dtype).removeprefix('torch.')})"
-        for name in [*wanted, *unused]
+        for name in [*wanted, *(name for name in unused if name in family.unused)]
         if not tensors[name].dtype.is_floating_point
     ]
     lists = [f"{kind}: {listed(names)}" for kind, names in problems.items() if names]
@@ -242,7 +298,8 @@ def inverted(family: Family) -> Family:
         component: {name: (key, shape) for key, (name, shape) in table.items()}
         for component, table in family.components.items()
     }
-    return replace(family, components=components)
+    prefixes = family.prefixes and {new: original for original, new in family.prefixes.items()}
+    return replace(family, components=components, prefixes=prefixes)
 
 
 def _template(name: str, table: Table) -> tuple[str | None, int | None]:

@@ -4,7 +4,7 @@ import json
 import platform
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from string import Template
@@ -13,9 +13,9 @@ import torch
 import transformers
 from transformers import GenerationConfig, PreTrainedConfig
 
-from .errors import CheckpointError
-from .keys import CHAT, PLAIN_CPMBEE, Family, Match
-from .safetensors_file import load_json, read_safetensors
+from .errors import CheckpointError, listed
+from .keys import CHAT, PAINT, PLAIN_CPMBEE, Family, Match, with_unet
+from .safetensors_file import load_json, read_safetensors, read_weights
 from .stored import StoredTensor
 
 PACKAGE = Path(__file__).parents[1]
@@ -63,35 +63,36 @@ CPMBEE_GENERATION = {
 }
 
 
-def write_config(
-    folder: Path,
-    config: PreTrainedConfig,
-    language: PreTrainedConfig,
-    auto_map: Mapping[str, str],
-    generation: Mapping[str, int | float],
-    dtype: torch.dtype,
-) -> None:
-    """config.json and generation_config.json.
+def write_config(folder: Path, config: PreTrainedConfig, auto_map: Mapping[str, str], dtype: torch.dtype) -> None:
+    """config.json.
 
     Args:
-        folder: of the repository.
-        config: of the whole model.
-        language: of its language model, which knows the special ids.
+        folder: of the model.
+        config: of the model.
         auto_map: which class of the remote code each Auto class loads.
-        generation: defaults of `generate()`.
         dtype: that from_pretrained loads unless told otherwise.
     """
     config.auto_map = dict(auto_map)
     config.architectures = [list(auto_map.values())[-1].partition(".")[2]]
     config.dtype = dtype
     config.save_pretrained(folder)
+
+
+def write_generation_config(folder: Path, language: PreTrainedConfig, defaults: Mapping[str, int | float]) -> None:
+    """generation_config.json.
+
+    Args:
+        folder: of the model.
+        language: configuration of its language model, which knows the special ids.
+        defaults: of `generate()`.
+    """
     ids = {key: getattr(language, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    defaults = GenerationConfig(do_sample=False, **ids)
-    defaults.update(**generation, repetition_window=None, allow_custom_entries=True)
-    defaults.save_pretrained(folder)
+    config = GenerationConfig(do_sample=False, **ids)
+    config.update(**defaults, repetition_window=None, allow_custom_entries=True)
+    config.save_pretrained(folder)
 
 
-def copy_code(folder: Path, names: tuple[str, ...]) -> None:
+def copy_code(folder: Path, names: Iterable[str]) -> None:
     for name in names:
         shutil.copyfile(PACKAGE / "remote_code" / name, folder / name)
 
@@ -134,6 +135,7 @@ def write_report(
             "viscpm_hf": _own_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
+            "diffusers": metadata.version("diffusers"),
             "python": platform.python_version(),
         },
     }
@@ -163,47 +165,37 @@ def read_json(repo: Path, name: str) -> dict:
 
 
 def family_of(repo: Path) -> Family:
-    """The kind of checkpoint a repository was made from, by its config.json."""
+    """The kind of checkpoint a repository was made from, by its model_index.json or config.json."""
     if not repo.is_dir():
         raise CheckpointError(f"There is no folder {repo}; give the folder of a converted repository.")
+    pipeline = read_json(repo, "model_index.json").get("_class_name")
+    if pipeline == PAINT.model_type or (isinstance(pipeline, list) and pipeline[-1:] == [PAINT.model_type]):
+        from .unet import read_unet  # diffusers, which takes seconds to import
+
+        return with_unet({name: tensor.shape for name, tensor in read_unet(repo / "unet").state_dict().items()})
     model_type = read_json(repo, "config.json").get("model_type")
     for family in (CHAT, PLAIN_CPMBEE):
         if model_type == family.model_type:
             return family
     raise CheckpointError(
         f"{repo} is not a converted repository: its config.json should say model_type viscpm_chat or cpmbee, not "
-        f"{model_type}."
+        f"{model_type}, or its model_index.json {PAINT.model_type}."
     )
 
 
-def read_repo(repo: Path) -> dict[str, StoredTensor]:
+def read_repo(repo: Path, family: Family) -> dict[str, StoredTensor]:
     """Names and places of the tensors in a repository's weight files, those of `original_only.safetensors` included.
 
     Raises:
         CheckpointError: a file is missing or damaged, or two files hold a tensor of the same name.
     """
-    index = read_json(repo, "model.safetensors.index.json")
-    if index:
-        weight_map = index.get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-            raise CheckpointError(
-                f"{repo}/model.safetensors.index.json has no weight_map; convert the checkpoint again."
-            )
-        files = sorted(set(weight_map.values()))
-    else:
-        files = ["model.safetensors"]
-    if (repo / UNUSED).exists():
-        files.append(UNUSED)
     tensors = {}
-    for name in files:
-        if Path(name).name != name or not (repo / name).is_file():
-            raise CheckpointError(f"{repo} lacks {name}; give the folder of a converted repository.")
-        for key, tensor in read_safetensors(repo / name).items():
-            if key in tensors or (index and name != UNUSED and weight_map.get(key) != name):
-                raise CheckpointError(
-                    f"{repo} holds {key} in a file its index does not name; convert the checkpoint again."
-                )
-            tensors[key] = tensor
-    if index and (absent := [key for key in weight_map if key not in tensors]):
-        raise CheckpointError(f"{repo}'s index names tensors that its files lack, such as {absent[0]}.")
+    for folder, stem in family.stems.items():
+        start = f"{folder}/" if folder else ""
+        tensors |= {start + name: tensor for name, tensor in read_weights(repo / folder, stem).items()}
+    if (repo / UNUSED).exists():
+        unused = read_safetensors(repo / UNUSED)
+        if repeated := unused.keys() & tensors.keys():
+            raise CheckpointError(f"{repo} holds {listed(sorted(repeated))} twice; convert the checkpoint again.")
+        tensors |= unused
     return tensors

@@ -85,6 +85,37 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
+def read_weights(folder: Path, stem: str) -> dict[str, StoredTensor]:
+    """Names and places of the tensors in `stem.safetensors`, or in the files that `stem.safetensors.index.json` names.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or files and index disagree.
+    """
+    index = folder / f"{stem}.safetensors.index.json"
+    if not index.is_file():
+        return _read_safetensors_of(folder, f"{stem}.safetensors")
+    weight_map = load_json(index.read_bytes(), str(index)).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise CheckpointError(f"{index} has no weight_map; make or download the folder again.")
+    tensors = {}
+    for file in sorted(set(weight_map.values())):
+        for name, tensor in _read_safetensors_of(folder, file).items():
+            if weight_map.get(name) != file:
+                raise CheckpointError(
+                    f"{folder} holds {name} in a file its index does not name; make or download it again."
+                )
+            tensors[name] = tensor
+    if absent := [name for name in weight_map if name not in tensors]:
+        raise CheckpointError(f"{folder}'s index names tensors that its files lack, such as {absent[0]}.")
+    return tensors
+
+
+def _read_safetensors_of(folder: Path, name: str) -> dict[str, StoredTensor]:
+    if Path(name).name != name or not (folder / name).is_file():
+        raise CheckpointError(f"{folder} lacks {name}; make or download the folder again.")
+    return read_safetensors(folder / name)
+
+
 def layout(tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> tuple[bytes, dict[str, int]]:
     """Header of a file to be written, and the offset of every tensor in it.
 

@@ -50,7 +50,7 @@ def verify(checkpoint: str | Path, repo: str | Path, progress: bool = True) -> d
     source = open_checkpoint(checkpoint)
     check_family(family, source, checkpoint)
     found = match(family, source, checkpoint)
-    converted = read_repo(repo)
+    converted = read_repo(repo, family)
     cast = target_dtype(str(read_json(repo, CONVERSION).get("dtype", "keep")))
     results: dict[str, ComponentResult] = {}
     with progress_bar(sum(tensor.nbytes for tensor in source.values()), progress) as bar:

@@ -41,10 +41,21 @@ def size_in_bytes(text: str | int) -> int:
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A safetensors file to be written: its name, and the source of each tensor by new name."""
+    """A safetensors file to be written.
+
+    Args:
+        name: path in the repository.
+        tensors: source of each tensor by new name.
+        dtype: for floating-point numbers, None for the tensors' own.
+    """
 
     name: str
     tensors: Mapping[str, StoredTensor]
+    dtype: torch.dtype | None = None
+
+    def written(self) -> dict[str, StoredTensor]:
+        """What is written for each tensor: itself, or its cast if it holds floating-point numbers."""
+        return {name: _written(tensor, self.dtype) for name, tensor in self.tensors.items()}
 
 
 def shards(tensors: Mapping[str, StoredTensor], stem: str, dtype: torch.dtype | None, limit: int) -> list[WeightFile]:
@@ -52,7 +63,7 @@ def shards(tensors: Mapping[str, StoredTensor], stem: str, dtype: torch.dtype | 
 
     Args:
         tensors: sources by new name; the order is kept.
-        stem: of the file names, such as `model`.
+        stem: of the file names, such as `model` or `unet/diffusion_pytorch_model`.
         dtype: that will be written, None for the tensors' own.
         limit: bytes of one file; a single larger tensor gets a file of its own.
     """
@@ -65,29 +76,29 @@ def shards(tensors: Mapping[str, StoredTensor], stem: str, dtype: torch.dtype | 
         groups[-1][name] = tensor
         filled += nbytes
     if len(groups) == 1:
-        return [WeightFile(f"{stem}.safetensors", groups[0])]
+        return [WeightFile(f"{stem}.safetensors", groups[0], dtype)]
     return [
-        WeightFile(f"{stem}-{number:05}-of-{len(groups):05}.safetensors", group)
+        WeightFile(f"{stem}-{number:05}-of-{len(groups):05}.safetensors", group, dtype)
         for number, group in enumerate(groups, 1)
     ]
 
 
-def write_index(folder: Path, stem: str, files: list[WeightFile], dtype: torch.dtype | None) -> None:
-    """The index transformers needs when a model has several files."""
-    written = [_written(tensor, dtype) for file in files for tensor in file.tensors.values()]
+def write_index(folder: Path, stem: str, files: list[WeightFile]) -> None:
+    """The index transformers and diffusers need when a model has several files."""
+    written = [tensor for file in files for tensor in file.written().values()]
     index = {
         "metadata": {
             "total_parameters": sum(tensor.nbytes // tensor.dtype.itemsize for tensor in written),
             "total_size": sum(tensor.nbytes for tensor in written),
         },
-        "weight_map": {name: file.name for file in files for name in file.tensors},
+        "weight_map": {name: Path(file.name).name for file in files for name in file.tensors},
     }
     text = json.dumps(index, indent=2, sort_keys=True) + "\n"
     (folder / f"{stem}.safetensors.index.json").write_text(text, encoding="utf-8")
 
 
-def total_bytes(files: list[WeightFile], dtype: torch.dtype | None) -> int:
-    return sum(_written(tensor, dtype).nbytes for file in files for tensor in file.tensors.values())
+def total_bytes(files: list[WeightFile]) -> int:
+    return sum(tensor.nbytes for file in files for tensor in file.written().values())
 
 
 def progress_bar(nbytes: int, progress: bool) -> tqdm:
@@ -95,15 +106,15 @@ def progress_bar(nbytes: int, progress: bool) -> tqdm:
     return tqdm(total=nbytes, unit="B", unit_scale=True, disable=None if progress else True)
 
 
-def write_weights(folder: Path, files: list[WeightFile], dtype: torch.dtype | None, progress: bool) -> None:
+def write_weights(folder: Path, files: list[WeightFile], progress: bool) -> None:
     """Writes the files one after the other, each in the order the checkpoint has its tensors.
 
     Raises:
-        CheckpointError: a number is too large for `dtype`.
+        CheckpointError: a number is too large for the type a file asks for.
     """
-    with progress_bar(total_bytes(files, dtype), progress) as bar:
+    with progress_bar(total_bytes(files), progress) as bar:
         for file in files:
-            written = {name: _written(tensor, dtype) for name, tensor in file.tensors.items()}
+            written = file.written()
             header, places = layout({name: (tensor.dtype, tensor.shape) for name, tensor in written.items()})
             with open(folder / file.name, "wb") as output:
                 output.write(header)
@@ -133,6 +144,5 @@ def pieces_as(name: str, tensor: StoredTensor, dtype: torch.dtype) -> Iterator[m
 
 
 def _written(tensor: StoredTensor, dtype: torch.dtype | None) -> StoredTensor:
-    """What is written for a tensor: itself, or its cast if it holds floating-point numbers."""
     cast = dtype is not None and tensor.dtype.is_floating_point
     return StoredTensor(tensor.path, dtype if cast else tensor.dtype, tensor.shape, 0)
