@@ -55,7 +55,13 @@ AutoImageProcessor.register(
 AutoTokenizer.register(CpmBeeConfig, tokenizer_class=CpmBeeTokenizer)
 
 # Loaded on first use: they bring libraries that plain model loading does not need.
-_LAZY = {"VisCPMChat": "viscpm_hf.chat", "UnsafeContentError": "viscpm_hf.safety"}
+_LAZY = {
+    "VisCPMChat": "viscpm_hf.chat",
+    "VisCPMPaint": "viscpm_hf.paint",
+    "UnsafeContentError": "viscpm_hf.safety",
+    "VisCPMPaintPipeline": "viscpm_hf.remote_code.pipeline_viscpm_paint",
+    "VisCPMPaintTextProjection": "viscpm_hf.remote_code.modeling_viscpm_paint",
+}
 
 
 def __getattr__(name):
@@ -78,4 +84,7 @@ __all__ = [
     "VisCPMChatImageProcessor",
     "VisCPMChatModel",
     "VisCPMChatProcessor",
+    "VisCPMPaint",
+    "VisCPMPaintPipeline",
+    "VisCPMPaintTextProjection",
 ]

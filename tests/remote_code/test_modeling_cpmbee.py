@@ -252,7 +252,6 @@ def test_one_compiled_graph_serves_decode_steps_with_a_static_cache(chat_repo, c
     model = AutoModelForImageTextToText.from_pretrained(chat_repo)
     inputs = chat_inputs((0, "鲲鹏是什么颜色？"))
     prompt = inputs["input_ids"].shape[1]
-    expected = chat_model.generate(**inputs, num_beams=1, max_new_tokens=8)
     graphs = []
 
     def count_graphs(graph, example_inputs):
@@ -273,9 +272,7 @@ def test_one_compiled_graph_serves_decode_steps_with_a_static_cache(chat_repo, c
                 ids, next_sequence_length=1, past_key_values=cache, use_cache=True, **side
             )
             logits = compiled(**prepared).logits[:, -1]
-    greedy = chat_model.generate(**inputs, num_beams=1, max_new_tokens=8, repetition_penalty=1.0, suppress_tokens=None)
     assert len(graphs) == 1
-    assert ids.shape[1] - prompt == 7 and expected.shape == greedy.shape
     # the loop above has neither penalty nor ban, so it is compared with itself uncompiled through generate
     ban_free = {key: value for key, value in inputs.items() if key != "unk_allowed"}
     plain = chat_model.generate(**ban_free, num_beams=1, max_new_tokens=7, repetition_penalty=1.0)

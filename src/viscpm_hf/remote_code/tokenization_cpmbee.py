@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordLevel
-from transformers import BatchEncoding
-from transformers.tokenization_python import PythonBackend
+from transformers import BatchEncoding, PreTrainedTokenizer
 
 # `<<` is a literal `<`; `<name>` is a special token
 _GRAMMAR = re.compile(r"[^<]+|<<|<[^<][^<>]*>")
@@ -23,7 +22,8 @@ _PADDING = {
 }
 
 
-class CpmBeeTokenizer(PythonBackend):
+# by this name among its bases diffusers recognises a tokenizer
+class CpmBeeTokenizer(PreTrainedTokenizer):
     """Greedy longest-match tokenizer of CPM-Bee, whose inputs are data dicts such as `{"input": …, "<ans>": ""}`.
 
     In text, `<<` stands for `<`, and `<name>` or `<name_3>` for a special token; what a user types goes through

@@ -1,0 +1,34 @@
+"""The part of VisCPM-Paint between CPM-Bee and the UNet: it maps text states into the width the UNet attends to.
+
+It imports no sibling: diffusers fetches a single .py for a component with weights.
+"""
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import nn
+
+
+class VisCPMPaintTextProjection(ModelMixin, ConfigMixin):
+    """Linear layer and layer norm over the hidden states of CPM-Bee.
+
+    Args:
+        hidden_size (`int`, defaults to 4096): Width of the text encoder.
+        cross_attention_dim (`int`, defaults to 1024): Width that the UNet attends to.
+        eps (`float`, defaults to 1e-6): Added to the variance in the norm.
+
+    Source: `trans_block` of the original checkpoint.
+    """
+
+    @register_to_config
+    def __init__(self, hidden_size: int = 4096, cross_attention_dim: int = 1024, eps: float = 1e-6):
+        super().__init__()
+        self.linear = nn.Linear(hidden_size, cross_attention_dim, bias=False)
+        self.norm = nn.LayerNorm(cross_attention_dim, eps=eps)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Maps text states `(batch, length, hidden_size)` to `(batch, length, cross_attention_dim)`."""
+        return self.norm(self.linear(hidden_states))
+
+
+__all__ = ["VisCPMPaintTextProjection"]
