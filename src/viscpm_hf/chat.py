@@ -12,6 +12,7 @@ from transformers.generation import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from .converted import check_is_converted
 from .remote_code.configuration_viscpm_chat import VisCPMChatConfig
 from .remote_code.modeling_viscpm_chat import VisCPMChatForConditionalGeneration
 from .remote_code.processing_viscpm_chat import VisCPMChatProcessor
@@ -245,18 +246,7 @@ class _StopWhenAsked(StoppingCriteria):
 
 
 def _check_is_converted(model_path):
-    if os.path.isfile(model_path):
-        raise ValueError(
-            f"{model_path} is a file, expected a converted folder: run `python conversion/convert_chat.py "
-            f"--checkpoint {model_path} --vocab VOCAB --output DIR` once and give DIR."
-        )
-    if os.path.isdir(model_path) and not os.path.isfile(os.path.join(model_path, "config.json")):
-        raise ValueError(
-            f"The folder {model_path} has no config.json, expected a converted VisCPM-Chat: make one with "
-            "`python conversion/convert_chat.py --checkpoint CKPT --vocab VOCAB --output DIR`."
-        )
-    if not os.path.isdir(model_path) and str(model_path).count("/") != 1:
-        raise ValueError(f"{model_path} does not exist, expected a converted folder or a Hub repository `owner/name`.")
+    check_is_converted(model_path, "VisCPM-Chat", "convert_chat.py", "config.json")
     model_type = VisCPMChatConfig.get_config_dict(model_path)[0].get("model_type")
     if model_type != VisCPMChatConfig.model_type:
         raise ValueError(f"{model_path} holds a model of type {model_type!r}, expected a converted VisCPM-Chat.")

@@ -1,0 +1,130 @@
+"""VisCPMPaint: the original package's class for painting from a prompt, on diffusers."""
+
+import re
+import warnings
+
+import torch
+
+from .converted import check_is_converted
+from .remote_code.pipeline_viscpm_paint import UnsafePromptError, VisCPMPaintPipeline
+from .safety import UnsafeContentError
+
+_CHINESE = re.compile("[\u3400-\u9fff\uf900-\ufaff]")
+# the parts an argument switches on, and what is said where a repository lacks them
+_PARTS = {
+    "image_safety_checker": (("safety_checker", "feature_extractor"), "images are not checked"),
+    "prompt_safety_checker": (("prompt_checker", "prompt_checker_tokenizer"), "prompts are not checked"),
+    "add_ranker": (("ranker", "ranker_processor"), "one image is painted instead of the best of four"),
+}
+
+
+class VisCPMPaint:
+    """Drop-in for the original's `VisCPMPaint`.
+
+    Args:
+        model_path (`str` or `Path`): a converted folder or Hub repository.
+        image_safety_checker (`bool`, defaults to True): whether unsafe images are replaced by black ones.
+        prompt_safety_checker (`bool`, defaults to True): whether unsafe prompts are refused.
+        add_ranker (`bool`, defaults to True): whether each image is the best of four.
+        device (*optional*): where to run; CUDA if there is one by default.
+        dtype (`torch.dtype` or `dict`, *optional*): of all parts, or part → dtype; by default as in the original: the
+            language model as stored, everything else float32.
+
+    A repository without one of the three parts is used without it, with a warning unless its argument is False.
+
+    Raises:
+        ValueError: `model_path` is not a converted VisCPM-Paint.
+
+    Example:
+        >>> painter = VisCPMPaint("viscpm-paint")
+        >>> painter.generate("人闲桂花落，月静春山空").save("picture.png")
+    """
+
+    def __init__(
+        self,
+        model_path,
+        image_safety_checker=True,
+        prompt_safety_checker=True,
+        add_ranker=True,
+        device=None,
+        dtype=None,
+    ):
+        check_is_converted(model_path, "VisCPM-Paint", "convert_paint.py --sd-base SD_BASE", "model_index.json")
+        config = VisCPMPaintPipeline.load_config(model_path)
+        if config.get("_class_name") != VisCPMPaintPipeline.__name__:
+            raise ValueError(
+                f"{model_path} holds a {config.get('_class_name')}, expected a converted VisCPM-Paint: make one with "
+                "`python conversion/convert_paint.py`."
+            )
+        options = {"requires_safety_checker": bool(image_safety_checker)}
+        wanted = (image_safety_checker, prompt_safety_checker, add_ranker)
+        for (argument, (parts, consequence)), want in zip(_PARTS.items(), wanted, strict=True):
+            if not want:
+                options |= dict.fromkeys(parts)
+            elif not config.get(parts[0], [None])[0]:
+                warnings.warn(
+                    f"{model_path} has no {parts[0]}, so {consequence}; convert with one, or silence this with "
+                    f"{argument}=False.",
+                    stacklevel=2,
+                )
+                options["requires_safety_checker"] &= argument != "image_safety_checker"  # said already
+        if dtype is not None:
+            options["dtype"] = dtype
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.pipeline = VisCPMPaintPipeline.from_pretrained(model_path, **options).to(device)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompt,
+        negative_prompt=None,
+        num_images_per_prompt=1,
+        guidance_scale=7.5,
+        image_size=None,
+        generator=None,
+        **kwargs,
+    ):
+        """Paints one prompt.
+
+        Ranker and prompt checker know Chinese only; for a prompt without a Chinese character they are left out, with a
+        warning.
+
+        Args:
+            prompt (`str`): plain text, Chinese or English.
+            negative_prompt (`str`, *optional*): what not to paint.
+            num_images_per_prompt (`int`, defaults to 1): how many images.
+            guidance_scale (`float`, defaults to 7.5): how closely to follow the prompt.
+            image_size (`int`, *optional*): width and height in pixels; by default the model's own, 512 for those
+                released.
+            generator (`torch.Generator` or a list of them, *optional*): makes the noise repeatable.
+            **kwargs: for the pipeline, such as `num_inference_steps`, `height` and `width`.
+
+        Returns:
+            `PIL.Image.Image`, or a list of them if more than one was asked for. An unsafe image is black.
+
+        Raises:
+            UnsafeContentError: the prompt checker refuses the prompt.
+            ValueError: input that cannot be worked with.
+        """
+        if not isinstance(prompt, str):
+            raise ValueError(f"prompt is a text, got {type(prompt).__name__}: call `pipeline` for several at once.")
+        inputs = {"prompt": prompt, "negative_prompt": negative_prompt}
+        chinese_only = [name for name in ("prompt_checker", "ranker") if getattr(self.pipeline, name) is not None]
+        if chinese_only and not _CHINESE.search(prompt):
+            warnings.warn(f"The prompt is not Chinese, so {' and '.join(chinese_only)} are left out.", stacklevel=2)
+            embeds = self.pipeline.encode_prompt(
+                prompt, do_classifier_free_guidance=guidance_scale > 1, negative_prompt=negative_prompt
+            )
+            names = ("prompt_embeds", "negative_prompt_embeds", "prompt_embeds_mask", "negative_prompt_embeds_mask")
+            inputs = dict(zip(names, embeds, strict=True))  # neither looks at embeddings
+        try:
+            images = self.pipeline(
+                **inputs,
+                num_images_per_prompt=num_images_per_prompt,
+                guidance_scale=guidance_scale,
+                generator=generator,
+                **{"height": image_size, "width": image_size, **kwargs},
+            ).images
+        except UnsafePromptError as error:
+            raise UnsafeContentError(str(error)) from error
+        return images[0] if num_images_per_prompt == 1 else images
