@@ -19,7 +19,7 @@ from viscpm_hf.tiny.batches import (
     scene_labels,
     tiny_processor,
 )
-from viscpm_hf.tiny.questions import training_sample
+from viscpm_hf.tiny.questions import ask, training_sample
 from viscpm_hf.tiny.world import Scene, Thing, random_scene
 
 
@@ -35,6 +35,7 @@ def test_batches_equal_the_collators():
         torch.tensor(np.stack([sample.picture for sample in samples])),
         torch.tensor([scene_labels(sample.scene) for sample in samples]),
         *(torch.tensor(column, dtype=torch.int16) for column in columns),
+        torch.zeros(200, dtype=torch.int8),
     )
     batch = WorldBatches(world)(list(range(200)))
     expected = ChatCollator(tiny_processor(), max_length=MAX_LENGTH)(
@@ -64,6 +65,20 @@ def test_questions_about_a_picture_share_it(world):
     assert len(batch["pixel_values"]) == len(batch["scene_labels"]) == 2
     assert batch["picture_of"].tolist() == [1, 1, 0, 1]
     assert torch.equal(batch["pixel_values"][0], PictureBatches(world)([1])["pixel_values"][0])
+
+
+def test_meant_cells_hold_what_the_question_is_about():
+    world = prepare_world(scenes=40, questions=4, seed=1, workers=1)
+    batch = WorldBatches(world)(list(range(160)))
+    meant, labels = batch["meant_cells"], batch["scene_labels"][batch["picture_of"]]
+    about_one = (meant >= 0).nonzero().flatten()
+    assert 60 < len(about_one) < 160
+    assert all(labels[row, 3 * meant[row]] > 0 for row in about_one)  # there is something in that cell
+    rng = random.Random(0)
+    scene = Scene((Thing("square", "red", "small", 1), Thing("star", "blue", "large", 5)), "gray")
+    star = scene.things[1]
+    assert ask(scene, "colour", "en", rng, star).cell == 5 and ask(scene, "second turn", "zh", rng, star).cell == 5
+    assert ask(scene, "what", "zh", rng, star).cell == 5 and ask(scene, "count", "zh", rng, star).cell is None
 
 
 def test_the_sampler_gives_every_row_once_in_batches_of_few_pictures_and_similar_lengths(world):

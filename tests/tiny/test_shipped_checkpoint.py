@@ -10,7 +10,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from viscpm_hf.checkpoint import verify
 from viscpm_hf.evaluation.exact_answers import answer_questions
-from viscpm_hf.tiny import CHECKPOINT, convert_tiny_chat, tiny_chat_repo
+from viscpm_hf.tiny import CHAT_CHECKPOINT, convert_tiny_chat, tiny_chat_repo
 from viscpm_hf.tiny.questions import LANGUAGES, held_out_questions
 
 
@@ -20,7 +20,7 @@ def repo(tmp_path_factory):
 
 
 def test_it_is_tiny_in_half_precision_and_converts_losslessly(repo):
-    weights = CHECKPOINT / "pytorch_model.bin"
+    weights = CHAT_CHECKPOINT / "pytorch_model.bin"
     tensors = torch.load(weights, weights_only=True)
     assert sum(tensor.numel() for tensor in tensors.values()) <= 3_900_000
     assert weights.stat().st_size <= 8_000_000

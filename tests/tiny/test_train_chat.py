@@ -43,12 +43,26 @@ def test_the_checkpoint_is_small_and_converts_losslessly(model, tmp_path):
     assert converted.config.vision_config.num_attention_heads == model.config.vision_config.num_attention_heads
 
 
-def test_the_loss_is_the_models_own_plus_the_scene_readers(model, batch):
+def test_the_loss_is_the_models_own_plus_those_of_the_heads(model, batch):
     scenes = model.reader()(batch["pixel_values"], batch["scene_labels"])["loss"]
-    inputs = {name: tensor for name, tensor in batch.items() if name not in ("scene_labels", "picture_of")}
-    plain = model.chat()(**{**inputs, "pixel_values": batch["pixel_values"][batch["picture_of"]]}).loss
-    torch.testing.assert_close(model(**batch)["loss"], plain + 0.3 * scenes)
-    assert 3 < scenes < 10  # near the entropy of an untrained guess
+    heads = ("scene_labels", "picture_of", "meant_cells")
+    inputs = {name: tensor for name, tensor in batch.items() if name not in heads}
+    inputs["pixel_values"] = batch["pixel_values"][batch["picture_of"]]
+    plain = model.chat()(**inputs, output_hidden_states=True)
+    # tokens 1 to 16 of the image segment are the picture's
+    starts = batch["mm_token_type_ids"].int().argmax(1)
+    picture = torch.stack([plain.hidden_states[2][i, s : s + 16] for i, s in enumerate(starts)])
+    meant = model.meant_loss(picture, batch["meant_cells"])
+    torch.testing.assert_close(model(**batch)["loss"], plain.loss + 0.3 * scenes + 0.3 * meant)
+    assert 3 < scenes < 10 and 1 < meant < 5  # near the entropy of an untrained guess
+
+
+def test_questions_about_the_whole_picture_mean_no_cell(model):
+    tokens = torch.randn(4, 16, 192, generator=torch.Generator().manual_seed(0))
+    cells = torch.tensor([-1, 3, -1, 8])
+    expected = torch.nn.functional.cross_entropy(model.meant_head(tokens[[1, 3], :9])[..., 0], cells[[1, 3]])
+    torch.testing.assert_close(model.meant_loss(tokens, cells), expected)
+    assert model.meant_loss(tokens, torch.full((4,), -1)) == 0
 
 
 def test_training_learns_resumes_and_writes(tmp_path, capsys):

@@ -1,13 +1,16 @@
-"""A tiny, really trained VisCPM-Chat in the original's layout, its drawn world, its vocabulary and its pictures."""
+"""Tiny, really trained VisCPM-Chat and VisCPM-Paint in the original's layout, their drawn world and vocabulary."""
 
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
-CHECKPOINT = Path(__file__).parent / "chat"
+CHAT_CHECKPOINT = Path(__file__).parent / "chat"
+PAINT_CHECKPOINT = Path(__file__).parent / "paint"
 VOCABULARY = Path(__file__).parent / "vocab.txt"
 PICTURES = Path(__file__).parent / "images"
+GUIDANCE_SCALE = 4.0  # suits the tiny Paint model; more makes its colours garish
 
 
 def cache_folder() -> Path:
@@ -16,7 +19,7 @@ def cache_folder() -> Path:
 
 
 def convert_tiny_chat(output: str | os.PathLike) -> Path:
-    """Convert the shipped checkpoint into a Hub-style folder.
+    """Convert the shipped Chat checkpoint into a Hub-style folder.
 
     Args:
         output: Folder to create.
@@ -27,29 +30,60 @@ def convert_tiny_chat(output: str | os.PathLike) -> Path:
     from ..checkpoint import convert_chat
 
     return convert_chat(
-        CHECKPOINT / "pytorch_model.bin",
+        CHAT_CHECKPOINT / "pytorch_model.bin",
         VOCABULARY,
         output,
-        llm_config=CHECKPOINT / "llm_config.json",
-        vision_config=CHECKPOINT / "vision_config.json",
+        llm_config=CHAT_CHECKPOINT / "llm_config.json",
+        vision_config=CHAT_CHECKPOINT / "vision_config.json",
+        progress=False,
+    )
+
+
+def convert_tiny_paint(output: str | os.PathLike) -> Path:
+    """Convert the shipped Paint checkpoint into a Hub-style folder.
+
+    Args:
+        output: Folder to create.
+
+    Returns:
+        The folder, ready for `DiffusionPipeline.from_pretrained`.
+    """
+    from ..checkpoint import convert_paint
+
+    return convert_paint(
+        PAINT_CHECKPOINT / "pytorch_model.bin",
+        VOCABULARY,
+        PAINT_CHECKPOINT / "sd_base",
+        output,
+        llm_config=PAINT_CHECKPOINT / "llm_config.json",
         progress=False,
     )
 
 
 def tiny_chat_repo() -> Path:
-    """The converted tiny checkpoint, made once per version of weights and code and kept in the user's cache."""
-    from .. import checkpoint, remote_code
+    """The converted tiny Chat checkpoint, made once per version of weights and code and kept in the user's cache."""
+    return _cached("tiny-chat", CHAT_CHECKPOINT, convert_tiny_chat)
 
-    sources = [VOCABULARY, *CHECKPOINT.iterdir()]
-    sources += [path for room in (remote_code, checkpoint) for path in Path(room.__file__).parent.glob("*.py")]
+
+def tiny_paint_repo() -> Path:
+    """The converted tiny Paint checkpoint, made once per version of weights and code and kept in the user's cache."""
+    return _cached("tiny-paint", PAINT_CHECKPOINT, convert_tiny_paint)
+
+
+def _cached(name: str, checkpoint: Path, convert: Callable[[Path], Path]) -> Path:
+    from .. import checkpoint as converters
+    from .. import remote_code
+
+    sources = [VOCABULARY, *checkpoint.rglob("*")]
+    sources += [path for room in (remote_code, converters) for path in Path(room.__file__).parent.glob("*.py")]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources) if path.is_file())).hexdigest()
-    folder = cache_folder() / f"tiny-chat-{digest[:12]}"
+    folder = cache_folder() / f"{name}-{digest[:12]}"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        for stale in folder.parent.glob("tiny-chat-*"):
+        for stale in folder.parent.glob(f"{name}-*"):
             shutil.rmtree(stale, ignore_errors=True)
         try:
-            convert_tiny_chat(folder)
+            convert(folder)
         except ValueError:
             if not folder.exists():  # otherwise another process has just made it
                 raise

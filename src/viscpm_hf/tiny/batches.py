@@ -36,6 +36,7 @@ class PreparedWorld:
         pictures (`torch.Tensor`): `(N, 64, 64, 3)` uint8.
         scene_labels (`torch.Tensor`): `(N, 28)` uint8, see `scene_labels`.
         input_ids, segment_ids, shift_labels (`torch.Tensor`): `(N * K, 88)` int16, uint8, int16.
+        meant_cells (`torch.Tensor`): `(N * K,)` int8, cell of the object a question is about; -1: the whole picture.
     """
 
     pictures: torch.Tensor
@@ -43,6 +44,7 @@ class PreparedWorld:
     input_ids: torch.Tensor
     segment_ids: torch.Tensor
     shift_labels: torch.Tensor
+    meant_cells: torch.Tensor
 
     def to(self, device) -> "PreparedWorld":
         return PreparedWorld(**{name: tensor.to(device) for name, tensor in vars(self).items()})
@@ -74,6 +76,7 @@ def prepare_world(scenes: int, questions: int, seed: int = 0, workers: int = 1) 
         input_ids=torch.empty(scenes * questions, MAX_LENGTH, dtype=torch.int16),
         segment_ids=torch.empty(scenes * questions, MAX_LENGTH, dtype=torch.uint8),
         shift_labels=torch.empty(scenes * questions, MAX_LENGTH, dtype=torch.int16),
+        meant_cells=torch.empty(scenes * questions, dtype=torch.int8),
     )
     starts = range(0, scenes, _CHUNK)
     prepare = partial(_prepare_chunk, scenes=scenes, questions=questions, seed=seed)
@@ -90,7 +93,7 @@ def prepare_world(scenes: int, questions: int, seed: int = 0, workers: int = 1) 
 
 
 def _prepare_chunk(start: int, scenes: int, questions: int, seed: int) -> tuple[np.ndarray, ...]:
-    pictures, labels, rows = [], [], []
+    pictures, labels, rows, meant = [], [], [], []
     for index in range(start, min(start + _CHUNK, scenes)):
         rng = random.Random(f"prepared {seed} {index}")
         scene = random_scene(rng)
@@ -99,10 +102,12 @@ def _prepare_chunk(start: int, scenes: int, questions: int, seed: int) -> tuple[
         asked = [training_question(scene, rng) for _ in range(questions)]
         for question in asked:
             rows.append(encode_question(question, tail=_tail(rng, rng.choice(asked).answer)))
+            meant.append(-1 if question.cell is None else question.cell)
     return (
         np.stack(pictures),
         np.array(labels, np.uint8),
         *(np.array(column, dtype) for column, dtype in zip(zip(*rows, strict=True), _ROW_DTYPES, strict=True)),
+        np.array(meant, np.int8),
     )
 
 
@@ -202,7 +207,7 @@ class WorldSampler(Sampler):
 
 
 class WorldBatches:
-    """Collator over row numbers of a `PreparedWorld`: model inputs, targets and scene labels.
+    """Collator over row numbers of a `PreparedWorld`: model inputs, targets, scene labels and the cell that is meant.
 
     Each picture is there once; `picture_of` (batch,) says which one a question is about. The batch is as long as its
     longest row.
@@ -234,6 +239,7 @@ class WorldBatches:
             "picture_of": picture_of,
             "shift_labels": self.world.shift_labels[rows, :length].long().contiguous(),
             "scene_labels": self.world.scene_labels[scenes].long(),
+            "meant_cells": self.world.meant_cells[rows].long(),
         }
 
 

@@ -85,16 +85,16 @@ _ASKED_OF_PICTURE = {
         ),
     },
 }
-# how often training asks what; the size of one of two objects is learned last by far
+# how often training asks what: most about one of two objects, which is learned last
 _TRAINING_WEIGHTS = {
-    "colour": 1.0,
-    "shape": 1.0,
+    "colour": 1.5,
+    "shape": 1.5,
     "position": 2.0,
-    "size": 4.0,
+    "size": 2.5,
     "what": 0.7,
     "count": 1.5,
     "exists": 1.5,
-    "background": 0.3,
+    "background": 0.2,
     "description": 0.7,
     "second turn": 2.5,
 }
@@ -110,6 +110,7 @@ class Question:
         question (`str`): what is asked.
         answer (`str`): the only right answer.
         context (`str`, defaults to `""`): earlier turns in the original's form, `"User: …\\nAI: …\\n"`.
+        cell (`int`, *optional*): cell of the one object that is meant; `None` where the question is about the picture.
     """
 
     kind: str
@@ -117,6 +118,7 @@ class Question:
     question: str
     answer: str
     context: str = ""
+    cell: int | None = None
 
     @property
     def as_context(self) -> str:
@@ -132,7 +134,14 @@ class Sample:
     question: Question
 
 
-def ask(scene: Scene, kind: str, language: str, rng: random.Random, about: Thing | None = None) -> Question | None:
+def ask(
+    scene: Scene,
+    kind: str,
+    language: str,
+    rng: random.Random,
+    about: Thing | None = None,
+    unnamed: tuple[str, ...] = (),
+) -> Question | None:
     """Asks one question about a scene.
 
     Args:
@@ -141,6 +150,7 @@ def ask(scene: Scene, kind: str, language: str, rng: random.Random, about: Thing
         language (`str`): `"zh"` or `"en"`.
         rng (`random.Random`): chooses object and phrasing.
         about (`Thing`, *optional*): the object the question is about; by default any of the scene.
+        unnamed (`tuple[str, ...]`, defaults to `()`): attributes by which the question may not call the object.
 
     Returns:
         `Question`, or `None` where this scene allows no unambiguous question of that kind (about that object).
@@ -149,7 +159,7 @@ def ask(scene: Scene, kind: str, language: str, rng: random.Random, about: Thing
     if kind == "second turn":
         return _second_turn(scene, thing, language, rng)
     if kind in ASKED[language]:
-        reference = _reference(scene, thing, language, rng, hidden=(kind,))
+        reference = _reference(scene, thing, language, rng, hidden=(kind, *unnamed))
         if reference is None:
             return None
         question, answer = (
@@ -162,7 +172,8 @@ def ask(scene: Scene, kind: str, language: str, rng: random.Random, about: Thing
     else:
         subject, answer = _PICTURE_ANSWERS[kind](scene, thing, language, rng)
         question = rng.choice(_ASKED_OF_PICTURE[language][kind]).format(subject)
-    return Question(kind, language, question, answer)
+    about_one = kind in ASKED[language] or kind == "what"
+    return Question(kind, language, question, answer, cell=thing.cell if about_one else None)
 
 
 def training_sample(seed: int, index: int) -> Sample:
@@ -342,7 +353,7 @@ def _second_turn(scene: Scene, thing: Thing, language: str, rng: random.Random) 
     )
     question = rng.choice(ASKED[language][asked]).format("它" if language == "zh" else "it")
     return Question(
-        "second turn", language, question, _attribute_answer(thing, asked, language), context=first.as_context
+        "second turn", language, question, _attribute_answer(thing, asked, language), first.as_context, thing.cell
     )
 
 
