@@ -241,11 +241,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder for world, checkpoints and finished model")
     parser.add_argument("--start-from", type=Path, help="weights to start from: model.safetensors of another run")
     parser.add_argument("--vision-steps", type=int, default=1000, help="on the vision tower alone, 64 pictures each")
-    parser.add_argument("--steps", type=int, default=6000, help="on the whole model")
+    parser.add_argument("--steps", type=int, default=5000, help="on the whole model")
     parser.add_argument("--batch-size", type=int, default=64, help="questions per process and step")
     # More makes both stall: the tower stays blind to shapes, the language model cannot tell which object is meant.
     parser.add_argument("--vision-learning-rate", type=float, default=6e-4)
-    parser.add_argument("--learning-rate", type=float, default=4e-4, help="of the whole model")
+    parser.add_argument("--learning-rate", type=float, default=5e-4, help="of the whole model")
     parser.add_argument("--scenes", type=int, default=100_000)
     parser.add_argument("--questions-per-scene", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
