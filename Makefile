@@ -31,6 +31,8 @@ lint: install
 bench: install
 	$(BIN)/python benchmarks/tokenizer.py
 	$(BIN)/python benchmarks/conversion.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/schedulers.py
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

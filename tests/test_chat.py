@@ -162,13 +162,6 @@ def test_dtype_device_and_memory(chat_repo_eos, monkeypatch, pictures):
         VisCPMChat(chat_repo_eos, image_safety_checker=False, memory="5 apples")
 
 
-def test_memory_sizes():
-    from viscpm_hf.chat import _bytes
-
-    sizes = {"1g": 2**30, "5GB": 5 * 10**9, "5 GiB": 5 * 2**30, "1.5gb": 1_500_000_000, 1000: 1000}
-    assert {size: _bytes(size) for size in sizes} == sizes
-
-
 def test_quantization_leaves_vision_alone(chat_repo_eos, pictures):
     torchao = pytest.importorskip("torchao.quantization")
     with warnings.catch_warnings():
@@ -181,4 +174,4 @@ def test_quantization_leaves_vision_alone(chat_repo_eos, pictures):
     assert quantized.chat(pictures[0], "这张图片里有什么？", **GREEDY)[0]
     assert config.modules_to_not_convert is None  # the caller's object is left as it was
     with pytest.raises(ValueError, match="BitsAndBytesConfig"):
-        VisCPMChat(chat_repo_eos, image_safety_checker=False, quantization="int8")
+        VisCPMChat(chat_repo_eos, image_safety_checker=False, quantization="8 bits")

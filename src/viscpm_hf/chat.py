@@ -1,11 +1,7 @@
 """VisCPMChat: the original package's class for talking about a picture, on transformers."""
 
-import copy
-import os
 import queue
-import re
 import threading
-import warnings
 
 import torch
 from transformers.generation import StoppingCriteria
@@ -13,15 +9,12 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .converted import check_is_converted
+from .memory import default_device, find_plan
+from .placement import load_chat, sparing_vision
 from .remote_code.configuration_viscpm_chat import VisCPMChatConfig
 from .remote_code.modeling_viscpm_chat import VisCPMChatForConditionalGeneration
 from .remote_code.processing_viscpm_chat import VisCPMChatProcessor
 from .safety import load_image_safety_checker
-
-# what quantization must leave alone, matched from the start of a module's full name
-_NOT_QUANTIZED = ("model.vision_tower", "model.connector", "lm_head")
-# the original's unit is a plain g, a binary gigabyte
-_UNITS = {"": 1, "g": 2**30, "mb": 10**6, "gb": 10**9, "mib": 2**20, "gib": 2**30}
 
 
 class VisCPMChat:
@@ -33,12 +26,16 @@ class VisCPMChat:
             Hub; None (default) uses the repository's if it has one; False none; a folder or repository id that one.
         device (*optional*): where to run; CUDA if there is one by default.
         dtype (`str` or `torch.dtype`, *optional*): the stored one by default.
-        memory (`str` or `int`, *optional*): most CUDA memory for the weights, such as `"5GB"`; the rest stays in
-            RAM and is brought in layer by layer. `CUDA_MEMORY_CPMBEE_MAX=1g` in the environment does the same.
-        quantization (*optional*): a transformers quantization config; vision and connector are left as they are.
+        memory (`str` or `int`, *optional*): what a whole turn may take of the GPU, or without one of main memory, such
+            as `"5GB"`; the fastest way that fits is taken, see `viscpm fit`. `CUDA_MEMORY_CPMBEE_MAX=1g` in the
+            environment limits the language model alone.
+        quantization (`str` or config, *optional*): `"auto"` allows rounded weights, with a warning, where exact ones
+            do not fit into `memory`; `"int8"`, `"4bit"` or a transformers quantization config ask for them, in the
+            language model's blocks. None never rounds: what does not fit is brought in when needed.
 
     Raises:
-        ValueError: if `model_path` is not a converted VisCPM-Chat, or no safety checker can be loaded.
+        ValueError: if `model_path` is not a converted VisCPM-Chat, no safety checker can be loaded, or `memory` is
+            less than the least that works.
 
     Example:
         >>> chat = VisCPMChat("viscpm-chat", image_safety_checker=False)
@@ -56,13 +53,18 @@ class VisCPMChat:
     ):
         _check_is_converted(model_path)
         # not `model.device`, which is "meta" where weights are brought in layer by layer
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        options = _placement(memory or os.environ.get("CUDA_MEMORY_CPMBEE_MAX"), self.device)
-        if quantization is not None:
-            options["quantization_config"] = _sparing_vision(quantization)
+        self.device = torch.device(device or default_device())
+        without = ("safety_checker",) if image_safety_checker is False else ()
+        plan = find_plan(model_path, self.device, memory, quantization, dtype, without)
         self.image_safety_checker = load_image_safety_checker(image_safety_checker, model_path, self.device)
         self.processor = VisCPMChatProcessor.from_pretrained(model_path)
-        self.model = VisCPMChatForConditionalGeneration.from_pretrained(model_path, dtype=dtype or "auto", **options)
+        if plan is not None:
+            self.model = load_chat(VisCPMChatForConditionalGeneration, model_path, plan, self.device)
+        else:
+            options = {"dtype": dtype or "auto", "device_map": {"": self.device}}
+            if quantization not in (None, "auto"):
+                options["quantization_config"] = sparing_vision(quantization)
+            self.model = VisCPMChatForConditionalGeneration.from_pretrained(model_path, **options)
         self.model.eval()
 
     def chat(self, image, question, context="", vision_hidden_states=None, **generate_kwargs):
@@ -250,37 +252,3 @@ def _check_is_converted(model_path):
     model_type = VisCPMChatConfig.get_config_dict(model_path)[0].get("model_type")
     if model_type != VisCPMChatConfig.model_type:
         raise ValueError(f"{model_path} holds a model of type {model_type!r}, expected a converted VisCPM-Chat.")
-
-
-def _placement(memory, device):
-    """Where `from_pretrained` puts the weights."""
-    if memory is None:
-        return {"device_map": {"": device}}
-    budget = _bytes(memory)
-    if device.type != "cuda":
-        warnings.warn(f"The memory limit of {memory} is for CUDA and has no effect on {device.type}.", stacklevel=3)
-        return {"device_map": {"": device}}
-    index = torch.cuda.current_device() if device.index is None else device.index
-    in_ram = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return {"device_map": "auto", "max_memory": {index: budget, "cpu": in_ram}}
-
-
-def _bytes(memory):
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(memory).strip().lower())
-    if not match or match[2] not in _UNITS:
-        raise ValueError(f"Got {memory!r} as a memory limit, expected bytes or a size such as '5GB' or '500MiB'.")
-    return int(float(match[1]) * _UNITS[match[2]])
-
-
-def _sparing_vision(config):
-    """The quantization config with vision, connector and head among what it leaves alone."""
-    names = ("llm_int8_skip_modules", "modules_to_not_convert")
-    name = next((name for name in names if hasattr(config, name)), None)
-    if name is None:
-        raise ValueError(
-            f"Got {config!r} as quantization, expected a transformers quantization config such as "
-            "BitsAndBytesConfig(load_in_4bit=True)."
-        )
-    config = copy.deepcopy(config)
-    setattr(config, name, [*(getattr(config, name) or []), *_NOT_QUANTIZED])
-    return config

@@ -4,8 +4,11 @@ import re
 import warnings
 
 import torch
+from diffusers import PipelineQuantizationConfig
 
 from .converted import check_is_converted
+from .memory import default_device, find_plan
+from .placement import load_paint
 from .remote_code.pipeline_viscpm_paint import UnsafePromptError, VisCPMPaintPipeline
 from .safety import UnsafeContentError
 
@@ -29,11 +32,18 @@ class VisCPMPaint:
         device (*optional*): where to run; CUDA if there is one by default.
         dtype (`torch.dtype` or `dict`, *optional*): of all parts, or part → dtype; by default as in the original: the
             language model as stored, everything else float32.
+        memory (`str` or `int`, *optional*): what painting may take of the GPU, or without one of main memory, such as
+            `"6GB"`; the fastest way that fits is taken, see `viscpm fit`. Parts stored in half precision may then work
+            in it on a GPU unless `dtype` says otherwise. `CUDA_MEMORY_CPMBEE_MAX=1g` in the environment limits the
+            language model alone.
+        quantization (`str` or config, *optional*): `"auto"` allows rounded weights, with a warning, where exact ones
+            do not fit into `memory`; `"int8"`, `"4bit"` or a transformers quantization config ask for them, in the
+            language model. None never rounds: what does not fit is brought in when needed.
 
     A repository without one of the three parts is used without it, with a warning unless its argument is False.
 
     Raises:
-        ValueError: `model_path` is not a converted VisCPM-Paint.
+        ValueError: `model_path` is not a converted VisCPM-Paint, or `memory` is less than the least that works.
 
     Example:
         >>> painter = VisCPMPaint("viscpm-paint")
@@ -48,6 +58,8 @@ class VisCPMPaint:
         add_ranker=True,
         device=None,
         dtype=None,
+        memory=None,
+        quantization=None,
     ):
         check_is_converted(model_path, "VisCPM-Paint", "convert_paint.py --sd-base SD_BASE", "model_index.json")
         config = VisCPMPaintPipeline.load_config(model_path)
@@ -68,9 +80,16 @@ class VisCPMPaint:
                     stacklevel=2,
                 )
                 options["requires_safety_checker"] &= argument != "image_safety_checker"  # said already
+        device = torch.device(device or default_device())
+        without = [name for name, value in options.items() if value is None]
+        plan = find_plan(model_path, device, memory, quantization, dtype, without)
+        if plan is not None:
+            self.pipeline = load_paint(VisCPMPaintPipeline, model_path, plan, device, **options)
+            return
         if dtype is not None:
             options["dtype"] = dtype
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if quantization not in (None, "auto"):
+            options["quantization_config"] = PipelineQuantizationConfig(quant_mapping={"text_encoder": quantization})
         self.pipeline = VisCPMPaintPipeline.from_pretrained(model_path, **options).to(device)
 
     @torch.no_grad()

@@ -1,0 +1,68 @@
+"""The `viscpm` command; each verb imports what it needs, so that `viscpm --help` does not."""
+
+import argparse
+import sys
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        arguments: of the command line, without the program's name.
+
+    Returns:
+        The exit code: 0, 1 after an error, 2 for a command line that means nothing.
+    """
+    parser = argparse.ArgumentParser(prog="viscpm", description="VisCPM on today's transformers and diffusers.")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    about = "what a converted model needs of memory and what fits, before anything is loaded"
+    verb = verbs.add_parser("fit", help=about, description=about[0].upper() + about[1:] + ".")
+    verb.add_argument("--model", required=True, metavar="DIR", help="converted VisCPM-Chat or VisCPM-Paint")
+    verb.add_argument("--memory", metavar="SIZE", help="budget such as 8GB (default: all of the device's)")
+    verb.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda if there is a GPU")
+    verb.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), help="default: as the classes load it")
+    verb.add_argument("--allow-lossy", action="store_true", help="also take plans that round weights")
+    verb.add_argument("--plot", metavar="PNG", help="draw the plans' memory by component to this file")
+    verb.set_defaults(run=fit)
+    args = parser.parse_args(arguments)
+
+    from .checkpoint.errors import CheckpointError, run_script
+
+    def command():
+        try:
+            args.run(args)
+        except (ValueError, ImportError) as error:
+            raise CheckpointError(str(error)) from error
+
+    return run_script(command)
+
+
+def fit(args):
+    """`viscpm fit`: prints every plan, and which one would be taken."""
+    import torch
+
+    from .memory import choose, default_device, parse_size, this_machine
+    from .memory_plans import Workload, list_plans
+    from .memory_report import as_text, draw
+    from .model_size import read_model
+
+    budget = None if args.memory is None else parse_size(args.memory)
+    model, workload = read_model(args.model), Workload()
+    machine = this_machine(args.device or default_device(), args.model)
+    plans = list_plans(model, machine, budget, args.dtype and getattr(torch, args.dtype), workload)
+    taken = refusal = None
+    try:
+        taken = choose(plans, machine, budget, args.allow_lossy, args.model)
+    except ValueError as error:
+        refusal = error
+    print(as_text(args.model, model, machine, workload, plans, taken))
+    if args.plot:
+        draw(plans, taken, budget, args.plot)
+        print(f"\nDrawn to {args.plot}")
+    if refusal:
+        sys.stdout.flush()
+        raise refusal
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Guards the `viscpm` command: what `fit` prints before anything is loaded, its picture, errors in one sentence."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from viscpm_hf.cli import main
+
+
+def run(capsys, *arguments):
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_fit_lists_every_plan_and_the_one_taken(chat_repo, capsys):
+    code, out, err = run(capsys, "fit", "--model", chat_repo, "--memory", "2GB", "--device", "cpu")
+    assert code == 0 and not err
+    assert "language model" in out and "vision_tower" in out and "3 blocks" in out
+    table = [re.split(r"\s{2,}", line.strip()) for line in out.partition("\n\n")[2].partition("\n\n")[0].splitlines()]
+    assert table[0] == ["plan", "RAM", "s/token at least", "s/prompt at least", "lossless"]
+    assert [row[0] for row in table[1:] if row[0] == "*"] == ["*"]
+    assert re.search(r"\* would be taken: all in RAM$", out, re.M)
+
+
+def test_fit_for_a_gpu_that_is_not_here(chat_repo, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, out, _ = run(capsys, "fit", "--model", chat_repo, "--device", "cuda", "--memory", "8GB")
+    assert code == 0
+    assert "no GPU here" in out and "GPU memory 400 GB/s (assumed)" in out
+    for plan in ("all on the GPU", "language model streamed", "4-bit language model"):
+        assert plan in out
+
+
+def test_fit_draws_memory_by_component(chat_repo, capsys, tmp_path):
+    picture = tmp_path / "memory.png"
+    code, out, _ = run(capsys, "fit", "--model", chat_repo, "--memory", "2GB", "--device", "cuda", "--plot", picture)
+    assert code == 0 and f"Drawn to {picture}" in out
+    with Image.open(picture) as image:
+        colours = {colour for _, colour in image.getcolors(2**20)}
+        assert image.format == "PNG" and image.width > 800
+    assert (255, 0, 0) in colours  # the budget
+    assert {(140, 140, 140), (79, 157, 105)} <= colours  # CUDA, KV cache
+
+
+def test_errors_are_one_sentence(chat_repo, capsys, tmp_path):
+    for arguments, message in (
+        (["--model", tmp_path / "nowhere"], "There is no folder"),
+        (["--model", tmp_path], "There is no converted model"),
+        (["--model", chat_repo, "--memory", "apples"], "'apples'"),
+        (["--model", chat_repo, "--memory", "1MB", "--device", "cpu"], "too little for"),
+        (["--model", chat_repo, "--plot", tmp_path / "no" / "folder.png"], "No such file"),
+    ):
+        code, _, err = run(capsys, "fit", *arguments)
+        assert code == 1 and err.startswith("error: ") and err.count("\n") == 1 and message in err
+    code, out, err = run(capsys, "fit", "--model", chat_repo, "--memory", "1MB", "--device", "cpu")
+    assert "all in RAM" in out  # what there would be to choose from is shown all the same
+
+
+def test_a_command_line_without_meaning_ends_with_2(capsys):
+    for arguments in ([], ["fly"], ["fit"], ["fit", "--model", "x", "--device", "abacus"]):
+        with pytest.raises(SystemExit) as error:
+            main(arguments)
+        assert error.value.code == 2
+        assert "usage: viscpm" in capsys.readouterr().err
+
+
+def test_it_runs_as_a_program(chat_repo):
+    command = [sys.executable, "-m", "viscpm_hf.cli", "fit", "--model", str(chat_repo), "--device", "cpu"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "would be taken" in result.stdout
