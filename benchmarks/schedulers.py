@@ -1,6 +1,6 @@
 """The same prompts and seeds with the original's 50 steps of DDPM and with fewer steps of DPM++, as one picture.
 
-    python benchmarks/schedulers.py [REPO] --output docs/schedulers.png
+python benchmarks/schedulers.py [REPO] --output docs/schedulers.png
 """
 
 import argparse

@@ -7,7 +7,6 @@ from viscpm_hf.tiny.prompts import (
     HELD_OUT_PAIRS,
     LANGUAGES,
     held_out_prompts,
-    paint_held_out,
     training_prompts,
     write_prompt,
 )
@@ -19,17 +18,19 @@ def test_held_out_and_training_prompts_share_no_combination():
     assert len(HELD_OUT_PAIRS) == 6 and not {(shape, colour) for shape, colour, _ in trained} & HELD_OUT_PAIRS
     assert not trained & set(HELD_OUT)
     for language in LANGUAGES:
-        asked = {(p.shape, p.colour, p.cell) for p in held_out_prompts(language)}
-        assert not asked & trained
-        assert all(paint_held_out(*what) if what[2] is not None else what[:2] in HELD_OUT_PAIRS for what in asked)
+        for prompt in held_out_prompts(language):
+            what = (prompt.shape, prompt.colour, prompt.cell)
+            assert prompt.cell is not None and what not in trained and what[:2] not in HELD_OUT_PAIRS
+        assert all((p.shape, p.colour) in HELD_OUT_PAIRS for p in held_out_prompts(language, split="pairs"))
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_half_of_the_held_out_prompts_ask_for_a_place(language):
-    prompts = held_out_prompts(language, 200)
-    assert len(prompts) == 200 and all(prompt.language == language for prompt in prompts)
-    assert sum(prompt.cell is not None for prompt in prompts) == 100
-    assert prompts == held_out_prompts(language, 200) != held_out_prompts(language, 200, seed=1)
+def test_held_out_prompts_are_the_same_every_time(language):
+    pairs = held_out_prompts(language, 200, split="pairs")
+    assert sum(prompt.cell is not None for prompt in pairs) == 100
+    for split, prompts in (("pairs", pairs), ("combinations", held_out_prompts(language, 200))):
+        assert len(prompts) == 200 and all(prompt.language == language for prompt in prompts)
+        assert prompts == held_out_prompts(language, 200, 0, split) != held_out_prompts(language, 200, 1, split)
 
 
 def test_prompts_say_what_they_mean():
@@ -42,6 +43,6 @@ def test_prompts_say_what_they_mean():
 
 def test_the_vocabulary_knows_every_word():
     tokenizer = tiny_processor().tokenizer
-    for prompt in [*training_prompts(), *held_out_prompts("zh"), *held_out_prompts("en")]:
+    for prompt in [*training_prompts(), *held_out_prompts("zh", split="pairs"), *held_out_prompts("en")]:
         ids, table = tokenizer.encode_segment(prompt.text)
         assert not table and tokenizer.unk_token_id not in ids, prompt.text

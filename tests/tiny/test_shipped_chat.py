@@ -1,4 +1,4 @@
-"""Guards the shipped tiny checkpoint: its size, its layout, that it answers, and that `make demo` shows it."""
+"""Guards the shipped tiny Chat checkpoint: its size, its layout, that it answers; and `make demo`."""
 
 import os
 import subprocess
@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from viscpm_hf.checkpoint import verify
@@ -52,9 +53,9 @@ def test_the_cached_conversion_is_made_once(tmp_path, monkeypatch):
     assert folder.parent == tmp_path / "viscpm_hf" and not stale.exists()
 
 
-def test_demo_converts_and_answers_truly(tmp_path):
+def test_demo_converts_answers_truly_and_paints(tmp_path):
     result = subprocess.run(
-        [sys.executable, "-m", "viscpm_hf.tiny.demo", "--output", str(tmp_path / "repo")],
+        [sys.executable, "-m", "viscpm_hf.tiny.demo", "--output", str(tmp_path)],
         capture_output=True,
         text=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"},
@@ -64,4 +65,8 @@ def test_demo_converts_and_answers_truly(tmp_path):
     assert "它是圆形。" in result.stdout and "它在左上角。" in result.stdout  # picture 1: a red circle, top left
     for part in ("green triangle", "orange cross"):  # picture 2
         assert part in result.stdout
-    assert str(tmp_path / "repo") in result.stdout and (tmp_path / "repo" / "config.json").is_file()
+    for repo, file in (("VisCPM-Chat-tiny", "config.json"), ("VisCPM-Paint-tiny", "model_index.json")):
+        assert str(tmp_path / repo) in result.stdout and (tmp_path / repo / file).is_file()
+    assert str(tmp_path / "painted.png") in result.stdout
+    with Image.open(tmp_path / "painted.png") as sheet:
+        assert sheet.width > 4 * 192

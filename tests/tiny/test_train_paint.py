@@ -31,14 +31,31 @@ def test_unweighted_it_is_the_originals_loss(golden):
         states = parts["text_encoder"](**inputs, use_cache=False).last_hidden_state
         learner = PaintLearner(parts["unet"], parts["text_projection"], most_weight=1)
         learner.weights.fill_(1)
+        combinations = torch.tensor([0, 4])
         loss = learner(
             golden["train.latents"],
             golden["train.noise"],
             golden["train.timesteps"],
             states,
             torch.ones(states.shape[:2], dtype=torch.bool),  # the original trains without a mask
+            combinations,
+            torch.zeros(2, dtype=torch.bool),
         )["loss"]
+        loss -= 0.2 * learner.scene_loss(combinations)
     assert loss.item() == pytest.approx(data["loss"], abs=1e-5)
+
+
+def test_the_scene_head_is_asked_what_is_where():
+    parts = golden_components()
+    learner = PaintLearner(parts["unet"], parts["text_projection"], most_weight=1)
+    learner.scene_head = torch.nn.Identity()
+    names = [(s, c, p) for s in SHAPES for c in COLOURS for p in range(9)]
+    for shape, colour, cell, row, column in (("heart", "pink", 6, 3, 0), ("circle", "blue", 2, 0, 3)):
+        learner.middle = torch.full((1, 1 + 8 + 6, 4, 4), -9.0)
+        told = (0, 1 + list(COLOURS).index(colour), 9 + SHAPES.index(shape))
+        learner.middle[0, told, row, column] = 9.0  # the pixel that such a shape covers most
+        losses = torch.stack([learner.scene_loss(torch.tensor([i])) for i in range(len(names))])
+        assert names[losses.argmin()] == (shape, colour, cell)
 
 
 def test_pictures_in_training_are_never_held_out():
@@ -57,15 +74,16 @@ def test_samples_fit_their_prompt_and_nothing_held_out_is_shown(prepared):
     batches, prompts = PaintBatches(prepared, 400, seed=0, high_noise=0.5), training_prompts()
     shown, asked = [], []
     for row in range(400):
-        latents, noise, timestep, states, length = batches.sample(row)
+        latents, noise, timestep, states, length, painted, blind = batches.sample(row)
         (combination,) = (prepared.latents[:, 0] == latents).flatten(1).all(1).nonzero().flatten().tolist()
         shown.append(combination)
+        assert painted == combination and (not blind or timestep >= 900)
         if not torch.equal(states, prepared.empty):
             (prompt,) = (prepared.prompts == states).flatten(1).all(1).nonzero().flatten().tolist()
             assert prepared.first[prompt] == combination - combination % 9
             assert prompts[prompt].cell in (None, combination % 9) and length == prepared.lengths[prompt]
             asked.append(prompts[prompt].cell is not None)
-    assert 320 < len(asked) < 385 and 0.4 < sum(asked) / len(asked) < 0.6
+    assert 340 < len(asked) < 395 and 0.5 < sum(asked) / len(asked) < 0.75
     names = [(s, c, p) for s in SHAPES for c in COLOURS for p in range(9)]
     assert not any(paint_held_out(*names[combination]) for combination in shown) and len(set(shown)) > 150
     again = batches([5, 6])

@@ -13,9 +13,10 @@ _levels = {name: logger.level for name, logger in _noisy.items()}
 for _logger in _noisy.values():
     _logger.setLevel(logging.ERROR)
 
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel  # noqa: E402
+from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel  # noqa: E402
+from diffusers.utils import logging as diffusers_logging  # noqa: E402
 
 for _name, _logger in _noisy.items():
     _logger.setLevel(_levels[_name])
 
-__all__ = ["AutoencoderKL", "DDPMScheduler", "UNet2DConditionModel"]
+__all__ = ["AutoencoderKL", "DDPMScheduler", "DiffusionPipeline", "UNet2DConditionModel", "diffusers_logging"]

@@ -6,6 +6,7 @@ python -m viscpm_hf.evaluation.painted_prompts
 import argparse
 import random
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from ..tiny import GUIDANCE_SCALE, tiny_chat_repo, tiny_paint_repo
 from ..tiny.contact_sheet import contact_sheet
-from ..tiny.prompts import Prompt, held_out_prompts, painted_scene
+from ..tiny.prompts import SPLITS, Prompt, held_out_prompts, painted_scene
 from ..tiny.questions import LANGUAGES, Sample, ask
 from .exact_answers import answer_questions
 from .pixel_check import find_shapes
@@ -90,7 +91,7 @@ def name_painted(prompts: list[Prompt], pictures: list[Image.Image], model, proc
 
 
 def format_table(checks: dict[str, dict[str, list[bool]]], title: str) -> str:
-    """Shares per language and check as a Markdown table; `checks` is language → check → right or not."""
+    """Shares as a Markdown table; `checks` is column → check → right or not."""
     rows = list(next(iter(checks.values())))
     lines = [f"| {title} | {' | '.join(checks)} |", "|---|" + "---|" * len(checks)]
     for row in rows:
@@ -104,7 +105,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("repo", nargs="?", help="converted Paint checkpoint; by default the shipped tiny one")
     parser.add_argument("--chat", help="converted Chat checkpoint; by default the shipped tiny one")
-    parser.add_argument("--prompts", type=int, default=200, help="per language")
+    parser.add_argument("--prompts", type=int, default=200, help="per language and split")
+    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="what training never painted")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--languages", nargs="+", choices=LANGUAGES, default=LANGUAGES)
     parser.add_argument("--steps", type=int, default=50)
@@ -113,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch-size", type=int, default=20)
-    parser.add_argument("--sheet", type=Path, metavar="PNG", help="also save the first 24 pictures of each language")
+    parser.add_argument("--sheet", type=Path, metavar="PNG", help="also save the first 24 pictures of each")
     args = parser.parse_args(argv)
 
     dtype = getattr(torch, args.dtype)
@@ -126,14 +128,14 @@ def main(argv: list[str] | None = None) -> int:
     model = AutoModelForImageTextToText.from_pretrained(chat, trust_remote_code=True, dtype=torch.float32).eval()
 
     checks, shown = {}, []
-    for language in args.languages:
-        prompts = held_out_prompts(language, args.prompts, args.seed)
+    for split, language in product(args.splits, args.languages):
+        prompts = held_out_prompts(language, args.prompts, args.seed, split)
         settings = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale}
         pictures = paint_prompts(pipeline, prompts, args.seed, args.batch_size, **settings)
         found = [check_picture(prompt, picture) for prompt, picture in zip(prompts, pictures, strict=True)]
-        checks[language] = {check: [each[check] for each in found if check in each] for check in CHECKS}
+        own = {check: [each[check] for each in found if check in each] for check in CHECKS}
         named = name_painted(prompts, pictures, model, processor)
-        checks[language] |= {f"{kind}, as the tiny Chat sees it": right for kind, right in named.items()}
+        checks[f"{split}: {language}"] = own | {f"{kind}, asking Chat": right for kind, right in named.items()}
         shown += [(picture, prompt.text) for prompt, picture in zip(prompts, pictures, strict=True)][:24]
     print(format_table(checks, f"{args.scheduler}, {args.steps} steps, guidance {args.guidance_scale}, {args.dtype}"))
     if args.sheet:

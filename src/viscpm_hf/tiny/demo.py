@@ -1,17 +1,29 @@
-"""`make demo`: convert the shipped tiny checkpoint, load it as from the Hub, and ask about two pictures."""
+"""`make demo`: convert the shipped tiny checkpoints, load them as from the Hub, ask about two pictures, paint four."""
 
 import argparse
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 
+import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, TextIteratorStreamer
 from transformers import logging as transformers_logging
 
-from . import PICTURES, convert_tiny_chat
+from ..checkpoint.diffusers_classes import DiffusionPipeline, diffusers_logging
+from . import GUIDANCE_SCALE, PICTURES, convert_tiny_chat, convert_tiny_paint
+from .contact_sheet import contact_sheet
+
+QUESTIONS = ("红色的图形在哪里？", "它是什么形状？", "Describe the picture.")
+PROMPTS = (
+    "一个红色的圆形",
+    "左下角有一个蓝色的五角星。",
+    "a purple heart",
+    "There is an orange cross in the top right.",
+)
 
 
 def show(path: Path, columns: int = 32):
@@ -33,21 +45,20 @@ def question(path: Path, text: str) -> dict:
     return {"role": "user", "content": [{"type": "image", "path": str(path)}, {"type": "text", "text": text}]}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("demo") / "VisCPM-Chat-tiny", help="converted folder")
-    output = parser.parse_args().output
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-
+def convert(what: str, converter: Callable[[Path], Path], output: Path) -> Path:
+    """Convert into a fresh folder and say how long it took."""
     shutil.rmtree(output, ignore_errors=True)
     output.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    convert_tiny_chat(output)
-    print(f"Converted the original-layout checkpoint to {output} in {time.perf_counter() - started:.1f} s.")
+    converter(output)
+    print(f"Converted the original-layout {what} checkpoint to {output} in {time.perf_counter() - started:.1f} s.")
+    return output
 
-    processor = AutoProcessor.from_pretrained(output, trust_remote_code=True)
-    model = AutoModelForImageTextToText.from_pretrained(output, trust_remote_code=True)
+
+def talk_about_pictures(repo: Path):
+    """Ask three questions about the two shipped pictures."""
+    processor = AutoProcessor.from_pretrained(repo, trust_remote_code=True)
+    model = AutoModelForImageTextToText.from_pretrained(repo, trust_remote_code=True)
 
     def prepare(messages):
         return processor.apply_chat_template(
@@ -71,7 +82,8 @@ def main():
 
     show(second)
     print(f"  Q  {QUESTIONS[2]}  (streaming)\n  A  ", end="")
-    streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    # without a time limit a failure in the thread would leave the loop below waiting
+    streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=60)
     arguments = {
         **prepare([question(second, QUESTIONS[2])]),
         "streamer": streamer,
@@ -83,10 +95,32 @@ def main():
     for piece in streamer:
         print(piece, end="", flush=True)
     thread.join()
-    print(f"\n\nThe converted folder is {output.resolve()}")
+    print(f"\n\nThe converted folder is {repo.resolve()}\n")
 
 
-QUESTIONS = ("红色的图形在哪里？", "它是什么形状？", "Describe the picture.")
+def paint(repo: Path, sheet: Path):
+    """Paint four prompts and save them side by side."""
+    pipeline = DiffusionPipeline.from_pretrained(repo, trust_remote_code=True)
+    pipeline.set_progress_bar_config(desc="painting", disable=not sys.stderr.isatty())
+    generators = [torch.Generator().manual_seed(seed) for seed in range(len(PROMPTS))]
+    pictures = pipeline(list(PROMPTS), generator=generators, guidance_scale=GUIDANCE_SCALE).images
+    contact_sheet(pictures, list(PROMPTS), scale=3).save(sheet)
+    for prompt in PROMPTS:
+        print(f"  画 {prompt}")
+    print(f"\nThe converted folder is {repo.resolve()}\nThe pictures are {sheet.resolve()}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("demo"), help="folder for what the demo makes")
+    output = parser.parse_args().output
+    for logging in (transformers_logging, diffusers_logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+    talk_about_pictures(convert("Chat", convert_tiny_chat, output / "VisCPM-Chat-tiny"))
+    paint(convert("Paint", convert_tiny_paint, output / "VisCPM-Paint-tiny"), output / "painted.png")
+
 
 if __name__ == "__main__":
     main()

@@ -8,7 +8,7 @@ import random
 from dataclasses import dataclass
 
 from .questions import CHINESE, LANGUAGES
-from .world import CELLS, COLOURS, HELD_OUT_SEED, SHAPES, Scene, Thing, is_held_out
+from .world import CELLS, COLOURS, HELD_OUT, HELD_OUT_SEED, SHAPES, Scene, Thing, is_held_out
 
 BACKGROUND, SIZE = "white", "large"
 _ANYWHERE = {
@@ -52,6 +52,7 @@ def write_prompt(language: str, shape: str, colour: str, cell: int | None, phras
 
 
 PHRASINGS = 3
+SPLITS = ("combinations", "pairs")
 # One colour of every shape is never painted in training, wherever it is.
 _FIRST = int.from_bytes(hashlib.sha256(f"{HELD_OUT_SEED} paint".encode()).digest()[:4], "big")
 HELD_OUT_PAIRS = frozenset((shape, tuple(COLOURS)[(_FIRST + 3 * i) % len(COLOURS)]) for i, shape in enumerate(SHAPES))
@@ -67,25 +68,30 @@ def painted_scene(shape: str, colour: str, cell: int) -> Scene:
     return Scene((Thing(shape, colour, SIZE, cell),), BACKGROUND)
 
 
-def held_out_prompts(language: str, n: int = 200, seed: int = 0) -> list[Prompt]:
-    """Prompts for combinations that training never shows.
+def held_out_prompts(language: str, n: int = 200, seed: int = 0, split: str = "combinations") -> list[Prompt]:
+    """Prompts for what training never shows.
 
     Args:
         language (`str`): `"zh"` or `"en"`.
-        n (`int`, defaults to 200): how many; every second one asks for a place.
+        n (`int`, defaults to 200): how many.
         seed (`int`, defaults to 0): another seed gives other prompts of the same split.
+        split (`str`, defaults to `"combinations"`): one of `SPLITS`; `"combinations"` ask for a shape of a colour in a
+            place where it is never painted, though elsewhere it is; `"pairs"` ask for a shape of a colour that is not
+            painted anywhere, every second one in some place.
 
     Returns:
-        `list[Prompt]`: without a place, of (shape, colour) pairs never painted; with one, of those or of
-        (shape, colour, place) combinations never painted.
+        `list[Prompt]`
     """
-    rng = random.Random(f"prompts {language} {seed}")
+    rng = random.Random(f"prompts {language} {seed} {split}")
     pairs = sorted(HELD_OUT_PAIRS)
-    triples = [(s, c, p) for s in SHAPES for c in COLOURS for p in range(len(CELLS)) if paint_held_out(s, c, p)]
+    combinations = [what for what in HELD_OUT if what[:2] not in HELD_OUT_PAIRS]
     prompts = []
     for index in range(n):
-        shape, colour, cell = rng.choice(triples) if index % 2 else (*rng.choice(pairs), None)
-        prompts.append(write_prompt(language, shape, colour, cell, rng.randrange(PHRASINGS)))
+        if split == "combinations":
+            what = rng.choice(combinations)
+        else:
+            what = *rng.choice(pairs), rng.randrange(len(CELLS)) if index % 2 else None
+        prompts.append(write_prompt(language, *what, rng.randrange(PHRASINGS)))
     return prompts
 
 

@@ -34,6 +34,10 @@ from .world import CELLS, COLOURS, IMAGE_SIZE, SHAPES, draw
 
 CROSS_ATTENTION_DIM = 96
 EMPTY_PROMPT_SHARE = 0.1  # of the training samples, for classifier-free guidance
+SCENE_LOSS_WEIGHT = 0.2
+BLIND_SHARE = 0.25  # of the training samples: nothing but noise, for the scene head alone
+# how much of a large shape's height lies in each quarter of the picture, for the three rows of cells; so its width
+COVERED = ((14 / 18, 4 / 18, 0.0, 0.0), (0.0, 0.5, 0.5, 0.0), (0.0, 0.0, 4 / 18, 14 / 18))
 TEXT_INPUTS = ("input_ids", "attention_mask", "segment_ids", "context_mask", "segment_rel")
 SCHEDULER = DDPMScheduler(
     beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=0
@@ -191,7 +195,7 @@ class PaintBatches:
 
     def __call__(self, rows: list[int]) -> dict[str, torch.Tensor]:
         samples = [self.sample(row) for row in rows]
-        latents, noise, timesteps, states, lengths = (torch.stack(column) for column in zip(*samples, strict=True))
+        latents, noise, timesteps, states, lengths, combinations, blind = map(torch.stack, zip(*samples, strict=True))
         longest = int(lengths.max())
         return {
             "latents": latents,
@@ -199,6 +203,8 @@ class PaintBatches:
             "timesteps": timesteps,
             "states": states[:, :longest],
             "states_mask": torch.arange(longest) < lengths[:, None],
+            "combinations": combinations,
+            "blind": blind,
         }
 
     def sample(self, row: int) -> tuple[torch.Tensor, ...]:
@@ -207,44 +213,68 @@ class PaintBatches:
         def choose(n: int) -> int:
             return int(torch.randint(n, (), generator=generator))
 
-        # half of the prompts ask for a place, though there are nine times as many of those
+        # half of the prompts ask for a place, though there are nine times as many of those; the blind ones all do
+        blind = torch.rand((), generator=generator) < BLIND_SHARE
         anywhere = world.combinations.sum(1) > 1
-        prompts = (anywhere if choose(2) else ~anywhere).nonzero().flatten()
+        prompts = (anywhere if choose(2) and not blind else ~anywhere).nonzero().flatten()
         prompt = prompts[choose(len(prompts))]
         cells = world.combinations[prompt].nonzero().flatten()
-        latents = world.latents[world.first[prompt] + cells[choose(len(cells))]]
+        combination = world.first[prompt] + cells[choose(len(cells))]
+        latents = world.latents[combination]
         latents = latents[choose(len(latents))]
         states = world.prompts[prompt]
-        if torch.rand((), generator=generator) < EMPTY_PROMPT_SHARE:
+        if torch.rand((), generator=generator) < EMPTY_PROMPT_SHARE and not blind:
             states = world.empty
         uniform = torch.rand((), generator=generator)
-        if torch.rand((), generator=generator) < self.high_noise:
+        if blind:
+            uniform = 0.9 + 0.1 * uniform
+        elif torch.rand((), generator=generator) < self.high_noise:
             uniform = 0.6 + 0.4 * uniform
         timestep = (uniform * 1000).long().clamp(max=999)
-        return latents, torch.randn(latents.shape, generator=generator), timestep, states, world.lengths[prompt]
+        noise = torch.randn(latents.shape, generator=generator)
+        return latents, noise, timestep, states, world.lengths[prompt], combination, blind
 
 
 class PaintLearner(nn.Module):
-    """UNet and projection with the original's loss, weighted by noise level.
+    """UNet and projection with the original's loss, weighted by noise level, and a throw-away head.
 
-    Place is settled at the highest noise levels, which the plain loss on the noise hardly weighs: an error in the
-    picture counts SNR times there.
+    What is painted where is settled at the highest noise levels, which the plain loss on the noise hardly weighs: an
+    error in the picture counts SNR times there. And even there what is left of the picture gives place and colour away
+    more often than not, which is easier to learn from than words. So the head asks every pixel of the middle block,
+    with the same weights, whether the shape covers it, and those it covers for colour and shape; and some samples are
+    blind: noise with nothing in it, where only the words tell.
     """
 
     def __init__(self, unet: UNet2DConditionModel, text_projection: VisCPMPaintTextProjection, most_weight: float):
         super().__init__()
         self.unet, self.text_projection = unet, text_projection
         unet.set_attn_processor(AttnProcessor())  # on a CPU and in bfloat16 faster than sdpa
+        unet.mid_block.register_forward_hook(self._keep_middle)
+        self.scene_head = nn.Conv2d(unet.config.block_out_channels[-1], 1 + len(COLOURS) + len(SHAPES), 1)
         signal = SCHEDULER.alphas_cumprod
         snr = signal / (1 - signal)
         self.register_buffer("weights", (5 / snr).clamp(max=1) * (1 / signal).clamp(max=most_weight), persistent=False)
 
-    def forward(self, latents, noise, timesteps, states, states_mask) -> dict[str, torch.Tensor]:
-        noisy = SCHEDULER.add_noise(latents, noise, timesteps)
+    def _keep_middle(self, module, args, output):
+        self.middle = output  # (batch, channels, 4, 4)
+
+    def forward(self, latents, noise, timesteps, states, states_mask, combinations, blind) -> dict[str, torch.Tensor]:
+        noisy = torch.where(blind[:, None, None, None], noise, SCHEDULER.add_noise(latents, noise, timesteps))
         context = self.text_projection(states)
         predicted = self.unet(noisy, timesteps, context, encoder_attention_mask=states_mask).sample.float()
-        losses = (predicted - noise).square().mean((1, 2, 3))
-        return {"loss": (losses * self.weights[timesteps]).mean()}
+        losses = (predicted - noise).square().mean((1, 2, 3)) * self.weights[timesteps]
+        return {"loss": losses[~blind].mean() + SCENE_LOSS_WEIGHT * self.scene_loss(combinations)}
+
+    def scene_loss(self, combinations: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of the last call's 4x4 middle pixels to what `combinations` (batch,) show and where."""
+        cells = combinations % len(CELLS)
+        colours, shapes = combinations // len(CELLS) % len(COLOURS), combinations // len(CELLS) // len(COLOURS)
+        covered = torch.tensor(COVERED, device=cells.device)
+        covered = (covered[cells // 3, :, None] * covered[cells % 3, None, :]).flatten(1)  # (batch, 16), sums to 1
+        where, colour, shape = self.scene_head(self.middle).float().flatten(2).split((1, len(COLOURS), len(SHAPES)), 1)
+        colour, shape = ((logits * covered[:, None]).sum(2) for logits in (colour, shape))
+        cross_entropy = nn.functional.cross_entropy
+        return cross_entropy(where[:, 0], covered) + cross_entropy(colour, colours) + cross_entropy(shape, shapes)
 
 
 def train(args: argparse.Namespace) -> tuple[CpmBeeModel, PaintLearner, AutoencoderKL]:
@@ -286,10 +316,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder for checkpoints and the finished model")
     parser.add_argument("--chat", help="converted Chat checkpoint whose language model reads the prompts")
-    parser.add_argument("--vae-steps", type=int, default=3000)
-    parser.add_argument("--decoder-steps", type=int, default=1000)
+    parser.add_argument("--vae-steps", type=int, default=1400)
+    parser.add_argument("--decoder-steps", type=int, default=600)
     parser.add_argument("--pictures", type=int, default=30, help="drawn of each combination")
-    parser.add_argument("--steps", type=int, default=9000)
+    parser.add_argument("--steps", type=int, default=4200)
     parser.add_argument("--batch-size", type=int, default=32, help="per process and step")
     parser.add_argument("--learning-rate", type=float, default=1.2e-3)
     parser.add_argument("--high-noise", type=float, default=0.5, help="share of samples with timesteps from 600 on")
