@@ -13,7 +13,7 @@ from viscpm_hf.checkpoint import convert_paint
 from viscpm_hf.evaluation.pixel_check import find_shapes
 from viscpm_hf.tiny.prompts import paint_held_out, training_prompts
 from viscpm_hf.tiny.train_paint import PaintBatches, PaintLearner, ScenePictures, main, prepare_paint, tiny_vae
-from viscpm_hf.tiny.world import COLOURS, SHAPES
+from viscpm_hf.tiny.world import COLOURS, COMBINATIONS, SHAPES
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +49,12 @@ def test_the_scene_head_is_asked_what_is_where():
     parts = golden_components()
     learner = PaintLearner(parts["unet"], parts["text_projection"], most_weight=1)
     learner.scene_head = torch.nn.Identity()
-    names = [(s, c, p) for s in SHAPES for c in COLOURS for p in range(9)]
     for shape, colour, cell, row, column in (("heart", "pink", 6, 3, 0), ("circle", "blue", 2, 0, 3)):
         learner.middle = torch.full((1, 1 + 8 + 6, 4, 4), -9.0)
         told = (0, 1 + list(COLOURS).index(colour), 9 + SHAPES.index(shape))
         learner.middle[0, told, row, column] = 9.0  # the pixel that such a shape covers most
-        losses = torch.stack([learner.scene_loss(torch.tensor([i])) for i in range(len(names))])
-        assert names[losses.argmin()] == (shape, colour, cell)
+        losses = torch.stack([learner.scene_loss(torch.tensor([i])) for i in range(len(COMBINATIONS))])
+        assert COMBINATIONS[losses.argmin()] == (shape, colour, cell)
 
 
 def test_pictures_in_training_are_never_held_out():
@@ -84,8 +83,7 @@ def test_samples_fit_their_prompt_and_nothing_held_out_is_shown(prepared):
             assert prompts[prompt].cell in (None, combination % 9) and length == prepared.lengths[prompt]
             asked.append(prompts[prompt].cell is not None)
     assert 340 < len(asked) < 395 and 0.5 < sum(asked) / len(asked) < 0.75
-    names = [(s, c, p) for s in SHAPES for c in COLOURS for p in range(9)]
-    assert not any(paint_held_out(*names[combination]) for combination in shown) and len(set(shown)) > 150
+    assert not any(paint_held_out(*COMBINATIONS[combination]) for combination in shown) and len(set(shown)) > 150
     again = batches([5, 6])
     assert torch.equal(again["noise"], PaintBatches(prepared, 400, seed=0, high_noise=0.5)([5, 6])["noise"])
     assert again["states"].shape[1] == again["states_mask"].sum(1).max()

@@ -235,7 +235,7 @@ class WorldBatches:
             "context_mask": attention_mask * (segment_ids != _ANSWER),
             "segment_rel": self.segment_rel.expand(len(rows), -1, -1),
             "mm_token_type_ids": (input_ids == tiny_processor().tokenizer.unk_token_id).long() * (segment_ids == 2),
-            "pixel_values": _pixels(self.world.pictures[scenes]),
+            "pixel_values": to_pixels(self.world.pictures[scenes]),
             "picture_of": picture_of,
             "shift_labels": self.world.shift_labels[rows, :length].long().contiguous(),
             "scene_labels": self.world.scene_labels[scenes].long(),
@@ -254,11 +254,11 @@ class PictureBatches:
 
     def __call__(self, scenes: list[int]) -> dict[str, torch.Tensor]:
         return {
-            "pixel_values": _pixels(self.world.pictures[scenes]),
+            "pixel_values": to_pixels(self.world.pictures[scenes]),
             "scene_labels": self.world.scene_labels[scenes].long(),
         }
 
 
-def _pixels(pictures: torch.Tensor) -> torch.Tensor:
-    """What the image processor makes of pictures that have its size already."""
+def to_pixels(pictures: torch.Tensor) -> torch.Tensor:
+    """What the image processor makes of pictures of its size: (n, 64, 64, 3) uint8 to (n, 3, 64, 64) in [-1, 1]."""
     return (pictures.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5

@@ -1,11 +1,34 @@
-"""One phase of training a tiny model."""
+"""What the training of both tiny models is made of: data computed once, an optimizer, a phase."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from transformers import TrainingArguments
 
-from ..finetuning import resume_from
+from ..finetuning import parameter_groups, resume_from
+
+
+def computed_once(path: Path, compute: Callable[[], dict]) -> dict:
+    """What `compute` returns, computed by the first process and kept in a file that all share and map.
+
+    Args:
+        path (`Path`): of the file, which appears only when it is complete.
+        compute (`Callable`): returns tensors by name.
+    """
+    with PartialState(cpu=not torch.cuda.is_available()).local_main_process_first():
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".partial")
+            torch.save(compute(), partial)
+            partial.rename(path)
+    return torch.load(path, mmap=True, weights_only=True)
+
+
+def adamw(module: torch.nn.Module, learning_rates: dict[str, float], weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over `parameter_groups`; arguments as there."""
+    return torch.optim.AdamW(parameter_groups(module, learning_rates, weight_decay), betas=(0.9, 0.98), fused=True)
 
 
 def fit(trainer_class, model, collator, optimizer, folder: Path, steps: int, batch_size: int, args, callbacks=()):

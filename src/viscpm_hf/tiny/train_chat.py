@@ -21,7 +21,6 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 
 from ..evaluation.exact_answers import answer_questions, format_table
-from ..finetuning import parameter_groups
 from ..remote_code.configuration_viscpm_chat import VisCPMChatConfig
 from ..remote_code.modeling_beit3 import Beit3VisionConfig
 from ..remote_code.modeling_cpmbee import CpmBeeConfig
@@ -36,12 +35,13 @@ from .batches import (
     tiny_processor,
 )
 from .export import write_original
-from .fit import fit
+from .fit import adamw, computed_once, fit
 from .questions import LANGUAGES, held_out_questions
 from .world import BACKGROUNDS, CELLS, COLOURS, IMAGE_SIZE, SHAPES, SIZES
 
 SCENE_LOSS_WEIGHT = 0.3
 MEANT_LOSS_WEIGHT = 0.3
+WEIGHT_DECAY = 0.05
 MEANT_LAYER = 2  # of four: below, words find their object; above, the answer reads it
 
 
@@ -187,33 +187,20 @@ def print_answers(model: VisCPMChatForConditionalGeneration, samples: dict[str, 
     print(format_table(samples, answers, title), flush=True)
 
 
-def load_world(path: Path, scenes: int, questions: int, seed: int, workers: int) -> PreparedWorld:
-    """The prepared world, drawn by the first process and kept in a file that all share."""
-    with PartialState(cpu=not torch.cuda.is_available()).local_main_process_first():
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial")
-            torch.save(vars(prepare_world(scenes, questions, seed, workers)), partial)
-            partial.rename(path)
-    return PreparedWorld(**torch.load(path, mmap=True, weights_only=True))
-
-
 def train(args: argparse.Namespace) -> ChatLearner:
     torch.manual_seed(args.seed)
-    world = load_world(args.output / "world.pt", args.scenes, args.questions_per_scene, args.seed, args.workers)
+    drawing = (args.scenes, args.questions_per_scene, args.seed, args.workers)
+    world = PreparedWorld(**computed_once(args.output / "world.pt", lambda: vars(prepare_world(*drawing))))
     model = ChatLearner(tiny_config())
     if args.start_from:
         model.load_state_dict(load_file(args.start_from), strict=False)  # the tied head is stored once
     rate = args.learning_rate
 
-    def optimizer(module, rates):
-        return torch.optim.AdamW(parameter_groups(module, rates, weight_decay=0.05), betas=(0.9, 0.98), fused=True)
-
     reader = model.reader()
     folder = args.output / "checkpoints"
-    reading = optimizer(reader, {"": args.vision_learning_rate})
+    reading = adamw(reader, {"": args.vision_learning_rate}, WEIGHT_DECAY)
     fit(Trainer, reader, PictureBatches(world), reading, folder / "vision", args.vision_steps, 64, args)
-    answering = optimizer(
+    answering = adamw(
         model,
         {
             r"language_model\.(embed_tokens|layers.*_proj)": rate * math.sqrt(model.config.text_config.hidden_size),
@@ -221,6 +208,7 @@ def train(args: argparse.Namespace) -> ChatLearner:
             "vision_tower": rate * 0.5,
             "": rate,
         },
+        WEIGHT_DECAY,
     )
     fit(
         WorldTrainer,

@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
@@ -21,24 +22,23 @@ from torch import nn
 from tqdm import tqdm
 from transformers import Trainer
 
-from ..finetuning import parameter_groups
 from ..remote_code.modeling_cpmbee import CpmBeeModel
 from ..remote_code.modeling_viscpm_chat import VisCPMChatForConditionalGeneration
 from ..remote_code.modeling_viscpm_paint import VisCPMPaintTextProjection
 from . import tiny_chat_repo
-from .batches import tiny_processor
+from .batches import tiny_processor, to_pixels
 from .export import write_original_paint
-from .fit import fit
+from .fit import adamw, computed_once, fit
 from .prompts import Prompt, paint_held_out, painted_scene, training_prompts
-from .world import CELLS, COLOURS, IMAGE_SIZE, SHAPES, draw
+from .world import CELLS, COLOURS, COMBINATIONS, IMAGE_SIZE, SHAPES, draw
 
 CROSS_ATTENTION_DIM = 96
 EMPTY_PROMPT_SHARE = 0.1  # of the training samples, for classifier-free guidance
 SCENE_LOSS_WEIGHT = 0.2
+WEIGHT_DECAY = 0.01
 BLIND_SHARE = 0.25  # of the training samples: nothing but noise, for the scene head alone
 # how much of a large shape's height lies in each quarter of the picture, for the three rows of cells; so its width
 COVERED = ((14 / 18, 4 / 18, 0.0, 0.0), (0.0, 0.5, 0.5, 0.0), (0.0, 0.0, 4 / 18, 14 / 18))
-TEXT_INPUTS = ("input_ids", "attention_mask", "segment_ids", "context_mask", "segment_rel")
 SCHEDULER = DDPMScheduler(
     beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=0
 )
@@ -107,12 +107,7 @@ class ScenePictures:
         while True:
             what = rng.choice(SHAPES), rng.choice(tuple(COLOURS)), rng.randrange(len(CELLS))
             if not paint_held_out(*what):
-                return to_pixels(draw(painted_scene(*what), rng))
-
-
-def to_pixels(picture) -> torch.Tensor:
-    """A drawn picture as the autoencoder sees it: (3, 64, 64) in [-1, 1]."""
-    return torch.from_numpy(picture).permute(2, 0, 1).float() / 127.5 - 1
+                return to_pixels(torch.from_numpy(draw(painted_scene(*what), rng))[None])[0]
 
 
 @dataclass
@@ -120,11 +115,10 @@ class PreparedPaint:
     """What is needed again and again, computed once.
 
     Args:
-        latents (`torch.Tensor`): `(C, K, 4, 16, 16)` scaled latents, K pictures of each of C combinations.
+        latents (`torch.Tensor`): `(C, K, 4, 16, 16)` scaled latents, K pictures of each of the `COMBINATIONS`.
         prompts (`torch.Tensor`): `(P, L, hidden)` states of every prompt, padded rows included.
         lengths (`torch.Tensor`): `(P,)` tokens of every prompt.
-        combinations (`torch.Tensor`): `(P, 9)` bool-like uint8, 1 where the prompt fits the combination of its shape
-            and colour in that cell.
+        fitting_cells (`torch.Tensor`): `(P, 9)` bool, whether what the prompt asks for may be shown in that cell.
         first (`torch.Tensor`): `(P,)` index into latents of the prompt's shape and colour in the first cell.
         empty (`torch.Tensor`): `(L, hidden)` states of the empty prompt, padded.
         scaling_factor (`torch.Tensor`): one over the latents' standard deviation.
@@ -133,7 +127,7 @@ class PreparedPaint:
     latents: torch.Tensor
     prompts: torch.Tensor
     lengths: torch.Tensor
-    combinations: torch.Tensor
+    fitting_cells: torch.Tensor
     first: torch.Tensor
     empty: torch.Tensor
     scaling_factor: torch.Tensor
@@ -147,7 +141,7 @@ def prompt_states(text_encoder: CpmBeeModel, texts: list[str]) -> tuple[torch.Te
     inputs = tokenizer(data, padding_side="right", return_tensors="pt")
     parts = []
     for start in tqdm(range(0, len(texts), 256), desc="reading prompts", leave=False, disable=None):
-        part = {key: value[start : start + 256] for key, value in inputs.items() if key in TEXT_INPUTS}
+        part = {key: value[start : start + 256] for key, value in inputs.items()}
         parts.append(text_encoder(**part, use_cache=False).last_hidden_state)
     return torch.cat(parts), inputs["attention_mask"].sum(1)
 
@@ -155,13 +149,12 @@ def prompt_states(text_encoder: CpmBeeModel, texts: list[str]) -> tuple[torch.Te
 @torch.no_grad()
 def prepare_paint(vae: AutoencoderKL, text_encoder: CpmBeeModel, per_combination: int, seed: int) -> PreparedPaint:
     """Draws and encodes pictures, and reads all prompts."""
-    combinations = [(s, c, p) for s in SHAPES for c in COLOURS for p in range(len(CELLS))]
     latents = []
-    for what in tqdm(combinations, desc="encoding pictures", disable=None):
+    for what in tqdm(COMBINATIONS, desc="encoding pictures", disable=None):
         rng = random.Random(f"paint {seed} {what}")
-        pictures = torch.stack([to_pixels(draw(painted_scene(*what), rng)) for _ in range(per_combination)])
-        latents.append(vae.encode(pictures).latent_dist.mean)
-    shown = torch.stack([part for what, part in zip(combinations, latents, strict=True) if not paint_held_out(*what)])
+        pictures = np.stack([draw(painted_scene(*what), rng) for _ in range(per_combination)])
+        latents.append(vae.encode(to_pixels(torch.from_numpy(pictures))).latent_dist.mean)
+    shown = torch.stack([part for what, part in zip(COMBINATIONS, latents, strict=True) if not paint_held_out(*what)])
     scaling_factor = 1 / shown.std()
     prompts = training_prompts()
     states, lengths = prompt_states(text_encoder, [*(prompt.text for prompt in prompts), ""])
@@ -169,8 +162,8 @@ def prepare_paint(vae: AutoencoderKL, text_encoder: CpmBeeModel, per_combination
         latents=torch.stack(latents) * scaling_factor,
         prompts=states[:-1],
         lengths=lengths[:-1],
-        combinations=torch.tensor([_fitting_cells(prompt) for prompt in prompts], dtype=torch.uint8),
-        first=torch.tensor([combinations.index((prompt.shape, prompt.colour, 0)) for prompt in prompts]),
+        fitting_cells=torch.tensor([_fitting_cells(prompt) for prompt in prompts]),
+        first=torch.tensor([COMBINATIONS.index((prompt.shape, prompt.colour, 0)) for prompt in prompts]),
         empty=states[-1],
         scaling_factor=scaling_factor,
     )
@@ -189,6 +182,8 @@ class PaintBatches:
 
     def __init__(self, prepared: PreparedPaint, rows: int, seed: int, high_noise: float):
         self.prepared, self.rows, self.seed, self.high_noise = prepared, rows, seed, high_noise
+        anywhere = prepared.fitting_cells.sum(1) > 1
+        self.placeless, self.placed = (numbers.nonzero().flatten() for numbers in (anywhere, ~anywhere))
 
     def __len__(self) -> int:
         return self.rows
@@ -215,10 +210,9 @@ class PaintBatches:
 
         # half of the prompts ask for a place, though there are nine times as many of those; the blind ones all do
         blind = torch.rand((), generator=generator) < BLIND_SHARE
-        anywhere = world.combinations.sum(1) > 1
-        prompts = (anywhere if choose(2) and not blind else ~anywhere).nonzero().flatten()
+        prompts = self.placeless if choose(2) and not blind else self.placed
         prompt = prompts[choose(len(prompts))]
-        cells = world.combinations[prompt].nonzero().flatten()
+        cells = world.fitting_cells[prompt].nonzero().flatten()
         combination = world.first[prompt] + cells[choose(len(cells))]
         latents = world.latents[combination]
         latents = latents[choose(len(latents))]
@@ -287,29 +281,21 @@ def train(args: argparse.Namespace) -> tuple[CpmBeeModel, PaintLearner, Autoenco
             vae.encoder.requires_grad_(False)
             vae.quant_conv.requires_grad_(False)
         pictures = ScenePictures(steps * processes * 8, args.seed + (name == "decoder"))
-        fit(Trainer, trained, pictures, adamw(trained, rate), folder / name, steps, 8, args)
+        fit(Trainer, trained, pictures, adamw(trained, {"": rate}, WEIGHT_DECAY), folder / name, steps, 8, args)
     vae.eval()
 
     chat = VisCPMChatForConditionalGeneration.from_pretrained(args.chat or tiny_chat_repo(), dtype=torch.float32)
     text_encoder = chat.model.language_model.eval()
-    path = args.output / "prepared.pt"
-    with PartialState().local_main_process_first():
-        if not path.exists():
-            torch.save(vars(prepare_paint(vae, text_encoder, args.pictures, args.seed)), path)
-    prepared = PreparedPaint(**torch.load(path, mmap=True, weights_only=True))
+    preparing = (vae, text_encoder, args.pictures, args.seed)
+    prepared = PreparedPaint(**computed_once(args.output / "prepared.pt", lambda: vars(prepare_paint(*preparing))))
     vae.register_to_config(scaling_factor=round(float(prepared.scaling_factor), 5))
 
     projection = VisCPMPaintTextProjection(text_encoder.config.hidden_size, CROSS_ATTENTION_DIM)
     learner = PaintLearner(tiny_unet(), projection, args.most_weight)
     batches = PaintBatches(prepared, args.steps * processes * args.batch_size, args.seed, args.high_noise)
-    optimizer = adamw(learner, args.learning_rate)
+    optimizer = adamw(learner, {"": args.learning_rate}, WEIGHT_DECAY)
     fit(Trainer, learner, batches, optimizer, folder / "paint", args.steps, args.batch_size, args)
     return text_encoder, learner.eval(), vae
-
-
-def adamw(module: nn.Module, rate: float) -> torch.optim.AdamW:
-    groups = parameter_groups(module, {"": rate}, weight_decay=0.01)
-    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -4,6 +4,7 @@ import hashlib
 import random
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 
 import numpy as np
 
@@ -86,7 +87,8 @@ def is_held_out(shape: str, colour: str, cell: int) -> bool:
     return int.from_bytes(digest[:4], "big") % 100 < HELD_OUT_PERCENT
 
 
-HELD_OUT = tuple((s, c, p) for s in SHAPES for c in COLOURS for p in range(len(CELLS)) if is_held_out(s, c, p))
+COMBINATIONS = tuple(product(SHAPES, COLOURS, range(len(CELLS))))  # all (shape, colour, cell), cells fastest
+HELD_OUT = tuple(what for what in COMBINATIONS if is_held_out(*what))
 
 
 def random_scene(rng: random.Random, held_out: bool = False) -> Scene:
