@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import (
     BertConfig,
@@ -95,6 +97,24 @@ def golden_pipeline(**components):
     pipe = VisCPMPaintPipeline(**{**golden_components(), **components}, requires_safety_checker=False)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def paints_the_originals_pictures(pipe, **arguments):
+    """Runs the recorded case of 50 steps and two pictures; they may differ by one level."""
+    case = json.loads((GOLDEN / "paint_golden.json").read_text(encoding="utf-8"))["full_generate"]
+    pictures = pipe(
+        case["prompt"],
+        negative_prompt=case["negative_prompt"],
+        height=case["image_size"],
+        width=case["image_size"],
+        guidance_scale=case["guidance_scale"],
+        num_images_per_prompt=case["num_images_per_prompt"],
+        generator=torch.Generator().manual_seed(case["seed"]),
+        **arguments,
+    ).images
+    expected = [np.asarray(Image.open(GOLDEN / file), dtype=int) for file in case["files"]]
+    found = [np.asarray(picture, dtype=int) for picture in pictures]
+    return all(np.abs(one - other).max() <= 1 for one, other in zip(found, expected, strict=True))
 
 
 def characters(folder, texts):

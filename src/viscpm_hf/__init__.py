@@ -4,37 +4,31 @@ Importing the package registers VisCPM-Chat and CPM-Bee with transformers' Auto 
 load without `trust_remote_code`.
 """
 
-import logging
 from importlib import import_module
 
+from .quiet import quiet
+
 # optional quantizers comment on the machine whenever transformers is imported: not during this import
-_noisy = {name: logging.getLogger(name) for name in ("torchao", "torch.utils._pytree")}
-_levels = {name: logger.level for name, logger in _noisy.items()}
-for _logger in _noisy.values():
-    _logger.setLevel(logging.ERROR)
+with quiet("torchao", "torch.utils._pytree"):
+    from transformers import (
+        AutoConfig,
+        AutoImageProcessor,
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+        AutoModelForMultimodalLM,
+        AutoProcessor,
+        AutoTokenizer,
+    )
 
-from transformers import (  # noqa: E402
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoModelForMultimodalLM,
-    AutoProcessor,
-    AutoTokenizer,
-)
-
-from .remote_code.configuration_viscpm_chat import VisCPMChatConfig  # noqa: E402
-from .remote_code.generation_cpmbee import CpmBeeForCausalLM  # noqa: E402
-from .remote_code.image_processing_viscpm_chat import VisCPMChatImageProcessor  # noqa: E402
-from .remote_code.modeling_beit3 import Beit3VisionConfig, Beit3VisionModel  # noqa: E402
-from .remote_code.modeling_cpmbee import CpmBeeConfig, CpmBeeModel  # noqa: E402
-from .remote_code.modeling_viscpm_chat import VisCPMChatForConditionalGeneration, VisCPMChatModel  # noqa: E402
-from .remote_code.processing_viscpm_chat import VisCPMChatProcessor  # noqa: E402
-from .remote_code.tokenization_cpmbee import CpmBeeTokenizer  # noqa: E402
-
-for _name, _logger in _noisy.items():
-    _logger.setLevel(_levels[_name])
+    from .remote_code.configuration_viscpm_chat import VisCPMChatConfig
+    from .remote_code.generation_cpmbee import CpmBeeForCausalLM
+    from .remote_code.image_processing_viscpm_chat import VisCPMChatImageProcessor
+    from .remote_code.modeling_beit3 import Beit3VisionConfig, Beit3VisionModel
+    from .remote_code.modeling_cpmbee import CpmBeeConfig, CpmBeeModel
+    from .remote_code.modeling_viscpm_chat import VisCPMChatForConditionalGeneration, VisCPMChatModel
+    from .remote_code.processing_viscpm_chat import VisCPMChatProcessor
+    from .remote_code.tokenization_cpmbee import CpmBeeTokenizer
 
 for _config, _model in ((VisCPMChatConfig, VisCPMChatModel), (CpmBeeConfig, CpmBeeModel)):
     AutoConfig.register(_config.model_type, _config)

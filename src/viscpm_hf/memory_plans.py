@@ -67,6 +67,10 @@ class Workload:
     images: int | None = None
     steps: int = 50
 
+    def images_of(self, model: Model) -> int:
+        """How many images a model paints at once."""
+        return self.images or (4 if "ranker" in model.parts else 1)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -341,7 +345,7 @@ class _Costs:
 
     def _paint_work(self, device):
         unet, vae = self.model.configs["unet"], self.model.configs["vae"]
-        images = self.workload.images or (4 if "ranker" in self.parts else 1)
+        images = self.workload.images_of(self.model)
         side = unet["sample_size"]
         latent = math.prod(side) if isinstance(side, list) else side**2
         size, channels = self._itemsize("unet"), vae["block_out_channels"]

@@ -51,7 +51,7 @@ def as_text(
         unit, work = "token", f"{workload.prompt_tokens} tokens of prompt, {workload.new_tokens} of answer"
         work += f", {workload.beams} beams"
     else:
-        unit, images = "image", workload.images or (4 if "ranker" in model.parts else 1)
+        unit, images = "image", workload.images_of(model)
         work = f"{images} of the model's own size at once, with guidance, {workload.steps} steps"
     lines = [
         f"{name}: " + ", ".join(f"{part} {shown(size)}" for part, size in sizes.items()),

@@ -1,6 +1,5 @@
 """What a converted model is made of, by its configurations and the headers of its weight files; nothing is loaded."""
 
-import json
 import math
 import os
 import re
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 
 from .checkpoint.errors import CheckpointError
+from .checkpoint.repo import is_paint, read_json
 from .checkpoint.safetensors_file import read_safetensors, read_weights
 
 LANGUAGE = ("embedding", "blocks", "language rest")  # parts of the language model
@@ -105,9 +105,8 @@ def read_model(folder: str | os.PathLike, without: Iterable[str] = ()) -> Model:
         CheckpointError: it is neither, or incomplete.
     """
     folder = Path(folder)
-    chat, paint = _json(folder / "config.json"), _json(folder / "model_index.json")
-    name = paint.get("_class_name")
-    if (name[-1:] if isinstance(name, list) else [name]) == ["VisCPMPaintPipeline"]:
+    chat, paint = read_json(folder, "config.json"), read_json(folder, "model_index.json")
+    if is_paint(paint):
         return _read_paint(folder, paint, set(without))
     if chat.get("model_type") == "viscpm_chat":
         return _read_chat(folder, chat, set(without))
@@ -131,7 +130,7 @@ def _read_paint(folder, index, without):
     for name, kind in index.items():
         if not (isinstance(kind, list) and len(kind) == 2 and kind[0]) or name.startswith("_") or name in without:
             continue
-        configs[name] = _json(folder / name / "config.json")
+        configs[name] = read_json(folder / name, "config.json")
         if name == "text_encoder":
             parts |= _language_parts(read_weights(folder / name, "model"))
         elif any((folder / name).glob("*.safetensors")):
@@ -163,13 +162,3 @@ def _language_parts(tensors):
     if 0 not in groups or "embedding" not in groups:
         raise CheckpointError("The weights have no language model in them; convert the checkpoint again.")
     return dict(zip(LANGUAGE, map(_part, (groups["embedding"], groups[0], groups["language rest"])), strict=True))
-
-
-def _json(path):
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}); convert the checkpoint again.") from error
-    return value if isinstance(value, dict) else {}

@@ -45,6 +45,19 @@ def script(capsys, monkeypatch):
 
 
 @pytest.fixture
+def verified(script):
+    """What verify.py says of a checkpoint and a repository that agree: number of tensors and verdict of each part."""
+
+    def run(checkpoint, repo):
+        result = script("verify.py", "--checkpoint", checkpoint, "--repo", repo)
+        assert result.code == 0 and result.err == ""
+        table = [line.split() for line in result.out.splitlines()[1:]]
+        return {part: (int(tensors), verdict) for part, tensors, _, verdict in table}
+
+    return run
+
+
+@pytest.fixture
 def process():
     """Runs a script in a process of its own."""
 

@@ -21,7 +21,7 @@ def checker(tmp_path):
     return folder
 
 
-def test_convert_verify_export_verify(script, chat_checkpoint, chat_options, checker, tmp_path):
+def test_convert_verify_export_verify(script, verified, chat_checkpoint, chat_options, checker, tmp_path):
     checkpoint, repo, back = chat_checkpoint / "pytorch_model.plain.bin", tmp_path / "repo", tmp_path / "back.bin"
     options = ("--variant", "v1.1", "--max-shard-size", "0.1MB", "--safety-checker", checker)
     result = script("convert_chat.py", "--checkpoint", checkpoint, "--output", repo, *chat_options, *options)
@@ -31,10 +31,7 @@ def test_convert_verify_export_verify(script, chat_checkpoint, chat_options, che
     assert json.loads((repo / "conversion.json").read_text())["variant"] == "v1.1"
     assert script("export_original.py", "--repo", repo, "--checkpoint", back).code == 0
     for file in (checkpoint, back):
-        result = script("verify.py", "--checkpoint", file, "--repo", repo)
-        assert result.code == 0 and result.err == ""
-        table = [line.split() for line in result.out.splitlines()[1:]]
-        assert {part: (int(tensors), verdict) for part, tensors, _, verdict in table} == {
+        assert verified(file, repo) == {
             "language_model": (30, "OK"),
             "vision_tower": (90, "OK"),
             "connector": (4, "OK"),

@@ -9,7 +9,7 @@ from paint_original import stored
 from PIL import Image
 
 
-def test_convert_verify_export_verify(script, paint_original, paint_options, tmp_path):
+def test_convert_verify_export_verify(script, verified, paint_original, paint_options, tmp_path):
     checkpoint, repo, back = paint_original / "pytorch_model.bin", tmp_path / "repo", tmp_path / "back.bin"
     options = ("--variant", "balance", "--max-shard-size", "0.1MB", "--dtype", "keep")
     result = script("convert_paint.py", "--checkpoint", checkpoint, "--output", repo, *paint_options, *options)
@@ -23,10 +23,7 @@ def test_convert_verify_export_verify(script, paint_original, paint_options, tmp
     assert json.loads((repo / "conversion.json").read_text())["variant"] == "balance"
     assert script("export_original.py", "--repo", repo, "--checkpoint", back).code == 0
     for file in (checkpoint, back):
-        result = script("verify.py", "--checkpoint", file, "--repo", repo)
-        assert result.code == 0 and result.err == ""
-        table = [line.split() for line in result.out.splitlines()[1:]]
-        assert {part: (int(tensors), verdict) for part, tensors, _, verdict in table} == {
+        assert verified(file, repo) == {
             "text_encoder": (21, "OK"),
             "text_projection": (3, "OK"),
             "unet": (208, "OK"),

@@ -164,12 +164,17 @@ def read_json(repo: Path, name: str) -> dict:
     return load_json(path.read_bytes(), str(path)) if path.is_file() else {}
 
 
+def is_paint(index: Mapping) -> bool:
+    """Whether a model_index.json is that of VisCPM-Paint, as converted or as saved by the installed class."""
+    name = index.get("_class_name")
+    return (name[-1:] if isinstance(name, list) else [name]) == [PAINT.model_type]
+
+
 def family_of(repo: Path) -> Family:
     """The kind of checkpoint a repository was made from, by its model_index.json or config.json."""
     if not repo.is_dir():
         raise CheckpointError(f"There is no folder {repo}; give the folder of a converted repository.")
-    pipeline = read_json(repo, "model_index.json").get("_class_name")
-    if pipeline == PAINT.model_type or (isinstance(pipeline, list) and pipeline[-1:] == [PAINT.model_type]):
+    if is_paint(read_json(repo, "model_index.json")):
         from .unet import read_unet  # diffusers, which takes seconds to import
 
         return with_unet({name: tensor.shape for name, tensor in read_unet(repo / "unet").state_dict().items()})
