@@ -2,7 +2,7 @@
 
 * weights: what the files say, in the precision they are loaded in. On a CPU, weights that keep their stored precision
   stay mapped from their files: the system holds those pages while memory is free, and else reads them again;
-* KV cache: 2 · layers · heads · head size for each token of each beam;
+* KV cache: 2 · layers · heads · head size for each token of the prompt and each token of each beam;
 * activations: of the largest step, with factors measured with torch's profiler (CPU) and fake tensors (CUDA);
 * seconds: the bytes that must move for a token or an image over the bandwidth they move at, so a lower bound. Where
   arithmetic takes longer, as in a UNet on a CPU, the truth is slower.
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from .model_size import CHECKERS, LANGUAGE, Model
+from .remote_code.beams_cpmbee import GrowingCacheLayer
 
 CUDA_CONTEXT = 600_000_000  # bytes the driver, cuBLAS and cuDNN take of a GPU
 LIBRARIES = {"chat": 280_000_000, "paint": 350_000_000}  # bytes a process has before it loads a model
@@ -333,9 +334,8 @@ class _Costs:
         size, length, beams = self._itemsize("language rest"), self.workload.prompt_tokens, self.workload.beams
         heads = language["num_attention_heads"]
         token = 2 * self.count * heads * language["head_dim"] * size
-        cache = (length + self.workload.new_tokens) * beams * token
-        # it grows by copying, on a GPU layer by layer; on a CPU the freed pieces stay with the process
-        growth = cache if device == "cpu" else cache // self.count
+        cache = (length + self.workload.new_tokens * beams + GrowingCacheLayer.room) * token
+        growth = cache // self.count  # it moves to larger memory layer by layer
         bias = length**2 * (2.3 * heads * size + 28)
         rows = length * (3 * language["intermediate_size"] + 6 * language["hidden_size"]) * size
         positions = (vision["image_size"] // vision["patch_size"]) ** 2 + 1 + vision["query_num"]

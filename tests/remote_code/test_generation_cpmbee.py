@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, GenerationConfig, TextIteratorStreamer
+from transformers import AutoModelForImageTextToText, CompileConfig, GenerationConfig, TextIteratorStreamer
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from viscpm_hf import CpmBeeConfig, CpmBeeForCausalLM, CpmBeeTokenizer
+from viscpm_hf.remote_code.beams_cpmbee import GrowingCacheLayer
 from viscpm_hf.remote_code.generation_cpmbee import AnswerRepetitionPenalty, BeamHypotheses
 
 LONG = "鲲鹏是什么颜色？鲲呢？q和鲲鹏"
@@ -106,7 +108,7 @@ def test_prompt_is_read_once_per_sample_and_only_its_last_position_is_scored(cha
     finally:
         for hook in hooks:
             hook.remove()
-    assert shapes == [(2, 1), (6, 1), (6, 1), (6, 1)]
+    assert shapes == [(2, 1), (2, 3), (2, 3), (2, 3)]
     assert encoded == [2]
 
 
@@ -182,6 +184,59 @@ def test_beam_search_without_or_with_another_cache(chat_model, chat_inputs, argu
     inputs = chat_inputs((0, SHORT), (1, LONG))
     expected = chat_model.generate(**inputs, num_beams=3, max_new_tokens=10)
     assert torch.equal(chat_model.generate(**inputs, num_beams=3, max_new_tokens=10, **arguments), expected)
+
+
+def test_beams_share_the_cache_of_their_prompt(chat_model, chat_inputs):
+    inputs, cache = chat_inputs((0, SHORT), (1, LONG)), DynamicCache()
+    chat_model.generate(**inputs, num_beams=3, max_new_tokens=5, past_key_values=cache)
+    prompt_length = inputs["input_ids"].shape[1]
+    assert {layer.keys.shape[:3] for layer in cache.layers} == {(2, 4, prompt_length + 3 * 4)}
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_one_compiled_graph_reads_all_tokens_of_an_answer(chat_model, chat_inputs, num_beams):
+    inputs, graphs = chat_inputs((0, SHORT), (1, LONG)), []
+    expected = chat_model.generate(**inputs, num_beams=num_beams, max_new_tokens=10)
+
+    def count_graphs(graph, example_inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    config = CompileConfig(backend=count_graphs, mode=None, fullgraph=True)
+    config._compile_all_devices = True  # transformers compiles by itself on accelerators only
+    torch.compiler.reset()
+    options = {"cache_implementation": "static", "compile_config": config, "max_new_tokens": 10}
+    try:
+        assert torch.equal(chat_model.generate(**inputs, num_beams=num_beams, **options), expected)
+    finally:
+        chat_model.__dict__.pop("_compiled_call", None)
+        torch.compiler.reset()
+    assert len(graphs) == 1
+
+
+def test_growing_cache_holds_what_a_dynamic_one_does_and_stays_in_place():
+    torch.manual_seed(0)
+    growing, dynamic = GrowingCacheLayer(), DynamicLayer()
+
+    def update(length, batch_size=2):
+        states = torch.randn(2, batch_size, 3, length, 4)
+        for found, expected in zip(growing.update(*states), dynamic.update(*states), strict=True):
+            assert torch.equal(found, expected)
+        return growing.keys.data_ptr()
+
+    start = update(7)
+    assert all(update(1) == start for _ in range(growing.room))
+    assert update(1) != start  # no room was left
+    for change in (
+        lambda layer: layer.crop(-3),
+        lambda layer: layer.reorder_cache(torch.tensor([1, 1])),
+        lambda layer: layer.batch_select_indices(torch.tensor([0])),
+        lambda layer: layer.batch_repeat_interleave(3),
+        lambda layer: layer.reset(),
+    ):
+        change(growing), change(dynamic)
+        batch_size = 2 if growing.keys is None else len(growing.keys)
+        update(2, batch_size), update(1, batch_size)
 
 
 def test_static_cache_with_left_padding(chat_model, chat_inputs):

@@ -12,8 +12,9 @@ from torch import nn
 from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerateBeamDecoderOnlyOutput
-from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from .beams_cpmbee import BeamTree, GrowingCacheLayer
 from .modeling_cpmbee import CpmBeeConfig, CpmBeeModel, CpmBeePreTrainedModel
 
 BANNED = -10000.0  # the original's logit for tokens that cannot be written
@@ -212,16 +213,11 @@ class CpmBeeGenerationMixin(GenerationMixin):
             )
         return LogitsProcessorList([*ours, *theirs])
 
-    @staticmethod
-    def _first_of_each(model_kwargs, num_beams):
-        """The side inputs of one beam per sample."""
-        first = {key: value[::num_beams] if torch.is_tensor(value) else value for key, value in model_kwargs.items()}
-        if model_kwargs.get("mm_encoder_outputs"):
-            first["mm_encoder_outputs"] = {
-                modality: BaseModelOutputWithPooling(pooler_output=output.pooler_output[::num_beams])
-                for modality, output in model_kwargs["mm_encoder_outputs"].items()
-            }
-        return first
+    def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+        cache = model_kwargs.get("past_key_values")
+        if type(cache) is DynamicCache and not cache.offloading and not cache.get_seq_length():
+            cache.layers = [GrowingCacheLayer() for _ in cache.layers]
 
     @torch.no_grad()
     def _beam_search(
@@ -229,8 +225,8 @@ class CpmBeeGenerationMixin(GenerationMixin):
     ):
         """The original's beam search (SPEC: VisCPM `CPMBeeBeamSearch._decode`) on a batch of prompts.
 
-        The prompt is read once per sample, not once per beam. Takes and returns what transformers' `_beam_search`
-        does; sampling with beams is left to transformers.
+        A sample's prompt is read and kept once, not once per beam. Takes and returns what transformers'
+        `_beam_search` does; sampling with beams is left to transformers.
         """
         if generation_config.do_sample:
             return super()._beam_search(
@@ -244,42 +240,26 @@ class CpmBeeGenerationMixin(GenerationMixin):
         num_beams, length_penalty = generation_config.num_beams, generation_config.length_penalty
         temperature = getattr(generation_config, "beam_temperature", None) or 1.0
         batch_size, prompt_length = input_ids.shape[0] // num_beams, input_ids.shape[1]
+        max_new_tokens = generation_config.max_length - prompt_length
         device = input_ids.device
         hypotheses = [BeamHypotheses(num_beams, length_penalty) for _ in range(batch_size)]
         done = [False] * batch_size
 
-        # The beams of a sample start as copies of one prompt: read one of them and copy the cache.
-        cache = model_kwargs.get("past_key_values")
-        once = cache is None or isinstance(cache, DynamicCache)
-        step_kwargs = self._first_of_each(model_kwargs, num_beams) if once else model_kwargs
-        outputs = self._prefill(input_ids[::num_beams] if once else input_ids, generation_config, step_kwargs)
-        logits = outputs.logits[:, -1]
-        if once:
-            logits = logits.repeat_interleave(num_beams, dim=0)
-            if outputs.past_key_values is not None:
-                outputs.past_key_values.batch_repeat_interleave(num_beams)
-        model_kwargs = self._update_model_kwargs_for_generation(outputs, model_kwargs)
-
+        # the beams of a sample start as copies of one prompt
+        beams = BeamTree(self, model_kwargs, num_beams, max_new_tokens, generation_config)
+        logits = beams.read_prompt(input_ids[::num_beams])
         beam_scores = torch.full((batch_size, num_beams), -1e9, device=device)
         beam_scores[:, 0] = 0.0  # all beams are equal at first: only one may propose
-        for step in range(generation_config.max_length - prompt_length):
-            if step > 0:
-                model_inputs = self.prepare_inputs_for_generation(
-                    input_ids, next_sequence_length=1 if model_kwargs["use_cache"] else None, **model_kwargs
-                )
-                outputs = self(**model_inputs, return_dict=True)
-                logits = outputs.logits[:, -1]
-                model_kwargs = self._update_model_kwargs_for_generation(outputs, model_kwargs)
-
+        for step in range(max_new_tokens):
             scores = logits_processor(input_ids, logits.to(device)) / temperature
             scores = nn.functional.log_softmax(scores, dim=-1) + beam_scores.view(-1, 1)
             width = scores.shape[-1]
             scores, candidates = scores.view(batch_size, -1).topk(2 * num_beams, dim=-1)  # best first
-            parents = candidates // width + torch.arange(0, len(input_ids), num_beams, device=device)[:, None]
-            tokens = candidates % width
-            sequences = torch.cat([input_ids[parents.flatten()], tokens.view(-1, 1)], dim=1)
-            finished = stopping_criteria(sequences, None).view(batch_size, -1).tolist()
-            score_list = scores.tolist()
+            parents, tokens = candidates // width, candidates % width  # (batch, candidates)
+            rows = (parents + torch.arange(0, len(input_ids), num_beams, device=device)[:, None]).flatten()
+            sequences = torch.cat([input_ids[rows], tokens.view(-1, 1)], dim=1)
+            finished = stopping_criteria(sequences, None).view(batch_size, -1)
+            finished, score_list = torch.stack([finished.to(scores.dtype), scores]).tolist()  # one wait per step
 
             chosen = []  # flat indices of the candidates that become the next beams
             for sample in range(batch_size):
@@ -297,13 +277,12 @@ class CpmBeeGenerationMixin(GenerationMixin):
                     done[sample] = not going_on
                 # a finished sample, or one whose candidates all ended, goes on with copies nobody looks at
                 chosen += (going_on + [first] * num_beams)[:num_beams]
-            if all(done) or step == generation_config.max_length - prompt_length - 1:
+            if all(done) or step == max_new_tokens - 1:
                 break
 
-            chosen = torch.tensor(chosen, device=device)
-            input_ids, beam_scores = sequences[chosen], scores.view(-1)[chosen].view(batch_size, num_beams)
-            if model_kwargs.get("past_key_values") is not None:
-                model_kwargs["past_key_values"].reorder_cache(parents.view(-1)[chosen])
+            chosen = torch.tensor(chosen, device=device).view(batch_size, num_beams)
+            input_ids, beam_scores = sequences[chosen.flatten()], scores.view(-1)[chosen]
+            logits = beams.read_next(tokens.reshape(-1)[chosen], parents.view(-1)[chosen])
 
         best = [
             hypothesis for sample in hypotheses for hypothesis in sample.best(generation_config.num_return_sequences)
@@ -320,7 +299,6 @@ class CpmBeeGenerationMixin(GenerationMixin):
         return GenerateBeamDecoderOnlyOutput(
             sequences=answer,
             sequences_scores=torch.tensor([score for score, _ in best], device=device),
-            past_key_values=model_kwargs.get("past_key_values"),
         )
 
 

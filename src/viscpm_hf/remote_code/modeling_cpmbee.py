@@ -131,9 +131,10 @@ class CpmBeeAttention(nn.Module):
 
     def forward(self, hidden_states, attention_bias, query_mask=None, past_key_values=None, **kwargs):
         heads = (*hidden_states.shape[:-1], -1, self.head_dim)
-        query = (self.q_proj(hidden_states) / self.input_scale).view(heads).transpose(1, 2)
-        key = (self.k_proj(hidden_states) / self.input_scale).view(heads).transpose(1, 2)
-        value = (self.v_proj(hidden_states) / self.input_scale).view(heads).transpose(1, 2)
+        hidden_states = hidden_states / self.input_scale  # the original divides the three products, each longer
+        query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
+        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
 
@@ -158,10 +159,10 @@ class CpmBeeMLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        gate = nn.functional.gelu(self.gate_proj(hidden_states) / self.input_scale)
-        hidden_states = gate * (self.up_proj(hidden_states) / self.input_scale)
+        hidden_states = hidden_states / self.input_scale  # the original divides the two products, each longer
+        hidden_states = nn.functional.gelu(self.gate_proj(hidden_states)) * self.up_proj(hidden_states)
         if self.scale_down_proj_input:  # VisCPM divides first: in float16 the product would overflow otherwise
-            return self.down_proj(hidden_states / self.output_scale)
+            return self.down_proj(hidden_states.div_(self.output_scale))
         return self.down_proj(hidden_states) / self.output_scale
 
 
@@ -177,8 +178,8 @@ class CpmBeeDecoderLayer(GradientCheckpointingLayer):
         attention, weights = self.self_attn(
             self.input_layernorm(hidden_states), attention_bias, query_mask, past_key_values=past_key_values, **kwargs
         )
-        hidden_states = (hidden_states + attention) / 1.05  # the original damps every residual sum
-        hidden_states = (hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))) / 1.05
+        hidden_states = (hidden_states + attention).div_(1.05)  # the original damps every residual sum
+        hidden_states = (hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))).div_(1.05)
         return hidden_states, weights
 
 
@@ -251,14 +252,17 @@ class CpmBeeModel(CpmBeePreTrainedModel):
         segment_ids: torch.Tensor | None = None,
         context_mask: torch.Tensor | None = None,
         segment_rel: torch.Tensor | None = None,
+        position: torch.Tensor | None = None,
+        on_branch: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Position bias and mask in one additive tensor `(batch, heads, queries, keys)`.
 
         Side inputs may be shorter than `key_length`: generated tokens belong to the last segment, are answer tokens
-        and are never padding. Distances are differences of cache positions: the original restarts positions at the
-        answer, but only distances inside one segment are ever looked up.
+        and are never padding. Distances are differences of `position` (keys,), by default the place in the cache: the
+        original restarts positions at the answer, but only distances inside one segment are ever looked up.
+        `on_branch` (batch, queries, keys) is false where several answers lie in one row and a key is not the query's.
         """
-        keys = torch.arange(key_length, device=device)
+        position = torch.arange(key_length, device=device) if position is None else position
         queries = torch.arange(query_length, device=device) + past_length
 
         def extend(side_input, fill):
@@ -269,8 +273,10 @@ class CpmBeeModel(CpmBeePreTrainedModel):
             return torch.cat([side_input, tail.expand(-1, missing)], dim=1) if missing > 0 else side_input
 
         segment, context = extend(segment_ids, None), extend(context_mask, 0).bool()
-        distance = keys[None, :] - queries[:, None]  # (queries, keys)
+        distance = position[None, :] - position[queries, None]  # (queries, keys)
         visible = context[:, None, :] | (~context[:, queries, None] & (distance <= 0))  # (batch, queries, keys)
+        if on_branch is not None:
+            visible = visible & on_branch
         if attention_mask is not None:
             real = extend(attention_mask, 1).bool()
             # a padded query may look anywhere: its output is dropped, and a row without any key would be NaN
@@ -282,7 +288,7 @@ class CpmBeeModel(CpmBeePreTrainedModel):
             rows = segment_rel.gather(1, segment[:, queries, None].expand(-1, -1, segment_rel.shape[-1]))
             relation = rows.gather(2, segment[:, None, :].expand(-1, query_length, -1))
         bias = self.position_bias(relation, distance).to(device)
-        return torch.where(visible[:, None], bias, torch.finfo(bias.dtype).min).contiguous()
+        return bias.masked_fill_(~visible[:, None], torch.finfo(bias.dtype).min).contiguous()
 
     def forward(
         self,
