@@ -16,6 +16,7 @@ from viscpm_hf.checkpoint import convert_cpmbee
 TESTS = Path(__file__).parent
 PICTURE = str(TESTS / "golden/image_0.png")
 CHAT_CODE = {
+    "beams_cpmbee.py",
     "configuration_viscpm_chat.py",
     "generation_cpmbee.py",
     "image_processing_viscpm_chat.py",
@@ -26,7 +27,7 @@ CHAT_CODE = {
     "tokenization_cpmbee.py",
 }
 ANSWERS = ("ids", "answer", "pipeline", "tokens", "generation")
-LANGUAGE_CODE = {"generation_cpmbee.py", "modeling_cpmbee.py", "tokenization_cpmbee.py"}
+LANGUAGE_CODE = {"beams_cpmbee.py", "generation_cpmbee.py", "modeling_cpmbee.py", "tokenization_cpmbee.py"}
 
 
 def run_python(*arguments, env):

@@ -188,8 +188,8 @@ def find_plan(model_path, device, memory=None, quantization=None, dtype=None, wi
         plans = [plan for plan in plans if plan.method == word]
         if not plans:
             raise ValueError(
-                f"Got quantization={word!r}, which {model_path} cannot have on {device.type}: 4bit needs CUDA, and "
-                "what is stored quantized stays as it is."
+                f"Got quantization={word!r}, which {model_path} cannot have on {device.type}: without CUDA 4bit needs "
+                "widths that are multiples of 64, and what is stored quantized stays as it is."
             )
     if of_language:  # it leaves out everything else, as for BMInf
         method = "resident" if model.quantized or model.language_bytes() <= budget else "stream"

@@ -111,7 +111,7 @@ def quantization_config(method, device, dtype):
     from transformers import BitsAndBytesConfig, TorchAoConfig
 
     try:
-        if device.type == "cuda":
+        if device.type == "cuda" or method == "4bit":  # torchao's four bits take a byte each on a CPU
             import bitsandbytes  # noqa: F401
 
             if method == "int8":

@@ -23,6 +23,7 @@ CONVERSION = "conversion.json"
 UNUSED = "original_only.safetensors"
 
 CHAT_CODE = (
+    "beams_cpmbee.py",
     "configuration_viscpm_chat.py",
     "generation_cpmbee.py",
     "image_processing_viscpm_chat.py",
@@ -47,7 +48,7 @@ CHAT_GENERATION = {
     "max_new_tokens": 514,
 }
 
-CPMBEE_CODE = ("generation_cpmbee.py", "modeling_cpmbee.py", "tokenization_cpmbee.py")
+CPMBEE_CODE = ("beams_cpmbee.py", "generation_cpmbee.py", "modeling_cpmbee.py", "tokenization_cpmbee.py")
 CPMBEE_AUTO_MAP = {
     "AutoConfig": "modeling_cpmbee.CpmBeeConfig",
     "AutoModel": "modeling_cpmbee.CpmBeeModel",

@@ -109,9 +109,8 @@ class BeamTree:
         if cache is None:
             return DynamicCache(config=self.model._language_model().config)
         needed = self.prompt_length + self.num_beams * (self.max_new_tokens - 1)
-        if (
-            isinstance(cache, StaticCache) and cache.get_max_length() < needed
-        ):
+        if isinstance(cache, StaticCache) and cache.get_max_length() < needed:
+            # transformers made room for one beam's tokens only
             return StaticCache(config=self.model._language_model().config, max_cache_len=needed)
         return cache
 
