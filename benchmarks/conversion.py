@@ -4,8 +4,8 @@
 
 Makes a checkpoint of random half-precision weights with VisCPM-Chat's names, then, in turns, copies the file with `cp`
 and converts it with `conversion/convert_chat.py`, each time with the file out of the page cache ("cold") and in it
-("warm"). Reported: seconds of the fastest round of each, the conversion's peak memory (VmHWM, which `getrusage` calls
-maxrss), and how long Python takes to import what the script needs, which is in its seconds whatever the size.
+("warm"). Reported: seconds of the fastest round of each, the conversion's peak memory (VmHWM), and how long Python
+takes to import what the script needs, which is in its seconds whatever the size.
 """
 
 import argparse
@@ -14,10 +14,10 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
+from processes import out_of_cache, run
 
 from viscpm_hf.checkpoint.keys import CHAT
 from viscpm_hf.checkpoint.stored import PIECE, StoredTensor
@@ -65,22 +65,6 @@ def write_checkpoint(path: Path, nbytes: int) -> None:
             writer.write_tensor(name, (noise[:length] for length in lengths))
 
 
-def out_of_cache(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def run(command: list) -> tuple[float, int]:
-    """Seconds and peak memory in bytes of a command."""
-    start = time.perf_counter()
-    process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError(f"{command[:2]} ended with status {status}")
-    return time.perf_counter() - start, usage.ru_maxrss * 1024
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=3, help="size of the checkpoint (default: 3)")
@@ -105,9 +89,9 @@ def main() -> None:
                 if cache == "cold":
                     out_of_cache(checkpoint)
                 os.sync()
-                elapsed, peak = run(command)
-                seconds.setdefault((name, cache), []).append(elapsed)
-                memory = max(memory, peak if name == "convert" else 0)
+                measured = run(command)
+                seconds.setdefault((name, cache), []).append(measured.seconds)
+                memory = max(memory, measured.resident if name == "convert" else 0)
                 subprocess.run(["rm", "-rf", str(copied), str(converted)], check=True)
         print(f"checkpoint {checkpoint.stat().st_size / 1e9:.2f} GB, {args.rounds} rounds, {os.cpu_count()} cores")
         for cache in ("cold", "warm"):

@@ -1,12 +1,9 @@
 """A tensor that lies in a file: where its bytes are, and reading them piece by piece."""
 
 import math
-import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -14,7 +11,6 @@ import torch
 from .errors import CheckpointError
 
 PIECE = 256 << 10  # bytes held at a time; fits the processor's cache, so that a copy costs half the time
-SENT = 8 << 20  # bytes copied at a time without being held
 
 
 @dataclass(frozen=True)
@@ -56,28 +52,6 @@ def read_pieces(tensor: StoredTensor) -> Iterator[memoryview]:
             if file.readinto(piece) != len(piece):
                 raise CheckpointError(f"{tensor.path} became shorter while it was being read; convert it again.")
             yield piece
-
-
-def copy_pieces(tensor: StoredTensor, output: BinaryIO) -> Iterator[int]:
-    """Writes the tensor's bytes in row-major order to a file, at its position; gives the length of each piece.
-
-    Linux copies within the kernel, in half of the processor's time.
-    """
-    if tensor.strides is not None or sys.platform != "linux":
-        for piece in read_pieces(tensor):
-            output.write(piece)
-            yield len(piece)
-        return
-    output.flush()
-    with open(tensor.path, "rb") as file:
-        for start in range(0, tensor.nbytes, SENT):
-            done, length = 0, min(SENT, tensor.nbytes - start)
-            while done < length:
-                sent = os.sendfile(output.fileno(), file.fileno(), tensor.offset + start + done, length - done)
-                if not sent:
-                    raise CheckpointError(f"{tensor.path} became shorter while it was being read; convert it again.")
-                done += sent
-            yield length
 
 
 def _read_strided(tensor: StoredTensor) -> Iterator[memoryview]:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from .errors import CheckpointError
 from .safetensors_file import layout
-from .stored import StoredTensor, cast_pieces, copy_pieces, read_pieces
+from .stored import StoredTensor, cast_pieces, read_pieces
 
 DTYPES = {
     "keep": None,
@@ -120,10 +120,6 @@ def write_weights(folder: Path, files: list[WeightFile], progress: bool) -> None
                 output.write(header)
                 for name, tensor in file.tensors.items():
                     output.seek(places[name])
-                    if written[name].dtype == tensor.dtype:
-                        for length in copy_pieces(tensor, output):
-                            bar.update(length)
-                        continue
                     for piece in pieces_as(name, tensor, written[name].dtype):
                         output.write(piece)
                         bar.update(len(piece))

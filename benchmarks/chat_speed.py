@@ -1,0 +1,161 @@
+"""How fast a middle-sized random Chat answers on a CPU, next to what was recorded of the original on the same sizes.
+
+    python benchmarks/chat_speed.py [--settings float32 bfloat16 compiled ...] [--rounds 3]
+
+Settings take turns in every round, and the fastest round counts, since other work on the machine only slows down. The
+original was timed on another day: its seconds are scaled by the rate of a float32 matrix product then and now, which
+favours it where memory is what limits (decoding); both ratios are printed.
+"""
+
+import argparse
+import time
+
+import torch
+from transformers import CompileConfig
+
+from viscpm_hf import VisCPMChatConfig, VisCPMChatForConditionalGeneration
+
+PROMPT, QUERIES, NEW_TOKENS, BATCH = 603, 64, 64, 8
+# seconds of the original (float32, 2 threads), and GFLOP/s of a float32 product measured beside it
+ORIGINAL = {"vision": 0.301, "prefill": 5.874, "decode": 8.053, "greedy prefill": 1.873, "greedy decode": 4.579}
+ORIGINAL_GFLOPS = 204
+SIZES = {
+    "text_config": {
+        "vocab_size": 86583,
+        "hidden_size": 1024,
+        "intermediate_size": 2560,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 16,
+        "head_dim": 64,
+    },
+    "vision_config": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 16,
+        "image_size": 224,
+        "query_num": QUERIES,
+    },
+}
+BEAMS = {"num_beams": 3, "beam_temperature": 0.7, "repetition_penalty": 1.1, "length_penalty": 3.0}
+GREEDY = {"num_beams": 1, "repetition_penalty": 1.1}
+SETTINGS = ("float32", "bfloat16", "float32 compiled", "bfloat16 compiled", "int8", "int8 compiled")
+
+
+def build(setting: str) -> VisCPMChatForConditionalGeneration:
+    """A random model; `int8` rounds weights, and each token's activations, in the language model's blocks."""
+    torch.manual_seed(0)
+    dtype = torch.float32 if setting.startswith("float32") else torch.bfloat16
+    model = VisCPMChatForConditionalGeneration(VisCPMChatConfig(**SIZES)).to(dtype).eval()
+    if setting.startswith("int8"):
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+        quantize_(model.model.language_model.layers, Int8DynamicActivationInt8WeightConfig())
+    return model
+
+
+def make_inputs(model, batch_size: int = 1, length: int = PROMPT) -> dict:
+    """Three segments of random words, with a picture in the first."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(10, SIZES["text_config"]["vocab_size"], (1, length), generator=generator)
+    position = torch.arange(length)[None]
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "segment_ids": (position >= QUERIES + 4).long() + (position >= length - 10),
+        "context_mask": (position < length - 1).long(),
+        "segment_rel": torch.arange(9).view(1, 3, 3),
+        "mm_token_type_ids": ((position >= 2) & (position < QUERIES + 2)).long(),
+        "ext_table_ids": torch.ones(1, 1, dtype=torch.long),
+        "ext_table_subs": torch.zeros(1, 1, dtype=torch.long),
+        "ext_table_mask": torch.zeros(1, 1, dtype=torch.long),
+        "unk_allowed": torch.zeros(1, dtype=torch.bool),
+        "pixel_values": torch.randn(1, 3, 224, 224, generator=generator).to(model.dtype),
+    }
+    return {key: value.repeat_interleave(batch_size, dim=0) for key, value in inputs.items()}
+
+
+def compiling(setting: str) -> dict:
+    """Arguments of generate() that compile the reading of a token."""
+    if not setting.endswith("compiled"):
+        return {}
+    config = CompileConfig(fullgraph=True, mode="default")
+    config._compile_all_devices = True  # transformers does so by itself on accelerators only
+    return {"cache_implementation": "static", "compile_config": config}
+
+
+def seconds(function, *args, **kwargs) -> float:
+    start = time.perf_counter()
+    function(*args, **kwargs)
+    return time.perf_counter() - start
+
+
+def gflops() -> float:
+    matrix = torch.randn(1024, 1024)
+    return 2 * 1024**3 / min(seconds(torch.mm, matrix, matrix) for _ in range(20)) / 1e9
+
+
+def measure(model, setting: str) -> dict[str, float]:
+    """Seconds of each part of a turn."""
+    inputs, options, times = make_inputs(model), compiling(setting), {}
+    with torch.no_grad():
+        times["vision"] = seconds(model.get_image_features, inputs["pixel_values"])
+        features = model.get_image_features(inputs.pop("pixel_values"))
+        inputs["mm_encoder_outputs"] = {"image": features}
+        for prefix, search in (("", BEAMS), ("greedy ", GREEDY)):
+            arguments = {**inputs, **search, **options}
+            times[f"{prefix}prefill"] = seconds(model.generate, **arguments, max_new_tokens=1)
+            whole = seconds(model.generate, **arguments, max_new_tokens=NEW_TOKENS + 1)
+            times[f"{prefix}decode"] = whole - times[f"{prefix}prefill"]
+    times["turn"] = times["vision"] + times["prefill"] + times["decode"]
+    return times
+
+
+def measure_batch(model) -> list[float]:
+    """Answers a second with three beams to one short question, and to several at once."""
+    rates = []
+    for batch_size in (1, BATCH):
+        inputs = make_inputs(model, batch_size, length=QUERIES + 36)
+        taken = seconds(model.generate, **inputs, **BEAMS, max_new_tokens=NEW_TOKENS)
+        rates.append(batch_size / taken)
+    return rates
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--settings", nargs="+", default=SETTINGS, choices=SETTINGS)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+
+    models = {setting: build(setting) for setting in args.settings}
+    for setting, model in models.items():
+        taken = seconds(measure, model, setting)
+        print(f"{setting}: first turns and compilation {taken:.0f} s", flush=True)
+    best, rates, speed = {setting: {} for setting in models}, {setting: [0, 0] for setting in models}, 0
+    for _ in range(args.rounds):
+        for setting, model in models.items():
+            speed = max(speed, gflops())
+            for name, taken in measure(model, setting).items():
+                best[setting][name] = min(taken, best[setting].get(name, taken))
+            if not setting.endswith("compiled"):
+                rates[setting] = [max(pair) for pair in zip(rates[setting], measure_batch(model), strict=True)]
+
+    original = {**ORIGINAL, "turn": ORIGINAL["vision"] + ORIGINAL["prefill"] + ORIGINAL["decode"]}
+    print(f"\n{torch.get_num_threads()} threads, {speed:.0f} GFLOP/s (original: {ORIGINAL_GFLOPS})\n")
+    print("| | " + " | ".join(original) + " |\n" + "|---" * (len(original) + 1) + "|")
+    print("| original, recorded | " + " | ".join(f"{taken:.2f} s" for taken in original.values()) + " |")
+    for setting, times in best.items():
+        cells = []
+        for name, recorded in original.items():
+            ratio = recorded / times[name]
+            cells.append(f"{times[name]:.2f} s, {ratio:.1f} × ({ratio * ORIGINAL_GFLOPS / speed:.1f} ×)")
+        print(f"| {setting} | " + " | ".join(cells) + " |")
+    print("\nIn parentheses the ratio to the scaled original.\n")
+    for setting, (alone, together) in rates.items():
+        if together:
+            gain = f"{together / alone:.1f} ×"
+            print(f"{setting}: {alone:.2f} answers/s one by one, {together:.2f} with {BATCH} at once: {gain}")
+
+
+if __name__ == "__main__":
+    main()
