@@ -18,9 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 
 CASES = {
-    "tiny": [{}, {"dtype": "float32"}, {"quantization": "int8"}],
-    "chat": [{}, {"dtype": "float32"}, {"dtype": "bfloat16"}, {"quantization": "int8"}],
-    "paint": [{}, {"dtype": "bfloat16"}, {"quantization": "int8"}],
+    "tiny": [{}, {"dtype": "float32"}, {"quantization": "int8"}, {"quantization": "4bit"}],
+    "chat": [{}, {"dtype": "float32"}, {"dtype": "bfloat16"}, {"quantization": "int8"}, {"quantization": "4bit"}],
+    "paint": [{}, {"dtype": "bfloat16"}, {"quantization": "int8"}, {"quantization": "4bit"}],
 }
 ENOUGH = "1TB"
 MIDDLE = {"vocab_size": 60000, "dim_model": 1536, "dim_ff": 4096, "num_heads*dim_head": 1536}

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from full_size import SD_UNET, SD_VAE, SIZES
 
 from viscpm_hf.checkpoint.safetensors_file import layout
 from viscpm_hf.memory import choose, shown
@@ -33,21 +34,6 @@ WORDS = {
     "stream all": "everything streamed",
     "spread": "blocks partly in RAM",
     "disk": "read from the files",
-}
-# Stable Diffusion 2.1 base; everything else of the release is the classes' defaults
-SD_UNET = {
-    "sample_size": 64,
-    "block_out_channels": [320, 640, 1280, 1280],
-    "attention_head_dim": [5, 10, 20, 20],
-    "cross_attention_dim": 1024,
-    "use_linear_projection": True,
-}
-SD_VAE = {
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "block_out_channels": [128, 256, 512, 512],
-    "layers_per_block": 2,
-    "latent_channels": 4,
 }
 CHECKER_PARAMETERS = dict(zip(CHECKERS, (304_000_000, 102_000_000, 188_000_000), strict=True))
 
@@ -79,10 +65,11 @@ def empty_paint(folder: Path) -> Path:
 
     from viscpm_hf import CpmBeeConfig, CpmBeeModel, VisCPMPaintTextProjection
 
-    config = CpmBeeConfig()
+    config, sizes = CpmBeeConfig(), SIZES["full"]
     with torch.device("meta"):
-        unet, vae, language_model = UNet2DConditionModel(**SD_UNET), AutoencoderKL(**SD_VAE), CpmBeeModel(config)
-        projection = VisCPMPaintTextProjection(config.hidden_size, SD_UNET["cross_attention_dim"])
+        unet, vae = UNet2DConditionModel(**SD_UNET, **sizes["unet"]), AutoencoderKL(**SD_VAE, **sizes["vae"])
+        language_model = CpmBeeModel(config)
+        projection = VisCPMPaintTextProjection(config.hidden_size, sizes["unet"]["cross_attention_dim"])
         checkers = {
             name: {str(i): torch.empty(size // 50) for i in range(50)} for name, size in CHECKER_PARAMETERS.items()
         }

@@ -22,7 +22,8 @@ LIBRARIES = {"chat": 280_000_000, "paint": 350_000_000}  # bytes a process has b
 RUNTIME = {"chat": 15_000_000, "paint": 130_000_000}  # kernels made and kept when first used, on a CPU
 VOCABULARY_ENTRY = 900  # bytes of the tokenizer for each
 INT8, NF4 = 1.0, 0.516  # bytes for a weight; NF4 with its doubly quantized scales
-NF4_ON_CPU, NF4_BLOCK = 0.531, 64  # bitsandbytes repacks it there: a bfloat16 scale for each block of a row
+NF4_ON_CPU, NF4_BLOCK = 0.531, 64  # bitsandbytes repacks it there: each block of a row has a bfloat16 scale
+BITSANDBYTES, REPACKING = 40_000_000, 8  # bytes of the library; for each weight of the matrix that is being repacked
 UNET_UNITS = 26.5  # activations of a UNet in widths of its first block, for each image
 VAE_UNITS = {"cuda": 3.1, "cpu": 3.8, "cpu half": 4.8}  # of a decoder in widths of its second block
 ASSUMED = {"memory": 15e9, "gpu memory": 400e9, "link": 12e9, "pageable": 5e9, "disk": 1e9}  # bytes per second
@@ -288,16 +289,20 @@ class _Costs:
         if not self.model.quantized and not self._unmapped("blocks"):
             found.append(self._cpu("int8", "8-bit language model"))
             language = self.model.language_config
-            inner = language["num_attention_heads"] * language["head_dim"]
-            if all(width % NF4_BLOCK == 0 for width in (language["hidden_size"], language["intermediate_size"], inner)):
+            heads = language["num_attention_heads"] * language["head_dim"]
+            widths = (language["hidden_size"], language["intermediate_size"], heads)
+            if all(width % NF4_BLOCK == 0 for width in widths):
                 found.append(self._cpu("4bit", "4-bit language model"))
         return found
 
     def _cpu(self, method, title):
         unmapped = {name: self._unmapped(name) for name in self.sizes}
         sizes = dict(self.sizes)
+        packing = {}
         if method in ("int8", "4bit"):
             sizes["blocks"] = unmapped["blocks"] = self._packed(INT8 if method == "int8" else NF4_ON_CPU)
+        if method == "4bit":
+            packing["repacking"] = BITSANDBYTES + REPACKING * max(count for count, _ in self.parts["blocks"].tensors)
         kept = unmapped if method == "disk" else sizes
         weights = {"language model": sum(kept[name] for name in LANGUAGE)} | {name: kept[name] for name in self.others}
         slowdown = 10 if self.dtypes["blocks"] in self.machine.slow_dtypes else 1
@@ -307,7 +312,7 @@ class _Costs:
             method,
             title,
             device_memory={},
-            host_memory={**weights, **self.libraries, "kernels": RUNTIME[self.kind], **self._work("cpu")},
+            host_memory={**weights, **self.libraries, "kernels": RUNTIME[self.kind], **packing, **self._work("cpu")},
             mapped=sum(kept.values()) - sum(unmapped.values()),
             seconds=one_pass + self._image_bytes() / self.machine.speed("memory"),
             encode_seconds=one_pass,

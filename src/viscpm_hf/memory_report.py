@@ -31,6 +31,7 @@ _COLOURS = {
     "libraries": "#8c8c8c",
     "vocabulary": "#a8a8a8",
     "kernels": "#c4c4c4",
+    "repacking": "#d6d6d6",
 }
 
 

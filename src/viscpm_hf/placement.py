@@ -9,6 +9,7 @@ import torch
 
 from .memory import WORDS, physical_memory
 from .model_size import CHECKERS, LANGUAGE
+from .quiet import quiet
 
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # of glibc's mallopt
 # what quantization must leave alone, matched from the start of a module's full name
@@ -112,8 +113,8 @@ def quantization_config(method, device, dtype):
 
     try:
         if device.type == "cuda" or method == "4bit":  # torchao's four bits take a byte each on a CPU
-            import bitsandbytes  # noqa: F401
-
+            with quiet("bitsandbytes.backends.cpu.ops"):
+                import bitsandbytes  # noqa: F401
             if method == "int8":
                 return BitsAndBytesConfig(load_in_8bit=True)
             return BitsAndBytesConfig(
@@ -122,12 +123,13 @@ def quantization_config(method, device, dtype):
                 bnb_4bit_use_double_quant=True,
                 bnb_4bit_compute_dtype=dtype,
             )
-        from torchao.quantization import Int8WeightOnlyConfig
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig
     except ImportError as error:
         raise ImportError(
             f'Weights in {method} need libraries that are not here: pip install "viscpm-hf[quantization]"'
         ) from error
-    return TorchAoConfig(Int8WeightOnlyConfig())
+    # with the activations of each token rounded, too, it multiplies integers; else it would unpack every matrix
+    return TorchAoConfig(Int8DynamicActivationInt8WeightConfig())
 
 
 def sparing_vision(config):

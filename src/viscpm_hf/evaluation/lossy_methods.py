@@ -28,7 +28,7 @@ from .exact_answers import answer_questions
 from .painted_prompts import CHECKS, SCHEDULERS, check_picture, paint_prompts
 
 METHODS = {
-    "chat": ("stored", "bfloat16", "int8", "int8, activations too", "4bit"),
+    "chat": ("stored", "bfloat16", "int8", "int8, weights only", "4bit"),
     "paint": ("stored", "bfloat16", "int8", "4bit"),
 }
 COLUMNS = {"chat": ["exact answers"], "paint": [f"{split}: {check}" for split, check in product(SPLITS, CHECKS)]}
@@ -39,11 +39,11 @@ def options_of(method: str) -> dict:
     """How the drop-in classes are told of a method."""
     if method in ("int8", "4bit"):
         return {"quantization": method}
-    if method == "int8, activations too":
-        from torchao.quantization import Int8DynamicActivationInt8WeightConfig
+    if method == "int8, weights only":
+        from torchao.quantization import Int8WeightOnlyConfig
         from transformers import TorchAoConfig
 
-        return {"quantization": TorchAoConfig(Int8DynamicActivationInt8WeightConfig(version=2))}
+        return {"quantization": TorchAoConfig(Int8WeightOnlyConfig(version=2))}
     return {} if method == "stored" else {"dtype": getattr(torch, method)}
 
 
