@@ -33,6 +33,10 @@ bench: install
 	$(BIN)/python benchmarks/conversion.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/schedulers.py
+	$(BIN)/python benchmarks/what_fits.py
+	$(BIN)/python benchmarks/chat_speed.py
+	$(BIN)/python benchmarks/paint_speed.py
+	$(BIN)/python benchmarks/gpu.py
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

@@ -136,8 +136,11 @@ def test_rounding_is_taken_only_where_allowed_and_needed(full_chat, full_paint):
     assert taken(full_chat, GPU, 16 * 10**9).method == "int8"
     assert taken(full_chat, GPU, 10 * 10**9).method == "4bit"
     assert taken(full_chat, GPU, 6 * 10**9).method == "stream"  # rounded ones do not fit either
-    assert taken(full_paint, GPU, 20 * 10**9).title == "8-bit language model"
-    assert taken(full_paint, GPU, 15 * 10**9).title == "8-bit language model, float16"
+    for budget in (6, 15, 20):  # exact weights that move once for a prompt
+        assert taken(full_paint, GPU, budget * 10**9).lossless
+    streamed = [plan for plan in list_plans(full_paint, GPU) if plan.method in ("stream all", "int8")]
+    assert choose(streamed, GPU, 20 * 10**9, True, "it").title == "8-bit language model"
+    assert choose(streamed, GPU, 15 * 10**9, True, "it").title == "8-bit language model, float16"
     machine = Machine("cpu", ram=16 * 10**9)
     assert taken(full_chat, machine, None).method == "int8"
     assert not choose(list_plans(full_chat, machine), machine, None, False, "it").method == "int8"

@@ -44,8 +44,8 @@ def shown(nbytes: float) -> str:
 def choose(plans: Iterable[Plan], machine: Machine, budget: int | None, allow_lossy: bool, name: str) -> Plan:
     """The fastest lossless plan that fits.
 
-    Where that has to move weights for every token or prompt and loss is allowed, rounded weights that need not move
-    are taken instead: those that are rounded least.
+    Where that has to move weights for every token or step of denoising and loss is allowed, rounded weights that need
+    not move are taken instead: those that are rounded least.
 
     Args:
         plans: to choose from, fastest first.
@@ -63,8 +63,8 @@ def choose(plans: Iterable[Plan], machine: Machine, budget: int | None, allow_lo
     possible = [plan for plan in plans if plan.unmapped <= machine.ram]
     fitting = [plan for plan in possible if plan.peak <= budget]
     lossless, lossy = ([plan for plan in fitting if plan.lossless is exact] for exact in (True, False))
-    in_place = [plan for plan in lossy if plan.method in ("resident", "int8", "4bit")]
-    if allow_lossy and in_place and not any(plan.method == "resident" for plan in lossless):
+    in_place = [plan for plan in lossy if plan.in_place]
+    if allow_lossy and in_place and not any(plan.in_place for plan in lossless):
         return max(in_place, key=lambda plan: plan.peak)
     if lossless or (allow_lossy and lossy):
         return (lossless or lossy)[0]

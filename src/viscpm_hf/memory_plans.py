@@ -87,6 +87,7 @@ class Plan:
         mapped: how many bytes of `host_memory` are pages of files, which the system may drop and read again.
         seconds: for a token of Chat or an image of Paint, at least.
         encode_seconds: for reading the prompt, at least.
+        in_place: whether no weights have to move for a token of Chat or a step of Paint, which reads its prompt once.
         lossless: whether every weight keeps its value.
         dtypes: to load parts in, by name; None as stored.
     """
@@ -98,6 +99,7 @@ class Plan:
     mapped: int
     seconds: float
     encode_seconds: float
+    in_place: bool
     lossless: bool
     dtypes: Mapping[str, torch.dtype | None]
 
@@ -253,6 +255,7 @@ class _Costs:
             mapped=0,
             seconds=one_pass + self._image_bytes() / (link if streamed_image else memory),
             encode_seconds=one_pass,
+            in_place=not streamed_image if self.kind == "paint" else method in ("resident", "int8", "4bit"),
             lossless=lossless,
             dtypes=self.dtypes,
         )
@@ -316,6 +319,7 @@ class _Costs:
             mapped=sum(kept.values()) - sum(unmapped.values()),
             seconds=one_pass + self._image_bytes() / self.machine.speed("memory"),
             encode_seconds=one_pass,
+            in_place=method != "disk",
             lossless=method not in ("int8", "4bit"),
             dtypes=self.dtypes,
         )
