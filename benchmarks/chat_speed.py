@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from viscpm_hf import VisCPMChatConfig, VisCPMChatForConditionalGeneration
+from viscpm_hf.placement import quantization_config
 
 PROMPT, QUERIES, NEW_TOKENS, BATCH = 603, 64, 64, 8
 # seconds recorded of the original: float32, 2 threads, where a float32 product ran at 204 GFLOP/s
@@ -52,9 +53,10 @@ def build(setting: str) -> VisCPMChatForConditionalGeneration:
     dtype = torch.float32 if setting.startswith("float32") else torch.bfloat16
     model = VisCPMChatForConditionalGeneration(VisCPMChatConfig(**SIZES)).to(dtype).eval()
     if setting.startswith("int8"):
-        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+        from torchao.quantization import quantize_
 
-        quantize_(model.model.language_model.layers, Int8DynamicActivationInt8WeightConfig())
+        config = quantization_config("int8", torch.device("cpu"), dtype)
+        quantize_(model.model.language_model.layers, config.quant_type)
     return model
 
 

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import torch
 from processes import out_of_cache, run
+from tokenizer import SPECIALS
 
 from viscpm_hf.checkpoint.keys import CHAT
 from viscpm_hf.checkpoint.stored import PIECE, StoredTensor
 from viscpm_hf.checkpoint.torch_file import TorchWriter
 
 SCRIPT = Path(__file__).parents[1] / "conversion" / "convert_chat.py"
-VOCABULARY = ["<pad>", "<unk>", "<mask>", "<sep>", "</n>", "</_>", "<s>", "</s>", "<root>", "<ans>", "<option>"]
 SIZES = {
     "vocab_size": 30000,
     "dim_model": 2048,
@@ -53,6 +53,11 @@ def shapes(layers: int) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def write_vocabulary(path: Path) -> None:
+    words = [f"w{number}" for number in range(SIZES["vocab_size"] - len(SPECIALS))]
+    path.write_text("\n".join([*SPECIALS, *words]) + "\n", encoding="utf-8")
+
+
 def write_checkpoint(path: Path, nbytes: int) -> None:
     layers = 1
     while sum(2 * torch.Size(shape).numel() for shape in shapes(layers).values()) < nbytes:
@@ -74,8 +79,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         checkpoint, vocabulary = Path(folder, "checkpoint.bin"), Path(folder, "vocab.txt")
         write_checkpoint(checkpoint, int(args.gigabytes * 1e9))
-        words = VOCABULARY + [f"w{number}" for number in range(SIZES["vocab_size"] - len(VOCABULARY))]
-        vocabulary.write_text("\n".join(words) + "\n", encoding="utf-8")
+        write_vocabulary(vocabulary)
         copied, converted = Path(folder, "copy"), Path(folder, "converted")
         options = ["--checkpoint", checkpoint, "--vocab", vocabulary, "--output", converted]
         commands = {

@@ -84,10 +84,11 @@ def write_weights(folder: Path, name: str, model: torch.nn.Module, device: torch
 
 def write_repo(kind: str, folder: Path, sizes: dict, device: torch.device) -> None:
     """A converted Chat or Paint of random numbers."""
-    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from diffusers import AutoencoderKL, UNet2DConditionModel
     from tokenizer import made_up_vocabulary
 
     import viscpm_hf as v
+    from viscpm_hf.checkpoint.pipeline_repo import write_pipeline
 
     language = v.CpmBeeConfig(**sizes["language"], dtype="float16")
     made_up_vocabulary(folder / "vocab.txt", language.vocab_size)
@@ -104,15 +105,10 @@ def write_repo(kind: str, folder: Path, sizes: dict, device: torch.device) -> No
         encoder, unet = v.CpmBeeModel(language), UNet2DConditionModel(**SD_UNET, **sizes["unet"])
         projection = v.VisCPMPaintTextProjection(language.hidden_size, unet.config.cross_attention_dim)
         parts = {"text_projection": projection, "unet": unet, "vae": AutoencoderKL(**SD_VAE, **sizes["vae"])}
-    ddpm = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
-    pipe = v.VisCPMPaintPipeline(tokenizer, encoder, *parts.values(), ddpm, *[None] * 6, requires_safety_checker=False)
-    pipe.save_config(folder)
-    tokenizer.save_pretrained(folder / "tokenizer")
-    ddpm.save_pretrained(folder / "scheduler")
-    language.save_pretrained(folder / "text_encoder")
+    write_pipeline(folder, tokenizer, language, unet, set(), torch.float16)
+    parts["vae"].save_config(folder / "vae")
     write_weights(folder / "text_encoder", "model.safetensors", encoder, device)
     for name, model in parts.items():
-        model.save_config(folder / name)
         write_weights(folder / name, "diffusion_pytorch_model.safetensors", model, device)
 
 

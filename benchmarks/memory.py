@@ -8,14 +8,12 @@ Measured is its peak of RssAnon, memory that is not pages of files; predicted is
 
 import argparse
 import json
-import re
-import subprocess
 import sys
 import tempfile
-import threading
-import time
 from dataclasses import replace
 from pathlib import Path
+
+from processes import run
 
 CASES = {
     "tiny": [{}, {"dtype": "float32"}, {"quantization": "int8"}, {"quantization": "4bit"}],
@@ -27,26 +25,10 @@ MIDDLE = {"vocab_size": 60000, "dim_model": 1536, "dim_ff": 4096, "num_heads*dim
 NEW_TOKENS, STEPS = 32, 2
 
 
-def anonymous() -> int:
-    return 1024 * int(re.search(r"RssAnon:\s*(\d+)", Path("/proc/self/status").read_text())[1])
-
-
-def measure(kind: str, repo: str, options: dict) -> dict:
-    """In a new process: loads, works, and reports the peak."""
-    peak, done = 0, threading.Event()
-
-    def watch():
-        nonlocal peak
-        while not done.is_set():
-            peak = max(peak, anonymous())
-            time.sleep(0.002)
-
-    threading.Thread(target=watch).start()
-    try:
-        tokens = paint(repo, options) if kind == "paint" else chat(repo, options)
-    finally:
-        done.set()
-    return {"peak": peak, "prompt_tokens": tokens}
+def measure(kind: str, repo: Path, options: dict) -> tuple[int, int | None]:
+    """Peak of a process that loads and works, and for Chat how many tokens its prompt had."""
+    done = run([sys.executable, __file__, "--measure", kind, repo, json.dumps(options)])
+    return done.anonymous, json.loads(done.output.splitlines()[-1])
 
 
 def chat(repo, options):
@@ -96,9 +78,8 @@ def make(kind: str, folder: Path, sizes: dict = MIDDLE, nbytes: int = 900_000_00
     import conversion
 
     conversion.SIZES.update(sizes)
-    words = [f"w{number}" for number in range(sizes["vocab_size"] - len(conversion.VOCABULARY))]
     vocabulary = folder / "vocab.txt"
-    vocabulary.write_text("\n".join([*conversion.VOCABULARY, *words]) + "\n", encoding="utf-8")
+    conversion.write_vocabulary(vocabulary)
     if kind == "paint":
         return make_paint(folder, vocabulary)
     from viscpm_hf.checkpoint import convert_chat
@@ -114,6 +95,7 @@ def make_paint(folder, vocabulary):
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 
     from viscpm_hf import CpmBeeConfig, CpmBeeModel, CpmBeeTokenizer, VisCPMPaintPipeline, VisCPMPaintTextProjection
+    from viscpm_hf.checkpoint.pipeline_repo import SCHEDULER
 
     language = {"hidden_size": 1024, "intermediate_size": 2560, "num_hidden_layers": 10, "num_attention_heads": 16}
     widths, blocks = (128, 256, 512, 512), {"down_block_types": ["DownEncoderBlock2D"] * 4}
@@ -125,7 +107,7 @@ def make_paint(folder, vocabulary):
         VisCPMPaintTextProjection(1024, 512).half(),
         UNet2DConditionModel(sample_size=64, block_out_channels=widths, cross_attention_dim=512, **heads).half(),
         AutoencoderKL(layers_per_block=2, latent_channels=4, **blocks).half(),
-        DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False),
+        DDPMScheduler(**SCHEDULER),
         *[None] * 6,
         requires_safety_checker=False,
     )
@@ -141,21 +123,17 @@ def main() -> None:
     args = parser.parse_args()
     if args.measure:
         kind, repo, options = args.measure
-        print(json.dumps(measure(kind, repo, json.loads(options))))
+        print(json.dumps((paint if kind == "paint" else chat)(repo, json.loads(options))))
         return
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         print(f"{'model':6} {'options':28} {'predicted':>9} {'measured':>9}  ratio")
         for kind in args.models:
             repo = make(kind, Path(folder))
             for options in CASES[kind]:
-                command = [sys.executable, __file__, "--measure", kind, str(repo), json.dumps(options)]
-                output = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout
-                measured = json.loads(output.splitlines()[-1])
-                predicted = predict(repo, options, measured["prompt_tokens"])
+                peak, prompt_tokens = measure(kind, repo, options)
+                predicted = predict(repo, options, prompt_tokens)
                 shown = " ".join(map(str, options.values())) or "as stored"
-                line = (
-                    f"{predicted / 1e6:6.0f} MB {measured['peak'] / 1e6:6.0f} MB  {predicted / measured['peak']:.2f}"
-                )
+                line = f"{predicted / 1e6:6.0f} MB {peak / 1e6:6.0f} MB  {predicted / peak:.2f}"
                 print(f"{kind:6} {shown:28} {line}", flush=True)
 
 

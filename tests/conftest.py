@@ -91,6 +91,16 @@ def chat_processor(chat_repo):
 
 
 @pytest.fixture(scope="session")
+def paint_repo(tmp_path_factory):
+    """The golden Paint without checkers and ranker; shared, so tests leave it as it was."""
+    from paint import golden_pipeline  # diffusers takes long to import
+
+    folder = tmp_path_factory.mktemp("paint") / "repo"
+    golden_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def pictures():
     from PIL import Image
 

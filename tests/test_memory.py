@@ -1,9 +1,6 @@
 """Guards plans of memory: sizes, costs at full size, the choice, the prediction, and that every plan answers alike."""
 
-import json
 import re
-import subprocess
-import sys
 import warnings
 
 import pytest
@@ -188,13 +185,6 @@ def test_what_is_no_converted_model_is_one_sentence(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def paint_repo(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("memory") / "paint"
-    golden_pipeline().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def answers(chat_repo_eos, pictures):
     return asked(VisCPMChat(chat_repo_eos, image_safety_checker=False, device="cpu"), pictures)
 
@@ -302,11 +292,9 @@ def test_prediction_is_what_a_process_takes(tmp_path):
     repo = benchmark.make("chat", tmp_path, sizes, 350_000_000)
     weights, peaks = (repo / "model.safetensors").stat().st_size, []
     for options in ({}, {"dtype": "float32"}):
-        command = [sys.executable, benchmark.__file__, "--measure", "chat", str(repo), json.dumps(options)]
-        output = subprocess.run(command, capture_output=True, check=True).stdout
-        measured = json.loads(output.splitlines()[-1])
-        predicted = benchmark.predict(repo, options, measured["prompt_tokens"])
-        assert 0.85 < predicted / measured["peak"] < 1.15, options
-        peaks.append(measured["peak"])
+        peak, prompt_tokens = benchmark.measure("chat", repo, options)
+        predicted = benchmark.predict(repo, options, prompt_tokens)
+        assert 0.85 < predicted / peak < 1.15, options
+        peaks.append(peak)
     # weights that keep their precision stay in the file: what float32 takes more is all its weights
     assert peaks[1] - peaks[0] > 1.8 * weights

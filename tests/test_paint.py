@@ -18,14 +18,6 @@ def generator():
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory):
-    """A repository without checkers and ranker."""
-    folder = tmp_path_factory.mktemp("plain") / "repo"
-    golden_pipeline().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def complete(tmp_path_factory):
     """A repository with both checkers, which refuse `UNSAFE` and blacken nothing painted here, and a ranker."""
     folder = tmp_path_factory.mktemp("complete")
@@ -38,17 +30,17 @@ def complete(tmp_path_factory):
     return folder / "repo"
 
 
-def test_the_originals_snippet_works_with_another_import(plain, tmp_path):
-    painter = VisCPMPaint(plain, image_safety_checker=False, prompt_safety_checker=False, add_ranker=False)
+def test_the_originals_snippet_works_with_another_import(paint_repo, tmp_path):
+    painter = VisCPMPaint(paint_repo, image_safety_checker=False, prompt_safety_checker=False, add_ranker=False)
     image = painter.generate("人闲桂花落，月静春山空", **FAST)
     image.save(tmp_path / "picture.png")
     assert image.size == (32, 32) and (tmp_path / "picture.png").stat().st_size > 0
 
 
-def test_it_paints_what_the_original_did(plain):
+def test_it_paints_what_the_original_did(paint_repo):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        painter = VisCPMPaint(plain, False, False, False, device="cpu", dtype=torch.float32)
+        painter = VisCPMPaint(paint_repo, False, False, False, device="cpu", dtype=torch.float32)
     images = painter.generate(
         "海上生明月，天涯共此时",
         negative_prompt="blurry 模糊 qZ",
@@ -62,9 +54,9 @@ def test_it_paints_what_the_original_did(plain):
         assert difference <= 1
 
 
-def test_missing_parts_are_named_and_done_without(plain):
+def test_missing_parts_are_named_and_done_without(paint_repo):
     with pytest.warns(UserWarning) as caught:
-        painter = VisCPMPaint(plain)
+        painter = VisCPMPaint(paint_repo)
     said = " ".join(str(warning.message) for warning in caught)
     for argument in ("image_safety_checker=False", "prompt_safety_checker=False", "add_ranker=False"):
         assert argument in said
@@ -100,8 +92,8 @@ def test_english_prompts_skip_ranker_and_prompt_checker_with_a_warning(complete)
         painter.generate(SAFE, **FAST)
 
 
-def test_arguments_reach_the_pipeline(plain):
-    painter = VisCPMPaint(plain, False, False, False)
+def test_arguments_reach_the_pipeline(paint_repo):
+    painter = VisCPMPaint(paint_repo, False, False, False)
     assert painter.generate(SAFE, image_size=16, **FAST).size == (16, 16)
     assert painter.generate(SAFE, height=16, width=32, **FAST).size == (32, 16)
     images = painter.generate(SAFE, num_images_per_prompt=3, generator=generator(), **FAST)
@@ -118,15 +110,15 @@ def test_arguments_reach_the_pipeline(plain):
         (SAFE, {"negative_prompt": 3}, "negative_prompt is a text"),
     ],
 )
-def test_bad_input_gets_one_sentence(plain, prompt, arguments, message):
-    painter = VisCPMPaint(plain, False, False, False)
+def test_bad_input_gets_one_sentence(paint_repo, prompt, arguments, message):
+    painter = VisCPMPaint(paint_repo, False, False, False)
     with pytest.raises(ValueError, match=message):
         painter.generate(prompt, **{**FAST, **arguments})
 
 
-def test_what_is_not_a_converted_paint_is_refused(plain, tmp_path, chat_repo):
+def test_what_is_not_a_converted_paint_is_refused(paint_repo, tmp_path, chat_repo):
     with pytest.raises(ValueError, match=r"is a file.*convert_paint\.py --sd-base"):
-        VisCPMPaint(plain / "model_index.json")
+        VisCPMPaint(paint_repo / "model_index.json")
     with pytest.raises(ValueError, match="has no model_index.json"):
         VisCPMPaint(chat_repo)
     with pytest.raises(ValueError, match="does not exist"):

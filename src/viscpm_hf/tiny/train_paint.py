@@ -22,6 +22,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import Trainer
 
+from ..checkpoint import pipeline_repo
 from ..remote_code.modeling_cpmbee import CpmBeeModel
 from ..remote_code.modeling_viscpm_chat import VisCPMChatForConditionalGeneration
 from ..remote_code.modeling_viscpm_paint import VisCPMPaintTextProjection
@@ -39,9 +40,7 @@ WEIGHT_DECAY = 0.01
 BLIND_SHARE = 0.25  # of the training samples: nothing but noise, for the scene head alone
 # how much of a large shape's height lies in each quarter of the picture, for the three rows of cells; so its width
 COVERED = ((14 / 18, 4 / 18, 0.0, 0.0), (0.0, 0.5, 0.5, 0.0), (0.0, 0.0, 4 / 18, 14 / 18))
-SCHEDULER = DDPMScheduler(
-    beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=0
-)
+SCHEDULER = DDPMScheduler(**pipeline_repo.SCHEDULER)
 
 
 def tiny_vae() -> AutoencoderKL:
