@@ -12,6 +12,8 @@ from bitsandbytes.nn import LinearNF4
 from torch import nn
 from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
 
+from viscpm_hf.packing import pack_linears
+
 ROWS, ROUNDS = (3, 128), 9
 
 
@@ -27,10 +29,18 @@ def nf4(linear: nn.Linear) -> nn.Module:
     return packed.to("cpu", dtype).eval()
 
 
+def packed(linear: nn.Module) -> nn.Module:
+    model = nn.Sequential(linear)
+    pack_linears(model)
+    return model
+
+
 METHODS = {
     "exact": lambda linear: linear,
+    "exact, packed": packed,
     "int8, weights only": partial(rounded, Int8WeightOnlyConfig()),
     "int8": partial(rounded, Int8DynamicActivationInt8WeightConfig()),
+    "int8, packed": lambda linear: packed(rounded(Int8DynamicActivationInt8WeightConfig(), linear)),
     "4bit": nf4,
 }
 

@@ -53,6 +53,7 @@ _LAZY = {
     "VisCPMChat": "viscpm_hf.chat",
     "VisCPMPaint": "viscpm_hf.paint",
     "UnsafeContentError": "viscpm_hf.safety",
+    "pack_linears": "viscpm_hf.packing",
     "VisCPMPaintPipeline": "viscpm_hf.remote_code.pipeline_viscpm_paint",
     "VisCPMPaintTextProjection": "viscpm_hf.remote_code.modeling_viscpm_paint",
 }
@@ -81,4 +82,5 @@ __all__ = [
     "VisCPMPaint",
     "VisCPMPaintPipeline",
     "VisCPMPaintTextProjection",
+    "pack_linears",
 ]

@@ -7,9 +7,11 @@ import torch
 from transformers.generation import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils.quantization_config import QuantizationMethod
 
 from .converted import check_is_converted
 from .memory import default_device, find_plan
+from .packing import pack_chat
 from .placement import load_chat, sparing_vision
 from .remote_code.configuration_viscpm_chat import VisCPMChatConfig
 from .remote_code.modeling_viscpm_chat import VisCPMChatForConditionalGeneration
@@ -25,7 +27,8 @@ class VisCPMChat:
         image_safety_checker (*optional*): True uses `safety_checker/` in the repository, else the original's from the
             Hub; None (default) uses the repository's if it has one; False none; a folder or repository id that one.
         device (*optional*): where to run; CUDA if there is one by default.
-        dtype (`str` or `torch.dtype`, *optional*): the stored one by default.
+        dtype (`str` or `torch.dtype`, *optional*): the stored one by default. On a CPU that multiplies in bfloat16 the
+            language model's matrices are packed for it, see `pack_chat`.
         memory (`str` or `int`, *optional*): what a whole turn may take of the GPU, or without one of main memory, such
             as `"5GB"`; the fastest way that fits is taken, see `viscpm fit`. `CUDA_MEMORY_CPMBEE_MAX=1g` in the
             environment limits the language model alone.
@@ -65,6 +68,9 @@ class VisCPMChat:
             if quantization not in (None, "auto"):
                 options["quantization_config"] = sparing_vision(quantization)
             self.model = VisCPMChatForConditionalGeneration.from_pretrained(model_path, **options)
+            rounded = getattr(self.model, "quantization_method", None) == QuantizationMethod.TORCHAO
+            if self.device.type == "cpu" and (rounded or dtype in (torch.bfloat16, "bfloat16")):
+                pack_chat(self.model)
         self.model.eval()
 
     def chat(self, image, question, context="", vision_hidden_states=None, **generate_kwargs):

@@ -90,6 +90,7 @@ class Plan:
         in_place: whether no weights have to move for a token of Chat or a step of Paint, which reads its prompt once.
         lossless: whether every weight keeps its value.
         dtypes: to load parts in, by name; None as stored.
+        packed: whether the linear layers of Chat's language model are packed for the CPU, see packing.py.
     """
 
     method: str
@@ -102,6 +103,7 @@ class Plan:
     in_place: bool
     lossless: bool
     dtypes: Mapping[str, torch.dtype | None]
+    packed: bool = False
 
     @property
     def host_peak(self) -> int:
@@ -203,9 +205,9 @@ class _Costs:
         if self.model.quantized:
             return found
         for method, each, title in (("int8", INT8, "8-bit language model"), ("4bit", NF4, "4-bit language model")):
-            packed = self._packed(each)
-            weights = {"language model": self.outside + packed, **rest}
-            found.append(self._cuda(method, title, weights, blocks=packed, lossless=False))
+            rounded = self._rounded(each)
+            weights = {"language model": self.outside + rounded, **rest}
+            found.append(self._cuda(method, title, weights, blocks=rounded, lossless=False))
 
         # of what is streamed, two blocks are there: the one at work and the next
         streaming, title = {"language model": self.outside + 2 * self.block}, "language model streamed"
@@ -234,7 +236,7 @@ class _Costs:
             found += self._spread(budget)
         return found
 
-    def _packed(self, bytes_each):
+    def _rounded(self, bytes_each):
         return int(bytes_each * self.parts["blocks"].parameters) * self.count
 
     def _pinned(self, names):
@@ -301,28 +303,39 @@ class _Costs:
     def _cpu(self, method, title):
         unmapped = {name: self._unmapped(name) for name in self.sizes}
         sizes = dict(self.sizes)
-        packing = {}
+        extra = {}
         if method in ("int8", "4bit"):
-            sizes["blocks"] = unmapped["blocks"] = self._packed(INT8 if method == "int8" else NF4_ON_CPU)
+            sizes["blocks"] = unmapped["blocks"] = self._rounded(INT8 if method == "int8" else NF4_ON_CPU)
+        int8 = method == "int8" or self.model.quantized == "torchao"
+        packed = self.kind == "chat" and (int8 or (method == "resident" and self._is_in_bfloat16()))
+        if packed:  # the head can no longer be the embedding
+            each = INT8 if int8 else self.dtypes["blocks"].itemsize
+            extra["head"] = int(each * self.parts["embedding"].parameters)
         if method == "4bit":
-            packing["repacking"] = BITSANDBYTES + REPACKING * max(count for count, _ in self.parts["blocks"].tensors)
+            extra["repacking"] = BITSANDBYTES + REPACKING * max(count for count, _ in self.parts["blocks"].tensors)
         kept = unmapped if method == "disk" else sizes
         weights = {"language model": sum(kept[name] for name in LANGUAGE)} | {name: kept[name] for name in self.others}
         slowdown = 10 if self.dtypes["blocks"] in self.machine.slow_dtypes else 1
         speed = self.machine.speed("disk" if method == "disk" else "memory") / slowdown
-        one_pass = (sizes["blocks"] + self._head()) / speed
+        one_pass = (sizes["blocks"] + extra.get("head", self._head())) / speed
         return Plan(
             method,
             title,
             device_memory={},
-            host_memory={**weights, **self.libraries, "kernels": RUNTIME[self.kind], **packing, **self._work("cpu")},
+            host_memory={**weights, **self.libraries, "kernels": RUNTIME[self.kind], **extra, **self._work("cpu")},
             mapped=sum(kept.values()) - sum(unmapped.values()),
             seconds=one_pass + self._image_bytes() / self.machine.speed("memory"),
             encode_seconds=one_pass,
             in_place=method != "disk",
             lossless=method not in ("int8", "4bit"),
             dtypes=self.dtypes,
+            packed=packed,
         )
+
+    def _is_in_bfloat16(self):
+        """Whether weights lie in memory, not in their files, in a type that the CPU multiplies fast when packed."""
+        dtype = self.dtypes["blocks"]
+        return dtype == torch.bfloat16 and dtype not in self.machine.slow_dtypes and self._unmapped("blocks") > 0
 
     def _unmapped(self, name):
         """Bytes of a part that do not stay in the files when loaded on a CPU."""

@@ -69,13 +69,13 @@ class Model:
         kind: `"chat"` or `"paint"`.
         parts: by name; the language model is `embedding`, `blocks` (one of them) and `language rest`.
         configs: of the parts, by folder; Chat's own is `""`.
-        quantized: whether the language model is stored quantized.
+        quantized: by what the language model is stored quantized, such as `"torchao"`; empty if it is not.
     """
 
     kind: str
     parts: Mapping[str, Part]
     configs: Mapping[str, dict]
-    quantized: bool = False
+    quantized: str = ""
 
     @property
     def language_config(self) -> dict:
@@ -122,7 +122,7 @@ def _read_chat(folder, config, without):
         parts[part] = _part(tensor for name, tensor in tensors.items() if name.startswith(f"{part}."))
     if (folder / "safety_checker").is_dir() and "safety_checker" not in without:
         parts["safety_checker"] = _in_float32(_weights_in(folder / "safety_checker"))
-    return Model("chat", parts, {"": config}, "quantization_config" in config)
+    return Model("chat", parts, {"": config}, _quantized_by(config))
 
 
 def _read_paint(folder, index, without):
@@ -138,7 +138,11 @@ def _read_paint(folder, index, without):
     for name in ("text_encoder", "unet", "vae"):
         if not configs.get(name):
             raise CheckpointError(f"{folder} has no {name}/config.json; convert the checkpoint again.")
-    return Model("paint", parts, configs, "quantization_config" in configs["text_encoder"])
+    return Model("paint", parts, configs, _quantized_by(configs["text_encoder"]))
+
+
+def _quantized_by(config):
+    return config.get("quantization_config", {}).get("quant_method", "")
 
 
 def _weights_in(folder):

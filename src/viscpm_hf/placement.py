@@ -9,6 +9,7 @@ import torch
 
 from .memory import WORDS, physical_memory
 from .model_size import CHECKERS, LANGUAGE
+from .packing import pack_chat
 from .quiet import quiet
 
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # of glibc's mallopt
@@ -36,6 +37,8 @@ def load_chat(model_class, model_path, plan, device):
         options["quantization_config"] = sparing_vision(config)
     with _freed_memory_returned():
         model = model_class.from_pretrained(model_path, **options)
+        if plan.packed:
+            pack_chat(model)
     if plan.method.startswith("stream"):
         stream_blocks(model.model.language_model, device)
         model.model.connector.to(device)

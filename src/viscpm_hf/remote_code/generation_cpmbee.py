@@ -253,9 +253,11 @@ class CpmBeeGenerationMixin(GenerationMixin):
         for step in range(max_new_tokens):
             scores = logits_processor(input_ids, logits.to(device)) / temperature
             scores = nn.functional.log_softmax(scores, dim=-1) + beam_scores.view(-1, 1)
-            width = scores.shape[-1]
-            scores, candidates = scores.view(batch_size, -1).topk(2 * num_beams, dim=-1)  # best first
-            parents, tokens = candidates // width, candidates % width  # (batch, candidates)
+            # the best of each beam, beams side by side on a CPU's cores, then of all beams; best first
+            count = min(2 * num_beams, scores.shape[-1])
+            scores, tokens = scores.topk(count, dim=-1)
+            scores, candidates = scores.view(batch_size, -1).topk(2 * num_beams, dim=-1)
+            parents, tokens = candidates // count, tokens.view(batch_size, -1).gather(1, candidates)
             rows = (parents + torch.arange(0, len(input_ids), num_beams, device=device)[:, None]).flatten()
             sequences = torch.cat([input_ids[rows], tokens.view(-1, 1)], dim=1)
             finished = stopping_criteria(sequences, None).view(batch_size, -1)
