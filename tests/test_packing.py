@@ -1,5 +1,7 @@
 """Guards packed matrices: the same products, the same answers, compiled as well, and nothing lost by saving."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -35,7 +37,7 @@ def packed(module):
 @pytest.mark.parametrize("shape", ROWS.values(), ids=ROWS)
 def test_products_are_the_same(shape):
     plain, states = linear(), torch.randn(shape, dtype=torch.bfloat16)
-    module = packed(plain)
+    module = packed(copy.deepcopy(plain))
     assert isinstance(module, PackedLinear)
     torch.testing.assert_close(module(states), plain(states))
     strided = torch.randn(*shape[:-1], 2 * shape[-1], dtype=torch.bfloat16)[..., ::2]
@@ -48,11 +50,11 @@ def test_products_are_the_same(shape):
 def test_8_bit_products_are_those_of_torchao(shape, dtype):
     plain, states = linear(dtype, Int8DynamicActivationInt8WeightConfig()), torch.randn(shape).to(dtype)
     states.view(-1)[::7] *= 100  # outliers, which float16 could not hold unscaled
-    module = packed(plain)
+    module = packed(copy.deepcopy(plain))
     assert isinstance(module, PackedInt8Linear)
     expected, found = plain(states), module(states)
     assert found.dtype == dtype and found.shape == expected.shape
-    # torchao multiplies by 1/scale, so that a tie may round the other way, and rounds to the dtype once more on the way
+    # torchao multiplies by 1/scale, so that a tie may round the other way, and rounds to the dtype on the way
     tolerance = 2**-7 if dtype == torch.bfloat16 else 2**-9
     assert (found - expected).float().norm() <= tolerance * expected.float().norm()
     assert torch.equal(module(torch.zeros_like(states)), torch.zeros_like(expected))
@@ -69,9 +71,9 @@ def test_packed_layers_compile_in_one_graph(config):
 
 def test_what_is_saved_is_what_was_packed():
     plain = linear()
-    assert torch.equal(packed(plain).state_dict()["weight"], plain.weight)
+    assert torch.equal(packed(copy.deepcopy(plain)).state_dict()["weight"], plain.weight)
     plain = linear(config=Int8DynamicActivationInt8WeightConfig())
-    saved = packed(plain).state_dict()["weight"]
+    saved = packed(copy.deepcopy(plain)).state_dict()["weight"]
     assert type(saved) is type(plain.weight.data) and saved.act_quant_kwargs == plain.weight.act_quant_kwargs
     for name in ("qdata", "scale", "zero_point"):
         assert torch.equal(getattr(saved, name), getattr(plain.weight, name))

@@ -109,12 +109,12 @@ def pack_linears(model: nn.Module) -> None:
             an embedding keeps its own.
     """
     tied = getattr(model, "all_tied_weights_keys", {})
-    for name, child in list(model.named_modules()):
-        packed = _packed_class(child)
-        if packed is not None:
-            layer = packed(child)
-            layer.is_saved = f"{name}.weight" not in tied
-            model.set_submodule(name, layer)
+    for name in [name for name, module in model.named_modules() if _packed_class(module)]:
+        linear = model.get_submodule(name)
+        layer = _packed_class(linear)(linear)
+        layer.is_saved = f"{name}.weight" not in tied
+        model.set_submodule(name, layer)
+        linear.weight = None  # torchao ties a layer to itself, which would keep it
 
 
 def pack_chat(model) -> None:
@@ -123,10 +123,24 @@ def pack_chat(model) -> None:
     Where the blocks are 8-bit, the head is rounded alike; the embedding keeps its values.
     """
     if _packed_class(model.model.language_model.layers[0].mlp.up_proj) is PackedInt8Linear:
-        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
-
-        quantize_(model.lm_head, Int8DynamicActivationInt8WeightConfig())
+        model.lm_head.weight = nn.Parameter(_rounded(model.lm_head.weight.detach()), requires_grad=False)
     pack_linears(model)
+
+
+def _rounded(weight):
+    """A weight as torchao's 8-bit dynamic config rounds it, some rows at a time: it takes float32 in between."""
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+    pieces = []
+    for rows in weight.split(2**12):
+        linear = nn.Linear(*rows.shape[::-1], bias=False, device="meta")
+        linear.weight = nn.Parameter(rows, requires_grad=False)
+        quantize_(linear, Int8DynamicActivationInt8WeightConfig())
+        pieces.append(linear.weight.data)
+        linear.weight = None  # as in pack_linears
+    names, rest = pieces[0].__tensor_flatten__()
+    tensors = {name: torch.cat([getattr(piece, name) for piece in pieces]) for name in names}
+    return type(pieces[0]).__tensor_unflatten__(tensors, rest, None, None)
 
 
 def _packed_class(linear):
