@@ -24,6 +24,14 @@ def main(arguments: list[str] | None = None) -> int:
     verb.add_argument("--allow-lossy", action="store_true", help="also take plans that round weights")
     verb.add_argument("--plot", metavar="PNG", help="draw the plans' memory by component to this file")
     verb.set_defaults(run=fit)
+    about = "copy a converted VisCPM-Paint with 4-bit weights, rounded so that prompts keep their meaning"
+    verb = verbs.add_parser("quantize", help=about, description=about[0].upper() + about[1:] + ".")
+    verb.add_argument("--model", required=True, metavar="DIR", help="converted VisCPM-Paint")
+    verb.add_argument("--prompts", required=True, metavar="FILE", help="texts like those to be painted, one a line")
+    verb.add_argument("--output", required=True, metavar="DIR", help="folder to create")
+    verb.add_argument("--samples", type=int, default=128, metavar="N", help="prompts to draw from it (default: 128)")
+    verb.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda if there is a GPU")
+    verb.set_defaults(run=quantize)
     args = parser.parse_args(arguments)
 
     from .checkpoint.errors import CheckpointError, run_script
@@ -62,6 +70,24 @@ def fit(args):
     if refusal:
         sys.stdout.flush()
         raise refusal
+
+
+def quantize(args):
+    """`viscpm quantize`: writes a repository."""
+    import random
+    from pathlib import Path
+
+    from .calibration import quantize_paint
+
+    if args.samples < 1:
+        raise ValueError(f"Got --samples {args.samples}, expected at least 1.")
+    try:
+        lines = Path(args.prompts).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{args.prompts} is not a text in UTF-8; give one with a prompt on each line.") from error
+    prompts = [line for line in lines if line.strip()]
+    prompts = random.Random(0).sample(prompts, min(args.samples, len(prompts)))
+    print(f"Written: {quantize_paint(args.model, prompts, args.output, args.device)}")
 
 
 if __name__ == "__main__":

@@ -8,10 +8,12 @@ round every method answers its share in a process of its own, so that what else 
 
 import argparse
 import json
+import random
 import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from itertools import product
 from pathlib import Path
@@ -19,19 +21,22 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from ..calibration import quantize_paint
 from ..chat import VisCPMChat
 from ..paint import VisCPMPaint
 from ..tiny import GUIDANCE_SCALE, tiny_chat_repo, tiny_paint_repo
-from ..tiny.prompts import SPLITS, held_out_prompts
+from ..tiny.prompts import SPLITS, held_out_prompts, training_prompts
 from ..tiny.questions import LANGUAGES, held_out_questions
 from .exact_answers import answer_questions
 from .painted_prompts import CHECKS, SCHEDULERS, check_picture, paint_prompts
 
+CALIBRATED = "4bit, calibrated"
 METHODS = {
     "chat": ("stored", "bfloat16", "int8", "int8, weights only", "4bit"),
-    "paint": ("stored", "bfloat16", "int8", "4bit"),
+    "paint": ("stored", "bfloat16", "int8", "4bit", CALIBRATED),
 }
 COLUMNS = {"chat": ["exact answers"], "paint": [f"{split}: {check}" for split, check in product(SPLITS, CHECKS)]}
+CALIBRATION_PROMPTS = 128  # of those the model was trained with
 UNITS = {"chat": "answers/s", "paint": "pictures/s"}
 
 
@@ -44,7 +49,7 @@ def options_of(method: str) -> dict:
         from transformers import TorchAoConfig
 
         return {"quantization": TorchAoConfig(Int8WeightOnlyConfig(version=2))}
-    return {} if method == "stored" else {"dtype": getattr(torch, method)}
+    return {} if method in ("stored", CALIBRATED) else {"dtype": getattr(torch, method)}
 
 
 def packed_bytes(tensor: torch.Tensor) -> int:
@@ -71,13 +76,13 @@ def measure(kind: str, method: str, share: slice, settings: argparse.Namespace) 
     """
     work = ask_chat if kind == "chat" else ask_paint
     right = {column: {language: [] for language in LANGUAGES} for column in COLUMNS[kind]}
-    found = work(options_of(method), share, settings, right)
+    found = work(method, share, settings, right)
     peak = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
     return found | {"peak": 1024 * int(peak[1]), "right": right}
 
 
-def ask_chat(options, share, settings, right):
-    chat = VisCPMChat(tiny_chat_repo(), image_safety_checker=False, device="cpu", **options)
+def ask_chat(method, share, settings, right):
+    chat = VisCPMChat(tiny_chat_repo(), image_safety_checker=False, device="cpu", **options_of(method))
     # before the first pass, in which bitsandbytes packs anew
     weights = sum(map(packed_bytes, chat.model.model.language_model.state_dict().values()))
     seconds, count = 0.0, 0
@@ -92,8 +97,9 @@ def ask_chat(options, share, settings, right):
     return {"weights": weights, "seconds": seconds, "count": count}
 
 
-def ask_paint(options, share, settings, right):
-    painter = VisCPMPaint(tiny_paint_repo(), False, False, False, device="cpu", **options)
+def ask_paint(method, share, settings, right):
+    repo = settings.calibrated if method == CALIBRATED else tiny_paint_repo()
+    painter = VisCPMPaint(repo, False, False, False, device="cpu", **options_of(method))
     pipeline = painter.pipeline
     weights = sum(map(packed_bytes, pipeline.text_encoder.state_dict().values()))
     pipeline.set_progress_bar_config(disable=True)
@@ -157,6 +163,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)  # in a new process: kind, method, round
+    parser.add_argument("--calibrated", help=argparse.SUPPRESS)  # made before
     args = parser.parse_args(argv)
     if args.measure:
         kind, method, turn = args.measure
@@ -165,7 +172,18 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(measure(kind, method, share, args)))
         return 0
 
-    again = [sys.executable, "-m", __spec__.name, *(sys.argv[1:] if argv is None else argv)]
+    with tempfile.TemporaryDirectory() as folder:
+        calibrated = Path(folder, "repo")
+        if "paint" in args.models:
+            prompts = random.Random(args.seed).sample(training_prompts(), CALIBRATION_PROMPTS)
+            quantize_paint(tiny_paint_repo(), [prompt.text for prompt in prompts], calibrated, "cpu")
+        given = sys.argv[1:] if argv is None else argv
+        again = [sys.executable, "-m", __spec__.name, *given, "--calibrated", str(calibrated)]
+        return compare(args, again)
+
+
+def compare(args: argparse.Namespace, again: list[str]) -> int:
+    """Prints the tables; `again` is a command that measures in a new process."""
     for kind in args.models:
         measured = {method: [] for method in METHODS[kind]}
         turns = list(product(range(args.rounds), METHODS[kind]))
