@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 
 import torch
+from chat_speed import gflops, seconds
 from diffusers import DPMSolverMultistepScheduler
 from memory import make
+from torch.utils.flop_counter import FlopCounterMode
 
 from viscpm_hf import VisCPMPaintPipeline
 
@@ -71,6 +73,17 @@ def read_text(pipeline) -> tuple[float, float]:
     return middle - start, time.perf_counter() - middle
 
 
+@torch.no_grad()
+def arithmetic(unet, size: int) -> tuple[float, float]:
+    """Billions of additions and multiplications in a step with guidance, and how many of them a second."""
+    sample = torch.randn(2, unet.config.in_channels, size // 8, size // 8)
+    inputs = sample, 500, torch.randn(2, 37, unet.config.cross_attention_dim)
+    with FlopCounterMode(display=False) as counter:
+        unet(*inputs)
+    count = counter.get_total_flops() / 1e9
+    return count, count / min(seconds(unet, *inputs) for _ in range(5))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
@@ -95,6 +108,8 @@ def main() -> None:
     print(f"| float32, 50 steps, texts read as the original does | {whole:.2f} s | 1 |")
     for name, taken in best.items():
         print(f"| {name} | {taken:.2f} s | {whole / taken:.2f} × |")
+    count, rate = arithmetic(pipelines["float32"].unet, args.size)
+    print(f"\nA step in float32: {count:.0f} GFLOP at {rate:.0f} GFLOP/s, a large product at {gflops():.0f} GFLOP/s")
     print(f"\nReading the texts: {text[0]:.3f} s as the original, {text[1]:.3f} s here: {text[0] / text[1]:.1f} ×")
 
 

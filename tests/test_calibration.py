@@ -1,6 +1,7 @@
 """Guards 4-bit weights fitted to prompts: nearer to the exact states than bitsandbytes', in its format, or refused."""
 
 import copy
+import json
 import random
 
 import pytest
@@ -47,7 +48,9 @@ def test_states_are_far_nearer_than_with_weights_rounded_to_the_nearest(repo):
 def test_the_copy_is_a_whole_repository_of_bitsandbytes_weights(repo):
     files = {path.relative_to(tiny_paint_repo()).as_posix() for path in tiny_paint_repo().rglob("*") if path.is_file()}
     copied = {path.relative_to(repo).as_posix() for path in repo.rglob("*") if path.is_file()}
-    assert files - copied == {"conversion.json"}  # which speaks of every byte
+    assert copied == files
+    assert json.loads((repo / "conversion.json").read_text())["quantized"]["text_encoder"].startswith("4 bits (NF4)")
+    assert "fitted to 24 prompts" in (repo / "README.md").read_text(encoding="utf-8")
     assert read_model(repo).quantized == "bitsandbytes"
     pipeline = DiffusionPipeline.from_pretrained(repo, trust_remote_code=True)
     pipeline.set_progress_bar_config(disable=True)

@@ -8,6 +8,7 @@ that the result loads as any other model quantized with it.
 """
 
 import copy
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from .checkpoint.errors import CheckpointError
+from .checkpoint.repo import CONVERSION, UNUSED
 from .checkpoint.staging import require_space, staged
 from .memory import default_device
 from .memory_plans import NF4_BLOCK
@@ -68,7 +70,7 @@ def quantize_paint(
     if any(width % NF4_BLOCK for width in widths):
         raise CheckpointError(f"Got widths of {widths}, but 4 bits need multiples of {NF4_BLOCK}.")
 
-    rest = [path for path in model_path.rglob("*") if path.is_file() and not _is_replaced(path, model_path)]
+    rest = [path for path in model_path.rglob("*") if path.is_file() and not _is_left_out(path, model_path)]
     require_space(output.absolute().parent, sum(path.stat().st_size for path in rest) + model.language_bytes() // 3)
     with staged(output) as folder:
         for path in rest:
@@ -83,13 +85,28 @@ def quantize_paint(
         tokenizer = CpmBeeTokenizer.from_pretrained(model_path / "tokenizer")
         calibrate(exact, rounded, tokenizer, prompts, progress)
         rounded.save_pretrained(folder / "text_encoder")
+        _say_so(folder, len(prompts))
     return output
 
 
-def _is_replaced(path, model_path):
-    """What the copy has of its own, and what would no longer be true of it."""
+def _is_left_out(path, model_path):
+    """The exact weights, and what only the way back to the original checkpoint needs."""
     name = path.relative_to(model_path).as_posix()
-    return name.startswith("text_encoder/model") or name in ("original_only.safetensors", "conversion.json")
+    weights = name.startswith("text_encoder/") and name.endswith((".safetensors", ".safetensors.index.json"))
+    return weights or name == UNUSED
+
+
+def _say_so(folder, count):
+    """Adds to the repository's papers what was done to it."""
+    how = f"4 bits (NF4), fitted to {count} prompts by `viscpm quantize`"
+    report, card = folder / CONVERSION, folder / "README.md"
+    if report.exists():
+        fields = json.loads(report.read_text(encoding="utf-8"))
+        fields |= {"dropped_to": None, "quantized": {"text_encoder": how}}
+        report.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if card.exists():
+        with open(card, "a", encoding="utf-8") as file:
+            file.write(f"\n## Rounded weights\n\nThe language model's matrices were rounded to {how}.\n")
 
 
 @torch.no_grad()
