@@ -79,6 +79,15 @@ def test_what_is_saved_is_what_was_packed():
         assert torch.equal(getattr(saved, name), getattr(plain.weight, name))
 
 
+def test_a_change_of_type_or_device_is_refused():
+    for config in (None, Int8DynamicActivationInt8WeightConfig()):
+        model = nn.Sequential(packed(linear(config=config)), nn.Linear(2, 2, dtype=torch.bfloat16))
+        assert model.to("cpu", torch.bfloat16).eval() is model
+        for change in (model.float, model.half, lambda model=model: model.to("meta")):
+            with pytest.raises(RuntimeError, match="load the model anew"):
+                change()
+
+
 def test_other_layers_stay_as_they_are():
     others = [
         linear(torch.float32),

@@ -51,6 +51,7 @@ class PackedLinear(nn.Module):
     def __init__(self, linear: nn.Linear):
         super().__init__()
         self.out_features, self.in_features = linear.weight.shape
+        self.dtype = linear.weight.dtype
         # no buffer: nothing that goes through a model's tensors expects one without strides
         self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), self.expected_rows)
 
@@ -65,6 +66,15 @@ class PackedLinear(nn.Module):
         if self.is_saved:
             destination[prefix + "weight"] = self.unpacked()
 
+    def _apply(self, function, recurse=True):
+        changed = function(torch.empty(0, dtype=self.dtype))
+        if (changed.dtype, changed.device.type) != (self.dtype, "cpu"):
+            raise RuntimeError(
+                f"Got a request to change to {changed.dtype} on {changed.device}, but matrices are packed for "
+                f"{self.dtype} on this CPU; load the model anew as it is wanted."
+            )
+        return super()._apply(function, recurse)
+
 
 class PackedInt8Linear(PackedLinear):
     """A linear layer with torchao's 8-bit weight and dynamic 8-bit activations, for inference on a CPU.
@@ -78,6 +88,7 @@ class PackedInt8Linear(PackedLinear):
         nn.Module.__init__(self)
         weight = linear.weight
         self.out_features, self.in_features = weight.shape
+        self.dtype = weight.dtype
         names, self.rest = weight.__tensor_flatten__()
         self.weight_class = type(weight)
         self.small = {name: getattr(weight, name) for name in names if name != "qdata"}
