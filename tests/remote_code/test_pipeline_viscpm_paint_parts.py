@@ -1,0 +1,330 @@
+"""Guards the parts of the Paint pipeline, put in, changed or left out: checkers, ranker, schedulers, LoRA, memory."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    AutoencoderTiny,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    StableDiffusionImg2ImgPipeline,
+    UniPCMultistepScheduler,
+)
+from diffusers.hooks import apply_group_offloading, apply_layerwise_casting
+from paint import (
+    EXACT,
+    FEW,
+    LONG,
+    PROMPT,
+    SHORT,
+    UNSAFE,
+    golden_components,
+    golden_pipeline,
+    paint,
+    record,
+    seeded,
+)
+from PIL import Image
+
+from viscpm_hf import VisCPMPaintPipeline
+
+# Checkers and ranker
+
+
+def test_unsafe_prompts_are_refused_before_any_work(prompt_checker):
+    pipe = golden_pipeline(**prompt_checker)
+    calls, _ = record(pipe.text_encoder, lambda args, kwargs, output: 1)
+    # an unsafe end of a prompt longer than the checker reads at once does not slip through
+    for prompt in (UNSAFE, [PROMPT, UNSAFE], PROMPT * 6 + UNSAFE * 6):
+        with pytest.raises(ValueError, match="refused a prompt with 0.9.*threshold of 0.75.*prompt_checker=None"):
+            paint(pipe, prompt)
+    assert not calls
+    assert torch.equal(paint(pipe, negative_prompt=UNSAFE), paint(golden_pipeline(), negative_prompt=UNSAFE))
+    pipe.register_to_config(prompt_checker_threshold=1.0)
+    paint(pipe, UNSAFE)
+
+
+def test_unsafe_images_are_black_and_logged_once(safety_checker, candidates, caplog):
+    pipe = golden_pipeline(**safety_checker)
+    logger = logging.getLogger("diffusers")
+    logger.addHandler(caplog.handler)
+    try:
+        output = pipe(PROMPT, num_inference_steps=2, num_images_per_prompt=2, generator=seeded())
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert output.nsfw_content_detected == [True, False] and output.rank_scores is None
+    assert output.images[0].getbbox() is None and output.images[1].getbbox() == (0, 0, 32, 32)
+    assert ["NSFW" in entry.getMessage() for entry in caplog.records] == [True]
+    images = paint(pipe, num_images_per_prompt=2)
+    assert not images[0].any() and images[1].any()
+    assert paint(pipe, output_type="latent").any()
+
+
+def test_the_ranker_chooses_among_candidates(ranker, candidates):
+    pipe = golden_pipeline(**ranker)
+    texts, _ = record(pipe.ranker.text_model, lambda args, kwargs, output: len(kwargs["input_ids"]))
+    output = pipe(PROMPT, num_inference_steps=2, generator=seeded())
+    assert texts == [1] and len(output.images) == 1 and output.rank_scores.shape == (1, 4)
+    inputs = ranker["ranker_processor"](text=[PROMPT], images=candidates, return_tensors="pt")
+    with torch.no_grad():
+        expected = ranker["ranker"](**inputs).logits_per_image[:, 0]
+    torch.testing.assert_close(output.rank_scores[0], expected, atol=1e-3, rtol=1e-3)
+    assert expected.argmax() > 0  # so the choice matters
+    assert output.images[0] == candidates[expected.argmax()]
+
+    several = {"num_candidates": 3, "num_images_per_prompt": 2, "return_dict": False}
+    as_tuple = pipe([PROMPT, SHORT], **FEW, generator=seeded(), **several)
+    assert len(as_tuple[0]) == 4 and as_tuple[2].shape == (4, 3)
+    images = paint(golden_pipeline(), [PROMPT, SHORT], num_images_per_prompt=6)
+    best = as_tuple[2].argmax(-1) + torch.arange(0, 12, 3)
+    torch.testing.assert_close(as_tuple[0], images[best], **EXACT)
+    assert pipe(PROMPT, **FEW, num_candidates=1).rank_scores is None
+    assert paint(pipe, output_type="latent").shape == (1, 4, 8, 8)
+    with pytest.raises(ValueError, match="choosing needs"):
+        paint(pipe, output_type="latent", num_candidates=2)
+
+
+def test_a_generator_for_each_image_paints_its_candidates(ranker):
+    pipe = golden_pipeline(**ranker)
+    batch = pipe([PROMPT, SHORT], **FEW, generator=[seeded(0), seeded(1)], num_candidates=2)
+    single = pipe(SHORT, **FEW, generator=[seeded(1)], num_candidates=2)
+    torch.testing.assert_close(batch.rank_scores[1:], single.rank_scores, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(batch.images[1:], single.images, **EXACT)
+
+
+def test_black_images_take_part_in_the_ranking(ranker, safety_checker, candidates):
+    checked = golden_pipeline(**ranker, **safety_checker)
+    found = checked(PROMPT, num_inference_steps=2, generator=seeded())
+    black = [Image.new("RGB", candidates[0].size), *candidates[1:]]
+    inputs = ranker["ranker_processor"](text=[PROMPT], images=black, return_tensors="pt")
+    with torch.no_grad():
+        expected = ranker["ranker"](**inputs).logits_per_image[:, 0]
+    torch.testing.assert_close(found.rank_scores[0], expected, atol=1e-3, rtol=1e-3)
+    assert found.nsfw_content_detected == [expected.argmax().item() == 0]
+
+
+@pytest.mark.parametrize("part", ["safety_checker", "prompt_checker", "ranker"])
+def test_a_checker_without_its_preprocessor_is_refused(part, safety_checker, prompt_checker, ranker):
+    parts = {**safety_checker, **prompt_checker, **ranker}
+    with pytest.raises(ValueError, match=f"{part} without"):
+        golden_pipeline(**{part: parts[part]})
+
+
+def test_a_missing_safety_checker_is_said(caplog):
+    VisCPMPaintPipeline(**golden_components())
+    assert "no safety_checker" in caplog.text
+
+
+# Parts left out, schedulers, precisions
+
+
+def test_text_states_make_the_same_image_without_the_text_side(pipe):
+    components = golden_components()
+    image_side = dict.fromkeys(("unet", "vae", "scheduler"))
+    text_side = dict.fromkeys(("tokenizer", "text_encoder", "text_projection"))
+    encoder = golden_pipeline(**image_side)
+    painter = golden_pipeline(**{**components, **text_side})
+    for prompt in (PROMPT, [PROMPT, LONG]):
+        with torch.no_grad():
+            outputs = encoder.encode_prompt(prompt, negative_prompt="q")
+        names = ("prompt_embeds", "negative_prompt_embeds", "prompt_embeds_mask", "negative_prompt_embeds_mask")
+        found = paint(painter, None, **dict(zip(names, outputs, strict=True)), num_images_per_prompt=2)
+        torch.testing.assert_close(found, paint(pipe, prompt, negative_prompt="q", num_images_per_prompt=2), **EXACT)
+    with pytest.raises(ValueError, match="without tokenizer, text_encoder or text_projection"):
+        painter(PROMPT)
+    with pytest.raises(ValueError, match="needs unet, vae, scheduler"):
+        encoder(PROMPT)
+
+
+@pytest.mark.parametrize(
+    "scheduler, options",
+    [
+        (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True}),
+        (EulerDiscreteScheduler, {"timestep_spacing": "trailing"}),
+        (DDIMScheduler, {}),
+        (UniPCMultistepScheduler, {}),
+        (HeunDiscreteScheduler, {}),
+    ],
+)
+def test_schedulers_swap(pipe, scheduler, options):
+    other = golden_pipeline(scheduler=scheduler.from_config(pipe.scheduler.config, **options))
+    steps = []
+    image = paint(
+        other, num_inference_steps=4, eta=0.5, callback_on_step_end=lambda pipe, i, t, tensors: steps.append(int(t))
+    )
+    assert image.isfinite().all() and steps == sorted(steps, reverse=True) and len(steps) == other.num_timesteps
+    assert torch.equal(image, paint(other, num_inference_steps=4, eta=0.5))
+    # DDIM alone has an η
+    assert torch.equal(image, paint(other, num_inference_steps=4)) == (scheduler is not DDIMScheduler)
+
+
+def test_custom_schedules(pipe):
+    listed = paint(pipe, timesteps=[500, 0])
+    assert torch.equal(listed, paint(pipe, num_inference_steps=2))
+    euler = golden_pipeline(scheduler=EulerDiscreteScheduler.from_config(pipe.scheduler.config))
+    assert (
+        paint(euler, sigmas=[10.0, 3.0, 1.0]).isfinite().all() and euler.num_timesteps == 2
+    )  # the last sigma is where it ends
+    with pytest.raises(ValueError, match="DDPMScheduler takes no sigmas"):
+        paint(pipe, sigmas=[3.0, 1.0])
+
+
+def test_parts_in_different_precisions(pipe):
+    expected = paint(pipe)
+    dtypes = {"text_encoder": torch.float16, "text_projection": torch.bfloat16, "vae": torch.bfloat16}
+    components = golden_components()
+    for name, dtype in dtypes.items():
+        components[name].to(dtype)
+    image = paint(golden_pipeline(**components))
+    assert image.dtype == torch.bfloat16
+    assert (image.float() - expected).abs().mean() < 0.01
+    components["unet"].to(torch.bfloat16)
+    assert (paint(golden_pipeline(**components)).float() - expected).abs().mean() < 0.05
+
+
+# More than the original
+
+
+def test_lora_on_the_unet(pipe, tmp_path, caplog):
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    expected = paint(pipe)
+    trained = golden_pipeline()
+    torch.manual_seed(0)
+    trained.unet.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=["to_k", "to_v"], init_lora_weights=False))
+    with_lora = paint(trained)
+    assert (with_lora - expected).abs().max() > 1e-3
+    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(trained.unet))
+    VisCPMPaintPipeline.save_lora_weights(tmp_path, unet_lora_layers=layers)
+
+    fresh = golden_pipeline()
+    logger = logging.getLogger("diffusers")
+    logger.addHandler(caplog.handler)
+    fresh.load_lora_weights(tmp_path)
+    logger.removeHandler(caplog.handler)
+    assert not caplog.records
+    torch.testing.assert_close(paint(fresh), with_lora, **EXACT)
+    torch.testing.assert_close(paint(fresh, cross_attention_kwargs={"scale": 0.0}), expected, **EXACT)
+    fresh.set_adapters("default_0", 0.0)
+    torch.testing.assert_close(paint(fresh), expected, **EXACT)
+    fresh.set_adapters("default_0")
+    fresh.fuse_lora()
+    torch.testing.assert_close(paint(fresh), with_lora, **EXACT)
+    fresh.unfuse_lora()
+    fresh.unload_lora_weights()
+    torch.testing.assert_close(paint(fresh), expected, **EXACT)
+
+
+def test_a_loras_text_part_is_left_out(caplog):
+    pipe = golden_pipeline()
+    layer = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora"
+    unet = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.lora"
+    pipe.load_lora_weights(
+        {
+            **{f"{layer}_A.weight": torch.ones(2, 32), f"{layer}_B.weight": torch.ones(24, 2)},
+            **{f"{unet}_A.weight": torch.ones(2, 24), f"{unet}_B.weight": torch.ones(8, 2)},
+        }
+    )
+    assert "left out" in caplog.text and pipe.get_active_adapters() == ["default_0"]
+
+
+def test_image_to_image_through_diffusers(pipe):
+    source = paint(pipe, output_type="pil")[0]
+    other = StableDiffusionImg2ImgPipeline(
+        vae=pipe.vae,
+        unet=pipe.unet,
+        scheduler=DDIMScheduler.from_config(pipe.scheduler.config),
+        **dict.fromkeys(["text_encoder", "tokenizer", "safety_checker", "feature_extractor"]),
+        requires_safety_checker=False,
+    )
+    other.set_progress_bar_config(disable=True)
+    with torch.no_grad():
+        prompt_embeds, negative_prompt_embeds, *_ = pipe.encode_prompt(LONG)
+    embeds = {"prompt_embeds": prompt_embeds, "negative_prompt_embeds": negative_prompt_embeds}
+    near, far = (
+        other(**embeds, image=source, strength=strength, num_inference_steps=10, generator=seeded(), output_type="np")
+        for strength in (0.2, 0.9)
+    )
+    distance = [np.abs(output.images[0] - np.asarray(source) / 255).mean() for output in (near, far)]
+    assert distance[0] < distance[1]
+    assert pipe.scheduler.config.steps_offset == 0  # a scheduler of its own: diffusers rewrites it
+
+
+def test_vae_tiling_slicing_and_the_tiny_autoencoder():
+    pipe = golden_pipeline()
+    expected = paint(pipe, num_images_per_prompt=2, height=64, width=64)
+    pipe.vae.enable_slicing()
+    torch.testing.assert_close(paint(pipe, num_images_per_prompt=2, height=64, width=64), expected, **EXACT)
+    pipe.vae.enable_tiling()
+    tiled = paint(pipe, num_images_per_prompt=2, height=64, width=64)
+    assert 0 < (tiled - expected).abs().mean() < 0.2
+    torch.manual_seed(0)
+    channels = {"encoder_block_out_channels": (8,) * 3, "decoder_block_out_channels": (8,) * 3}
+    blocks = {"num_encoder_blocks": (1,) * 3, "num_decoder_blocks": (1,) * 3}
+    preview = golden_pipeline(vae=AutoencoderTiny(**channels, **blocks))
+    assert paint(preview).shape == (1, 3, 32, 32)
+
+
+def test_freeu_and_fused_projections(pipe):
+    other = golden_pipeline()
+    other.fuse_qkv_projections()
+    torch.testing.assert_close(paint(other), paint(pipe), **EXACT)
+
+
+# Memory
+
+
+@pytest.mark.parametrize("level", ["block_level", "leaf_level"])
+def test_group_offload(pipe, level, tmp_path):
+    other = golden_pipeline()
+    other.enable_group_offload(torch.device("cpu"), offload_type=level, num_blocks_per_group=1)
+    rows, _ = record(other.text_encoder, lambda args, kwargs, output: len(kwargs["input_ids"]))
+    for _ in range(2):
+        torch.testing.assert_close(paint(other), paint(pipe), **EXACT)
+    assert rows == [2, 1]
+    on_disk = golden_pipeline()
+    options = {"offload_type": level, "num_blocks_per_group": 1, "offload_to_disk_path": str(tmp_path)}
+    apply_group_offloading(on_disk.text_encoder, torch.device("cpu"), **options)
+    assert torch.equal(paint(on_disk), paint(pipe)) and any(tmp_path.iterdir())
+
+
+def test_block_level_offload_moves_one_layer_at_a_time():
+    text_encoder = golden_components()["text_encoder"]
+    apply_group_offloading(text_encoder, torch.device("cpu"), offload_type="block_level", num_blocks_per_group=1)
+    hooked = {name for name, module in text_encoder.named_modules() if hasattr(module, "_diffusers_hook")}
+    assert hooked == {"", "layers.0", "layers.1"}
+
+
+def test_model_offload(safety_checker, prompt_checker, ranker):
+    parts = {**safety_checker, **prompt_checker, **ranker}
+    expected = golden_pipeline(**parts)
+    expected = [expected(PROMPT, **FEW, generator=seeded()) for _ in range(2)]
+    pipe = golden_pipeline(**parts)
+    pipe.enable_model_cpu_offload(device="cpu")
+    rows, _ = record(pipe.text_encoder, lambda args, kwargs, output: len(kwargs["input_ids"]))
+    found = [pipe(PROMPT, **FEW, generator=seeded()) for _ in range(2)]
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.images, other.images) and torch.equal(one.rank_scores, other.rank_scores)
+    models = {name for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+    assert set(pipe.model_cpu_offload_seq.split("->")) == models
+    assert rows == [2, 1]
+
+
+def test_layerwise_casting(pipe):
+    other = golden_pipeline()
+    expected = paint(pipe)
+    apply_layerwise_casting(
+        other.text_encoder, torch.float8_e4m3fn, torch.float32, skip_modules_pattern=["embed", "norm", "bias"]
+    )
+    assert other.text_encoder.layers[0].mlp.up_proj.weight.dtype == torch.float8_e4m3fn
+    assert 0 < (paint(other) - expected).abs().mean() < 0.1
+    whole = golden_pipeline()
+    for part in (whole.text_projection, whole.unet, whole.vae):
+        part.enable_layerwise_casting(torch.float8_e4m3fn, torch.float32)
+    assert 0 < (paint(whole) - expected).abs().mean() < 0.2
