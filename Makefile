@@ -37,6 +37,7 @@ bench: install
 	$(BIN)/python benchmarks/chat_speed.py
 	$(BIN)/python benchmarks/paint_speed.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/products.py
+	$(BIN)/python benchmarks/calibration.py
 	$(BIN)/python benchmarks/gpu.py
 
 clean:
