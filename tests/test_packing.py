@@ -8,9 +8,10 @@ from torch import nn
 from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
 
 from viscpm_hf import VisCPMChat, pack_linears
+from viscpm_hf.memory import is_multiplied_in
 from viscpm_hf.packing import PackedInt8Linear, PackedLinear
 
-if not (torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_vnni_supported()):
+if not (is_multiplied_in(torch.bfloat16) and torch.cpu._is_vnni_supported()):
     pytest.skip("nothing is packed for this CPU", allow_module_level=True)
 ROWS = {
     "one": (1, 96),

@@ -108,7 +108,7 @@ def this_machine(device: torch.device | str, folder: str | os.PathLike | None = 
         measured["pageable"] = _speed(lambda: there.copy_(here), 2**28, device)
         measured["gpu memory"] = 2 * _speed(lambda: there.clone(), 2**28, device)  # read and written
     elif device.type == "cpu":
-        slow = frozenset(dtype for dtype in (torch.float16, torch.bfloat16) if not _is_supported(dtype))
+        slow = frozenset(dtype for dtype in (torch.float16, torch.bfloat16) if not is_multiplied_in(dtype))
         if folder is not None:
             matrix, rows = torch.ones(2**13, 2**13), torch.ones(3, 2**13)
             measured["memory"] = _speed(lambda: torch.nn.functional.linear(rows, matrix), matrix.nbytes)
@@ -138,7 +138,7 @@ def _disk_speed(folder, nbytes=2**26):
         return nbytes / (time.perf_counter() - start)
 
 
-def _is_supported(dtype):
+def is_multiplied_in(dtype: torch.dtype) -> bool:
     """Whether the CPU multiplies in this precision, or only torch does, slowly."""
     name = {torch.float16: "_is_mkldnn_fp16_supported", torch.bfloat16: "_is_mkldnn_bf16_supported"}[dtype]
     try:

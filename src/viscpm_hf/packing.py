@@ -8,6 +8,8 @@ static cache for constant.
 import torch
 from torch import nn
 
+from .memory import is_multiplied_in
+
 # Not torch.library.custom_op, whose checks of every call double the time of a product with few rows.
 _operators = torch.library.Library("viscpm_hf", "DEF")
 _operators.define("packed_linear(Tensor rows, Tensor weight, int width) -> Tensor")
@@ -162,5 +164,5 @@ def _packed_class(linear):
         dynamic = getattr(weight, "act_quant_kwargs", None) is not None
         return PackedInt8Linear if dynamic and torch.cpu._is_vnni_supported() else None
     if type(weight.data) is torch.Tensor and weight.dtype == torch.bfloat16:
-        return PackedLinear if torch.ops.mkldnn._is_mkldnn_bf16_supported() else None
+        return PackedLinear if is_multiplied_in(torch.bfloat16) else None
     return None
