@@ -36,7 +36,11 @@ def trimmed(row, end=7):
     return row[: row.index(end) + 1] if end in row else row
 
 
-def test_all_recorded_searches_give_the_originals_answers(chat_models, chat_inputs, chat_processor, golden):
+@pytest.mark.parametrize("room", [GrowingCacheLayer.room, 2])  # with little room, dead branches are dropped often
+def test_all_recorded_searches_give_the_originals_answers(
+    chat_models, chat_inputs, chat_processor, golden, monkeypatch, room
+):
+    monkeypatch.setattr(GrowingCacheLayer, "room", room)
     cases = [case for case in golden("chat_generate.json")["cases"] if case["params"]["beam_size"] > 1]
     assert len(cases) == 33
     for case in cases:
@@ -191,6 +195,19 @@ def test_beams_share_the_cache_of_their_prompt(chat_model, chat_inputs):
     chat_model.generate(**inputs, num_beams=3, max_new_tokens=5, past_key_values=cache)
     prompt_length = inputs["input_ids"].shape[1]
     assert {layer.keys.shape[:3] for layer in cache.layers} == {(2, 4, prompt_length + 3 * 4)}
+
+
+def test_dead_branches_are_dropped_before_the_cache_grows(chat_models, chat_inputs, monkeypatch):
+    monkeypatch.setattr(GrowingCacheLayer, "room", 12)
+    model, inputs = chat_models["eos"], chat_inputs((0, SHORT), (1, LONG))
+    cache = DynamicCache(config=model.config.text_config)
+    arguments = {"num_beams": 3, "max_new_tokens": 60, "min_new_tokens": 60, "return_dict_in_generate": True}
+    found = model.generate(**inputs, **arguments, past_key_values=cache)
+    expected = model.generate(**inputs, **arguments, cache_implementation="static")
+    assert torch.equal(found.sequences, expected.sequences)
+    torch.testing.assert_close(found.sequences_scores, expected.sequences_scores)
+    lengths = {layer.keys.shape[2] - inputs["input_ids"].shape[1] for layer in cache.layers}
+    assert len(lengths) == 1 and lengths.pop() < 2 * 59  # of 3 * 59 tokens that were read
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])

@@ -34,13 +34,30 @@ class GrowingCacheLayer(DynamicLayer):
         memory[..., length:end, :] = new
         return memory, memory[..., :end, :]
 
+    def has_room(self, count: int) -> bool:
+        """Whether as many tokens can be written down before everything has to move."""
+        memory, states = self.key_memory, self.keys
+        return memory.data_ptr() == states.data_ptr() and states.shape[-2] + count <= memory.shape[-2]
+
+    def keep(self, start: int, index: torch.Tensor) -> None:
+        """Keeps, of the tokens from `start` on, those of `index` (batch, kept), in that order."""
+        self.keys, self.values = self._kept(self.keys, start, index), self._kept(self.values, start, index)
+
+    @staticmethod
+    def _kept(states, start, index):
+        index = index.to(states.device)[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])
+        end = start + index.shape[2]
+        states[..., start:end, :] = states[..., start:, :].gather(2, index)
+        return states[..., :end, :]
+
 
 class BeamTree:
     """Reads a batch of prompts, then token after token of their beams; all beams of a sample are one row.
 
     A step's tokens of a sample's beams go through the model side by side, and their keys and values follow the
     earlier ones in the cache. Nothing is copied when beams change places: the attention bias hides from each beam
-    what does not lie on its own branch, and counts distances along it (the tree attention of SpecInfer, 2023).
+    what does not lie on its own branch, and counts distances along it (the tree attention of SpecInfer, 2023). Before
+    the cache grows, what no longer lies on any branch is dropped from it.
 
     Args:
         model: with a head, of `CpmBeeGenerationMixin`.
@@ -63,7 +80,9 @@ class BeamTree:
         self.cache = self._fitting_cache(self.cache)
         self.inputs["past_key_values"] = self.cache
         outputs = self.model._prefill(input_ids, self.generation_config, self.inputs)
+        # of the tokens of all beams in the cache: on whose branch they lie, and how far from the prompt
         self.ancestors = input_ids.new_zeros((batch_size, self.num_beams, 0), dtype=torch.bool)
+        self.depths, self.depth = input_ids.new_zeros((batch_size, 0)), 0
         compiles = self.model._valid_auto_compile_criteria(self.inputs, self.generation_config)
         self.forward = (
             self.model.get_compiled_call(self.generation_config.compile_config) if compiles else self.model.__call__
@@ -75,14 +94,15 @@ class BeamTree:
         batch_size, num_beams = tokens.shape
         itself = torch.eye(num_beams, dtype=torch.bool, device=tokens.device).expand(batch_size, -1, -1)
         inherited = self.ancestors.gather(1, parents[..., None].expand_as(self.ancestors))
+        inherited = self._without_dead_branches(inherited)
         self.ancestors = torch.cat([inherited, itself], dim=2)  # (batch, beams, tokens of all beams)
+        self.depths = torch.cat([self.depths, self.depths.new_full((batch_size, num_beams), self.depth)], dim=1)
+        self.depth += 1
 
         read = self.prompt_length + self.ancestors.shape[2]
         key_length = self.cache.get_mask_sizes(num_beams, 0)[0]
-        keys = torch.arange(key_length, device=tokens.device)
-        position = torch.where(
-            keys < self.prompt_length, keys, self.prompt_length + (keys - self.prompt_length) // num_beams
-        )
+        prompt = torch.arange(self.prompt_length, device=tokens.device).expand(batch_size, -1)
+        position = torch.cat([prompt, self.prompt_length + self.depths], dim=1)
         on_branch = nn.functional.pad(self.ancestors, (self.prompt_length, 0), value=True)
         bias = self.model._language_model().attention_bias(
             read - num_beams,
@@ -91,7 +111,7 @@ class BeamTree:
             batch_size,
             tokens.device,
             **{key: self.inputs.get(key) for key in ("attention_mask", "segment_ids", "context_mask", "segment_rel")},
-            position=position,
+            position=nn.functional.pad(position, (0, key_length - read)),
             on_branch=nn.functional.pad(on_branch, (0, key_length - read)),
         )
         tables = ("ext_table_ids", "ext_table_subs", "ext_table_mask")
@@ -104,6 +124,22 @@ class BeamTree:
             **{key: self.inputs.get(key) for key in tables},
         )
         return outputs.logits.flatten(0, 1)
+
+    def _without_dead_branches(self, ancestors):
+        """`ancestors` (batch, beams, tokens) of the tokens that are left, if there was no room for more."""
+        layers = self.cache.layers  # all alike
+        if type(layers[0]) is not GrowingCacheLayer or layers[0].has_room(self.num_beams):
+            return ancestors
+        alive = ancestors.any(dim=1)
+        count = int(alive.sum(dim=1).max())
+        if alive.shape[1] - count < GrowingCacheLayer.room // 2:  # moving everything would soon be needed again
+            return ancestors
+        # those alive first, in their order; where a sample has fewer than another, dead ones that nobody sees follow
+        index = alive.int().argsort(dim=1, descending=True, stable=True)[:, :count]
+        for layer in layers:
+            layer.keep(self.prompt_length, index)
+        self.depths = self.depths.gather(1, index)
+        return ancestors.gather(2, index[:, None].expand(-1, self.num_beams, -1))
 
     def _fitting_cache(self, cache):
         if cache is None:

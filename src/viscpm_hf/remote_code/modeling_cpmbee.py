@@ -98,7 +98,7 @@ class CpmBeePositionBias(nn.Module):
         return torch.where(magnitude < exact, magnitude, far.clamp(max=half - 1)) + (distance > 0) * half
 
     def forward(self, relation: torch.Tensor, distance: torch.Tensor) -> torch.Tensor:
-        """Bias `(batch, heads, queries, keys)` of `relation` (batch, queries, keys) and `distance` (queries, keys)."""
+        """Bias `(batch, heads, queries, keys)` of `relation` and `distance` (batch or without, queries, keys)."""
         row = torch.where(relation == 0, self.distance_bucket(distance), self.num_buckets - 1 + relation)
         return self.relative_attention_bias(row).permute(0, 3, 1, 2)
 
@@ -258,8 +258,9 @@ class CpmBeeModel(CpmBeePreTrainedModel):
         """Position bias and mask in one additive tensor `(batch, heads, queries, keys)`.
 
         Side inputs may be shorter than `key_length`: generated tokens belong to the last segment, are answer tokens
-        and are never padding. Distances are differences of `position` (keys,), by default the place in the cache: the
-        original restarts positions at the answer, but only distances inside one segment are ever looked up.
+        and are never padding. Distances are differences of `position`, (keys,) or (batch, keys), by default the place
+        in the cache: the original restarts positions at the answer, but only distances inside one segment are ever
+        looked up.
         `on_branch` (batch, queries, keys) is false where several answers lie in one row and a key is not the query's.
         """
         position = torch.arange(key_length, device=device) if position is None else position
@@ -273,7 +274,7 @@ class CpmBeeModel(CpmBeePreTrainedModel):
             return torch.cat([side_input, tail.expand(-1, missing)], dim=1) if missing > 0 else side_input
 
         segment, context = extend(segment_ids, None), extend(context_mask, 0).bool()
-        distance = position[None, :] - position[queries, None]  # (queries, keys)
+        distance = position[..., None, :] - position[..., queries, None]  # (queries, keys), or one for each sample
         visible = context[:, None, :] | (~context[:, queries, None] & (distance <= 0))  # (batch, queries, keys)
         if on_branch is not None:
             visible = visible & on_branch
