@@ -24,6 +24,7 @@ from viscpm_hf.packing import pack_chat
 from viscpm_hf.placement import quantization_config
 
 PROMPT, QUERIES, NEW_TOKENS, BATCH = 603, 64, 64, 8
+LONG_PROMPT, LONG_ANSWER, LONG_SETTING = 128, 514, "bfloat16 packed"  # tokens; the longest that Chat writes unasked
 # seconds recorded of the original: float32, 2 threads, where a float32 product ran at 204 GFLOP/s
 RECORDED = {"vision": 0.301, "prefill": 5.874, "decode": 8.053, "turn": 14.228}
 AS_ORIGINAL = "float32, the original's way"
@@ -174,6 +175,15 @@ def measure_batch(model) -> list[float]:
     return rates
 
 
+def measure_long(model) -> str:
+    """How long a long answer takes, and for how many tokens its cache ends with room."""
+    inputs, cache = make_inputs(model, length=LONG_PROMPT), DynamicCache(config=model.config.text_config)
+    limits = {"max_new_tokens": LONG_ANSWER, "min_new_tokens": LONG_ANSWER}
+    taken = seconds(model.generate, **inputs, **BEAMS, **limits, past_key_values=cache)
+    read, room = LONG_PROMPT + BEAMS["num_beams"] * (LONG_ANSWER - 1), cache.layers[0].key_memory.shape[2]
+    return f"{LONG_ANSWER} tokens in {taken:.1f} s, the cache with room for {room} tokens of {read} that were read"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--settings", nargs="+", default=SETTINGS, choices=SETTINGS)
@@ -205,6 +215,8 @@ def main() -> None:
         if together:
             gain = f"{together / alone:.1f} ×"
             print(f"{setting}: {alone:.2f} answers/s one by one, {together:.2f} with {BATCH} at once: {gain}")
+    if LONG_SETTING in models:
+        print(f"\nA long answer, {LONG_SETTING}: {measure_long(models[LONG_SETTING])}")
 
 
 if __name__ == "__main__":

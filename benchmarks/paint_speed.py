@@ -14,6 +14,7 @@ import torch
 from chat_speed import gflops, seconds
 from diffusers import DPMSolverMultistepScheduler
 from memory import make
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from viscpm_hf import VisCPMPaintPipeline
@@ -74,14 +75,24 @@ def read_text(pipeline) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def arithmetic(unet, size: int) -> tuple[float, float]:
-    """Billions of additions and multiplications in a step with guidance, and how many of them a second."""
+def arithmetic(unet, size: int) -> str:
+    """How much a step with guidance computes, how fast, and what it would take at the speed of a large product."""
     sample = torch.randn(2, unet.config.in_channels, size // 8, size // 8)
     inputs = sample, 500, torch.randn(2, 37, unet.config.cross_attention_dim)
     with FlopCounterMode(display=False) as counter:
         unet(*inputs)
-    count = counter.get_total_flops() / 1e9
-    return count, count / min(seconds(unet, *inputs) for _ in range(5))
+    count, taken, fastest = counter.get_total_flops() / 1e9, min(seconds(unet, *inputs) for _ in range(5)), gflops()
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        unet(*inputs)
+    kinds = {"convolutions": ("aten::mkldnn_convolution",), "products": ("aten::addmm", "aten::mm")}
+    events = {event.key: event.self_cpu_time_total / 1e6 for event in profiler.key_averages()}
+    parts = {kind: sum(events.get(name, 0) for name in names) for kind, names in kinds.items()}
+    least = taken - sum(parts.values()) + count / fastest
+    said = ", ".join(f"{part:.2f} s of them {kind}" for kind, part in parts.items())
+    return (
+        f"A step in float32: {taken:.2f} s, {said}, for {count:.0f} GFLOP; at the {fastest:.0f} GFLOP/s of a large "
+        f"product {least:.2f} s: {taken / least:.1f} ×"
+    )
 
 
 def main() -> None:
@@ -108,8 +119,7 @@ def main() -> None:
     print(f"| float32, 50 steps, texts read as the original does | {whole:.2f} s | 1 |")
     for name, taken in best.items():
         print(f"| {name} | {taken:.2f} s | {whole / taken:.2f} × |")
-    count, rate = arithmetic(pipelines["float32"].unet, args.size)
-    print(f"\nA step in float32: {count:.0f} GFLOP at {rate:.0f} GFLOP/s, a large product at {gflops():.0f} GFLOP/s")
+    print(f"\n{arithmetic(pipelines['float32'].unet, args.size)}")
     print(f"\nReading the texts: {text[0]:.3f} s as the original, {text[1]:.3f} s here: {text[0] / text[1]:.1f} ×")
 
 

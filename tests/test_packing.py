@@ -103,8 +103,8 @@ def test_other_layers_stay_as_they_are():
 
 @pytest.mark.parametrize("options", [{"dtype": torch.bfloat16}, {"quantization": "int8"}], ids=["bfloat16", "int8"])
 def test_a_packed_model_answers_and_saves_as_a_plain_one(chat_repo_eos, pictures, tmp_path, options):
-    def asked(chat, **kwargs):
-        return [chat.chat(picture, "这张图片里有什么？", max_new_tokens=8, **kwargs)[0] for picture in pictures]
+    def asked(chat):
+        return [chat.chat(picture, "这张图片里有什么？", max_new_tokens=8)[0] for picture in pictures]
 
     chat = VisCPMChat(chat_repo_eos, image_safety_checker=False, device="cpu", **options)
     layers = [module for module in chat.model.modules() if isinstance(module, PackedLinear)]

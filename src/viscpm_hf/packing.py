@@ -55,7 +55,10 @@ class PackedLinear(nn.Module):
         self.out_features, self.in_features = linear.weight.shape
         self.dtype = linear.weight.dtype
         # no buffer: nothing that goes through a model's tensors expects one without strides
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), self.expected_rows)
+        self.packed = self._pack(linear.weight.detach())
+
+    def _pack(self, weight):
+        return torch.ops.mkldnn._reorder_linear_weight(weight, self.expected_rows)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         return torch.ops.viscpm_hf.packed_linear(states, self.packed, self.out_features)
@@ -86,17 +89,13 @@ class PackedInt8Linear(PackedLinear):
             of the weight, and for each row of the states, both symmetric.
     """
 
-    def __init__(self, linear: nn.Linear):
-        nn.Module.__init__(self)
-        weight = linear.weight
-        self.out_features, self.in_features = weight.shape
-        self.dtype = weight.dtype
+    def _pack(self, weight):
         names, self.rest = weight.__tensor_flatten__()
         self.weight_class = type(weight)
         self.small = {name: getattr(weight, name) for name in names if name != "qdata"}
-        self.packed = torch.ops.onednn.qlinear_prepack(weight.qdata, None)
         self.scale = weight.scale.flatten().float()
         self.zero_point = torch.zeros(self.out_features, dtype=torch.int32)
+        return torch.ops.onednn.qlinear_prepack(weight.qdata, None)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         rows = states.reshape(-1, self.in_features)

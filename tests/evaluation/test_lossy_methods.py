@@ -6,7 +6,7 @@ import pytest
 
 from viscpm_hf.evaluation.lossy_methods import METHODS, format_table, main, measure
 
-SETTINGS = argparse.Namespace(questions=22, prompts=4, steps=8, seed=0, scheduler="dpm++")
+SETTINGS = argparse.Namespace(questions=22, beams=1, prompts=4, steps=8, seed=0, scheduler="dpm++")
 BLOCKS, OTHERS = 4 * (4 * 192 * 192 + 3 * 192 * 512), 161_280  # matrices of the tiny language model; bytes of the rest
 
 

@@ -90,7 +90,7 @@ def ask_chat(method, share, settings, right):
         samples = held_out_questions(language, settings.questions, settings.seed)[share]
         answer_questions(chat.model, chat.processor, samples[:2], num_beams=1)  # warms up
         start = time.perf_counter()
-        answers = answer_questions(chat.model, chat.processor, samples, num_beams=1)
+        answers = answer_questions(chat.model, chat.processor, samples, num_beams=settings.beams)
         seconds, count = seconds + time.perf_counter() - start, count + len(samples)
         asked = zip(samples, answers, strict=True)
         right["exact answers"][language] = [answer == sample.question.answer for sample, answer in asked]
@@ -158,6 +158,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--models", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--rounds", type=int, default=4, help="processes for each method")
     parser.add_argument("--questions", type=int, default=550, help="for Chat, per language")
+    parser.add_argument("--beams", type=int, default=1, help="of Chat's answers")
     parser.add_argument("--prompts", type=int, default=200, help="for Paint, per language and split")
     parser.add_argument("--scheduler", choices=SCHEDULERS, default="dpm++")
     parser.add_argument("--steps", type=int, default=20)

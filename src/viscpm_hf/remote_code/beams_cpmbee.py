@@ -26,18 +26,21 @@ class GrowingCacheLayer(DynamicLayer):
         """The memory, a larger one if there was no room, and the part of it in use."""
         length = states.shape[-2] if states.numel() else 0
         end = length + new.shape[-2]
-        # whoever selects or repeats rows leaves a copy in `states`, which is then no longer the start of the memory
-        if memory is None or memory.data_ptr() != states.data_ptr() or memory.shape[-2] < end:
+        if not self._fits(memory, states, end):
             memory = new.new_empty(*new.shape[:-2], end + self.room, new.shape[-1])
             if length:
                 memory[..., :length, :] = states
         memory[..., length:end, :] = new
         return memory, memory[..., :end, :]
 
+    @staticmethod
+    def _fits(memory, states, end):
+        # whoever selects or repeats rows leaves a copy in `states`, which is then no longer the start of the memory
+        return memory is not None and memory.data_ptr() == states.data_ptr() and end <= memory.shape[-2]
+
     def has_room(self, count: int) -> bool:
         """Whether as many tokens can be written down before everything has to move."""
-        memory, states = self.key_memory, self.keys
-        return memory.data_ptr() == states.data_ptr() and states.shape[-2] + count <= memory.shape[-2]
+        return self._fits(self.key_memory, self.keys, self.keys.shape[-2] + count)
 
     def keep(self, start: int, index: torch.Tensor) -> None:
         """Keeps, of the tokens from `start` on, those of `index` (batch, kept), in that order."""
@@ -80,9 +83,10 @@ class BeamTree:
         self.cache = self._fitting_cache(self.cache)
         self.inputs["past_key_values"] = self.cache
         outputs = self.model._prefill(input_ids, self.generation_config, self.inputs)
-        # of the tokens of all beams in the cache: on whose branch they lie, and how far from the prompt
+        # where the tokens in the cache stand on their branches (batch, tokens), and on whose those of all beams lie
+        self.position = torch.arange(self.prompt_length, device=prompt.device).expand(batch_size, -1)
         self.ancestors = input_ids.new_zeros((batch_size, self.num_beams, 0), dtype=torch.bool)
-        self.depths, self.depth = input_ids.new_zeros((batch_size, 0)), 0
+        self.length = self.prompt_length  # of each branch
         compiles = self.model._valid_auto_compile_criteria(self.inputs, self.generation_config)
         self.forward = (
             self.model.get_compiled_call(self.generation_config.compile_config) if compiles else self.model.__call__
@@ -96,13 +100,11 @@ class BeamTree:
         inherited = self.ancestors.gather(1, parents[..., None].expand_as(self.ancestors))
         inherited = self._without_dead_branches(inherited)
         self.ancestors = torch.cat([inherited, itself], dim=2)  # (batch, beams, tokens of all beams)
-        self.depths = torch.cat([self.depths, self.depths.new_full((batch_size, num_beams), self.depth)], dim=1)
-        self.depth += 1
+        self.position = nn.functional.pad(self.position, (0, num_beams), value=self.length)
+        self.length += 1
 
-        read = self.prompt_length + self.ancestors.shape[2]
+        read = self.position.shape[1]
         key_length = self.cache.get_mask_sizes(num_beams, 0)[0]
-        prompt = torch.arange(self.prompt_length, device=tokens.device).expand(batch_size, -1)
-        position = torch.cat([prompt, self.prompt_length + self.depths], dim=1)
         on_branch = nn.functional.pad(self.ancestors, (self.prompt_length, 0), value=True)
         bias = self.model._language_model().attention_bias(
             read - num_beams,
@@ -111,7 +113,7 @@ class BeamTree:
             batch_size,
             tokens.device,
             **{key: self.inputs.get(key) for key in ("attention_mask", "segment_ids", "context_mask", "segment_rel")},
-            position=nn.functional.pad(position, (0, key_length - read)),
+            position=nn.functional.pad(self.position, (0, key_length - read)),
             on_branch=nn.functional.pad(on_branch, (0, key_length - read)),
         )
         tables = ("ext_table_ids", "ext_table_subs", "ext_table_mask")
@@ -138,7 +140,8 @@ class BeamTree:
         index = alive.int().argsort(dim=1, descending=True, stable=True)[:, :count]
         for layer in layers:
             layer.keep(self.prompt_length, index)
-        self.depths = self.depths.gather(1, index)
+        prompt, answers = self.position.tensor_split([self.prompt_length], dim=1)
+        self.position = torch.cat([prompt, answers.gather(1, index)], dim=1)
         return ancestors.gather(2, index[:, None].expand(-1, self.num_beams, -1))
 
     def _fitting_cache(self, cache):
