@@ -58,6 +58,13 @@ class Beit3Multiway(nn.Module):
     def forward(self, hidden_states: torch.Tensor, split: int) -> torch.Tensor:
         return torch.cat([self.A(hidden_states[:, :split]), self.B(hidden_states[:, split:])], dim=1)
 
+    def named_modules(self, memo=None, prefix="", remove_duplicate=True):
+        # Lists the two copies only. Adapters find layers by the end of their names: "q_proj" means CpmBee's, and this
+        # pair of layers of the same name is no layer they know.
+        for name, module in super().named_modules(memo, prefix, remove_duplicate):
+            if module is not self:
+                yield name, module
+
 
 class Beit3Embeddings(nn.Module):
     def __init__(self, config: Beit3VisionConfig):
