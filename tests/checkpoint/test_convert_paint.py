@@ -218,7 +218,7 @@ def test_changed_missing_and_surplus_tensors_are_named(paint_original, repo, tmp
             "not a converted repository",
         ),
         (lambda repo: (repo / "unet" / "config.json").unlink(), "There is no file .*unet/config.json"),
-        (lambda repo: (repo / "unet" / "config.json").write_text('{"layers_per_block": "a"}'), "can make no UNet"),
+        (lambda repo: (repo / "unet" / "config.json").write_text('{"layers_per_block": "a"}'), "is 'a' but the"),
         (lambda repo: (repo / "text_encoder" / "model.safetensors").unlink(), "text_encoder lacks model.safetensors"),
         (lambda repo: save_file({"unet/conv_in.bias": torch.zeros(1)}, repo / "original_only.safetensors"), "twice"),
     ],

@@ -8,12 +8,13 @@ from ..remote_code.modeling_beit3 import POSITION_OFFSET, Beit3VisionConfig
 from ..remote_code.modeling_cpmbee import CpmBeeConfig
 from ..remote_code.tokenization_cpmbee import CpmBeeTokenizer
 from .errors import CheckpointError, listed
-from .safetensors_file import load_json
+from .json_file import is_size, named, quoted, read_json_file
 
 # what the tensors do not show, as published
 LLM_PUBLISHED = {"position_bias_max_distance": 2048, "eps": 1e-6, "half": True}
 POSITION_BIAS_PUBLISHED = (256, 256)  # buckets for distances, for relations between segments
 VISION_PUBLISHED = {"encoder_attention_heads": 16}
+MOST = 2**20  # of a number that the tensors do not show
 
 # keys of the original's configurations that have one supported value
 LLM_FIXED = {"dropout_p": 0, "mask_modules": None}
@@ -172,7 +173,7 @@ def declared_values(path, option: str, known, free, fixed, ignored=()) -> dict:
 
     Args:
         path: the file, or None.
-        option: of the command line, for messages.
+        option: of the command line, for messages; empty for a file that belongs to a repository.
         known: values that the tensors show; a list of equal numbers is as good as the number.
         free: keys that the tensors don't show, each with a value of the right type, a list also for its elements.
         fixed: keys with a single supported value.
@@ -180,42 +181,48 @@ def declared_values(path, option: str, known, free, fixed, ignored=()) -> dict:
     """
     if path is None:
         return {}
-    if not Path(path).is_file():
-        raise CheckpointError(f"There is no file {path}; give {option} the path of a JSON file.")
-    declared = load_json(Path(path).read_bytes(), f"{option} {path}")
-    unknown = [key for key in declared if key not in {*known, *free, *fixed, *ignored}]
+    if not Path(path).exists():
+        advice = f"give {option} the path of a JSON file" if option else "give the folder of a converted repository"
+        raise CheckpointError(f"There is no file {path}; {advice}.")
+    what = f"{option} {path}".strip()
+    declared = read_json_file(path, what)
+    unknown = [named(key) for key in declared if key not in {*known, *free, *fixed, *ignored}]
     if unknown:
         raise CheckpointError(
-            f"{option} {path} has unknown keys: {listed(unknown)}; expected some of {', '.join([*known, *free])}."
+            f"{what} has unknown keys: {listed(unknown)}; expected some of {', '.join([*known, *free])}."
         )
     wrong = [
-        f"{key} is {declared[key]} but the tensors say {known[key]}"
+        f"{key} is {quoted(declared[key])} but the tensors say {known[key]}"
         for key in known
         if key in declared and _collapsed(declared[key]) != _collapsed(known[key])
     ]
     if wrong:
-        raise CheckpointError(f"{option} {path} contradicts the checkpoint: {listed(wrong)}.")
+        raise CheckpointError(f"{what} contradicts the checkpoint: {listed(wrong)}.")
     wrong = [
-        f"{key} is {declared[key]!r}, supported is {fixed[key]!r}"
+        f"{key} is {quoted(declared[key])}, supported is {fixed[key]!r}"
         for key in fixed
         if key in declared and declared[key] != fixed[key]
     ]
     if wrong:
-        raise CheckpointError(f"{option} {path} asks for what is not supported: {listed(wrong)}.")
+        raise CheckpointError(f"{what} asks for what is not supported: {listed(wrong)}.")
     values = {key: declared[key] for key in free if key in declared}
     for key, value in values.items():
         example = free[key][0] if isinstance(free[key], list) else free[key]
         elements = value if isinstance(value, list) and value and isinstance(free[key], list) else [value]
         if not all(_sound(element, type(example)) for element in elements):
-            wanted = "true or false" if type(example) is bool else f"a positive {type(example).__name__}"
-            raise CheckpointError(f"{option} {path} has {key}={value!r}, expected {wanted}.")
+            wanted = WANTED[type(example)]
+            raise CheckpointError(f"{what} has {key}={quoted(value)}, expected {wanted}.")
     return values
 
 
+# what a free value may be, by the type of the published one
+WANTED = {bool: "true or false", int: f"a positive int up to {MOST}", float: "a positive float up to 1"}
+
+
 def _sound(value, kind: type) -> bool:
-    """Whether a value is of a kind, and positive if it is a number."""
-    fits = type(value) is kind or (kind is float and type(value) is int)
-    return fits and (kind is bool or 0 < value < math.inf)
+    if kind is int:
+        return is_size(value, MOST)
+    return type(value) is bool if kind is bool else type(value) in (int, float) and 1e-20 < value <= 1
 
 
 def _collapsed(value):

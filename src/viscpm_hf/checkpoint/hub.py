@@ -1,5 +1,6 @@
 """What goes over the network: uploading a converted repository, fetching ready-made parts."""
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
     except Exception as error:  # the Hub's client passes on those of its HTTP library
         raise CheckpointError(
             f"Could not upload {folder} to {repo_id} ({_first_line(error)}); the folder is complete, so repeat with "
-            f"python conversion/push_to_hub.py {folder} {repo_id}"
+            f"{_command(folder, repo_id, private)}"
         ) from error
 
 
@@ -70,6 +71,8 @@ def fetch(source: str, wanted: Wanted, patterns: Iterable[str]) -> Path:
     """
     if Path(source).is_dir():
         return Path(source)
+    if Path(source).exists():
+        raise CheckpointError(f"{source} is no folder; give {wanted.option} {wanted.advice}.")
     parts = source.split("/")
     repo_id, inside = "/".join(parts[:2]), "/".join(parts[2:])
     try:
@@ -80,6 +83,12 @@ def fetch(source: str, wanted: Wanted, patterns: Iterable[str]) -> Path:
             f"There is no folder {source} and it could not be fetched from the Hub ({_first_line(error)}); give "
             f"{wanted.option} {wanted.advice}."
         ) from error
+
+
+def _command(folder: Path, repo_id: str, private: bool) -> str:
+    """The same upload as a command; without --private it would publish."""
+    place = f"./{folder}" if str(folder).startswith("-") else str(folder)  # else it would be taken for an option
+    return shlex.join(["python", "conversion/push_to_hub.py", place, repo_id, *["--private"] * private])
 
 
 def _first_line(error: Exception) -> str:

@@ -25,6 +25,12 @@ def quoted(value) -> str:
         return "a number of thousands of digits"
 
 
+def named(value) -> str:
+    """The same where nothing in it can mislead, else `quoted`: for names and words."""
+    sound = isinstance(value, str) and 0 < len(value) <= 80 and value.isprintable() and " " not in value
+    return value if sound else quoted(value)
+
+
 def read_small(path: str | Path, what: str | None = None, limit: int = MAX_BYTES) -> bytes:
     """Contents of a regular file that is meant to be small.
 
@@ -38,9 +44,10 @@ def read_small(path: str | Path, what: str | None = None, limit: int = MAX_BYTES
     """
     path = Path(path)
     what = what or str(path)
+    if not path.exists():
+        raise CheckpointError(f"There is no file {path}; give the path of one.")
     if not path.is_file():
-        found = "is not a file" if path.exists() else "does not exist"
-        raise CheckpointError(f"{what} {found}; give the path of a regular file.")
+        raise CheckpointError(f"{what} is not a regular file; copy its contents to one.")
     with open(path, "rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:
@@ -75,7 +82,7 @@ def load_json(text: str | bytes, what: str) -> dict:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{what} is not valid JSON ({_reason(error)}).") from error
     if repeated:
-        raise CheckpointError(f"{what} has keys that come twice: {listed(map(_plain, repeated))}.")
+        raise CheckpointError(f"{what} has keys that come twice: {listed(map(named, repeated))}.")
     if not isinstance(value, dict):
         raise CheckpointError(f"{what} holds a JSON {type(value).__name__}, expected an object.")
     if _depth_exceeds(value, MAX_DEPTH):
@@ -140,11 +147,6 @@ def _reason(error):
     if isinstance(error, UnicodeError):
         return "its text is not UTF-8"
     return "nested too deep" if isinstance(error, RecursionError) else str(error)
-
-
-def _plain(name):
-    """A name as it is where nothing in it can mislead, else quoted."""
-    return name if name.isprintable() and len(name) <= 80 and not name.isspace() and name else quoted(name)
 
 
 def _depth_exceeds(value, limit):

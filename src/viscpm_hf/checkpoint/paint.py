@@ -67,6 +67,7 @@ def convert_paint(
         raise CheckpointError(f"Got variant {variant!r}, expected one of {', '.join(PAINT_VARIANTS)}.")
     job = Job(checkpoint, vocab, output, dtype, max_shard_size)
     check_family(PAINT, job.tensors, job.checkpoint)
+    stable_diffusion.require_epsilon(str(sd_base))
     vae, latent_channels = stable_diffusion.vae(str(sd_base))
     option = "--unet-config"
     if unet_config is None:

@@ -1,19 +1,22 @@
 """Ready-made parts of a repository, which do not come out of the checkpoint: checkers and ranker."""
 
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .errors import CheckpointError
+from .errors import CheckpointError, listed
 from .hub import Wanted, fetch
-from .safetensors_file import load_json, read_weights
+from .json_file import is_size, named, quoted, read_json_file, read_small
+from .safetensors_file import read_weights
 from .source import open_checkpoint
 from .stored import StoredTensor
 
 VOCABULARY_FILES = ("vocab.txt", "tokenizer.json")
 TOKENIZER_FILES = (*VOCABULARY_FILES, "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+HALVES = ("fp16", "bf16")  # which diffusers calls variants
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ def safety_checker(source: str) -> list[Part]:
     if not processor:  # beside a checker in diffusers' layout there is none; what CLIP needs follows from the size
         vision = config.get("vision_config")
         side = vision.get("image_size", 224) if isinstance(vision, dict) else 224
+        if not is_size(side, 2**12):
+            raise CheckpointError(f"{folder}/config.json has image_size={quoted(side)}, expected a number of pixels.")
         sizes = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
         text = json.dumps({"image_processor_type": "CLIPImageProcessor", **sizes}, indent=2) + "\n"
         processor = {"preprocessor_config.json": text.encode()}
@@ -132,16 +137,24 @@ def located(source: str, wanted: Wanted, stem: str, old: str, inside: str = "") 
     Raises:
         CheckpointError: it cannot be fetched, or is incomplete.
     """
-    for weights in ((f"{stem}.safetensors", f"{stem}-*-of-*.safetensors"), (old,)):
-        patterns = [inside + name for name in ("*.json", "*.txt", *weights)]
-        folder = fetch(source, wanted, patterns) / inside
-        config = folder / "config.json"
-        if config.is_file() and any(any(folder.glob(name)) for name in weights):
-            tensors = open_checkpoint(folder / old) if weights == (old,) else read_weights(folder, stem)
-            return folder, load_json(config.read_bytes(), str(config)), tensors
+    halves = [[f"{stem}.{kind}.safetensors"] for kind in HALVES]  # some repositories have nothing else
+    for names in ([f"{stem}.safetensors", f"{stem}-*-of-*.safetensors"], [old], *halves):
+        folder = fetch(source, wanted, [inside + name for name in ("*.json", "*.txt", *names)]) / inside
+        found = sorted(path for name in names for path in folder.glob(name))
+        if not found or not (folder / "config.json").is_file():
+            continue
+        if not found[0].is_file():
+            raise CheckpointError(f"{found[0]} is not a file; give {wanted.option} {wanted.advice}.")
+        config = read_json_file(folder / "config.json")
+        if names == [old]:
+            return folder, config, open_checkpoint(found[0])
+        if names in halves:
+            warnings.warn(f"{source} has its weights in half precision only: {names[0]} is taken.", stacklevel=3)
+        return folder, config, read_weights(folder, names[0].removesuffix(".safetensors"))
+    others = sorted(path.name for path in folder.glob("*") if path.name.endswith((".safetensors", ".bin", ".ckpt")))
     raise CheckpointError(
-        f"{source} is not {wanted.what}: expected {inside}config.json and beside it {stem}.safetensors or {old}; give "
-        f"{wanted.option} {wanted.advice}."
+        f"{source} is not {wanted.what}: expected {inside}config.json and beside it {stem}.safetensors or {old}, "
+        f"found {listed(map(quoted, others), 3) or 'no weights'}; give {wanted.option} {wanted.advice}."
     )
 
 
@@ -149,15 +162,20 @@ def _model(source: str, wanted: Wanted, model_type: str) -> tuple[Path, dict, di
     """A model of transformers; arguments and result as for `located`."""
     folder, config, weights = located(source, wanted, "model", "pytorch_model.bin")
     if config.get("model_type", model_type) != model_type:
+        kind = named(config["model_type"])
         raise CheckpointError(
-            f"{source} is not {wanted.what} but a {config['model_type']} model; give {wanted.option} {wanted.advice}."
+            f"{source} is not {wanted.what} but a {kind} model; give {wanted.option} {wanted.advice}."
         )
     return folder, config, weights
 
 
 def _contents(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
     """Contents of those of the files that are there."""
-    return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
+    there = [name for name in names if (folder / name).is_file()]
+    for name in there:
+        if name.endswith(".json"):
+            read_json_file(folder / name)
+    return {name: read_small(folder / name) for name in there}
 
 
 def _require(source: str, wanted: Wanted, files: Mapping[str, bytes], names: Iterable[str]) -> None:

@@ -10,29 +10,10 @@ from ..remote_code.modeling_cpmbee import CpmBeeConfig
 from ..remote_code.modeling_viscpm_paint import VisCPMPaintTextProjection
 from ..remote_code.tokenization_cpmbee import CpmBeeTokenizer
 from .diffusers_classes import DDPMScheduler, UNet2DConditionModel
-from .repo import copy_code, write_config
+from .repo import INDEX, OPTIONAL_PAINT_PARTS, PAINT_CODE, PAINT_PARTS, copy_code, write_config
 
 PIPELINE = "pipeline_viscpm_paint"
 TEXT_ENCODER_AUTO_MAP = {"AutoConfig": "modeling_cpmbee.CpmBeeConfig", "AutoModel": "modeling_cpmbee.CpmBeeModel"}
-# in these folders lies a file of code; there may be only one where there are weights
-COMPONENTS = {
-    "tokenizer": ["tokenization_cpmbee", "CpmBeeTokenizer"],
-    "text_encoder": ["modeling_cpmbee", "CpmBeeModel"],
-    "text_projection": ["modeling_viscpm_paint", "VisCPMPaintTextProjection"],
-}
-NATIVE = {
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-    "scheduler": ["diffusers", "DDPMScheduler"],
-}
-OPTIONAL = {
-    "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
-    "feature_extractor": ["transformers", "CLIPImageProcessor"],
-    "prompt_checker": ["transformers", "BertForSequenceClassification"],
-    "prompt_checker_tokenizer": ["transformers", "BertTokenizer"],
-    "ranker": ["transformers", "ChineseCLIPModel"],
-    "ranker_processor": ["transformers", "ChineseCLIPProcessor"],
-}
 # the original reads Stable Diffusion's PNDM configuration as DDPM, which did not know steps_offset then: last step 0
 SCHEDULER = {
     "num_train_timesteps": 1000,
@@ -73,15 +54,14 @@ def write_pipeline(
     unet.save_config(folder / "unet")
     DDPMScheduler(**SCHEDULER).save_config(folder / "scheduler")
     copy_code(folder, [f"{PIPELINE}.py"])
-    for component, (module, _) in COMPONENTS.items():
+    for component, (module, _) in PAINT_CODE.items():
         copy_code(folder / component, [f"{module}.py"])
     index = {
         "_class_name": [PIPELINE, "VisCPMPaintPipeline"],
         "_diffusers_version": diffusers.__version__,
-        **COMPONENTS,
-        **NATIVE,
-        **{name: kind if name in parts else [None, None] for name, kind in OPTIONAL.items()},
+        **PAINT_PARTS,
+        **{name: kind if name in parts else [None, None] for name, kind in OPTIONAL_PAINT_PARTS.items()},
         "prompt_checker_threshold": 0.75,
         "requires_safety_checker": "safety_checker" in parts,
     }
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

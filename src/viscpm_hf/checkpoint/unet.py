@@ -12,7 +12,7 @@ import torch
 from .configs import declared_values
 from .diffusers_classes import UNet2DConditionModel
 from .errors import CheckpointError
-from .safetensors_file import load_json
+from .safetensors_file import read_weights
 from .stored import StoredTensor
 
 PREFIX = "unet."
@@ -26,6 +26,9 @@ PUBLISHED = {
 }
 # what diffusers adds to the JSON files it writes
 IGNORED = {"_diffusers_version", "_name_or_path", "_use_default_values"}
+MOST_SIDE = 1024  # of latents
+MOST_TENSORS = 20_000  # Stable Diffusion 2.1 has 686
+MOST_LAYERS = 500  # on the way down; Stable Diffusion XL has 60
 ENOUGH = 5  # tensors that make a block: a stray name makes none
 
 
@@ -42,9 +45,21 @@ def unet_for(tensors: Mapping[str, StoredTensor], path, declared: Path | None, o
         CheckpointError: there is no UNet, or tensors and JSON contradict each other.
     """
     shapes = {name.removeprefix(PREFIX): t.shape for name, t in tensors.items() if name.startswith(PREFIX)}
+    return _described(shapes, path, PREFIX, declared, option)
+
+
+def read_unet(folder: Path) -> UNet2DConditionModel:
+    """The UNet of a converted repository, on the meta device; errors as for `unet_for`."""
+    shapes = {name: tensor.shape for name, tensor in read_weights(folder, "diffusion_pytorch_model").items()}
+    return _described(shapes, folder, "", folder / "config.json", "")
+
+
+def _described(shapes, path, prefix: str, declared: Path | None, option: str) -> UNet2DConditionModel:
+    if len(shapes) > MOST_TENSORS:
+        raise CheckpointError(f"{path} holds {len(shapes)} tensors of a UNet, which has {MOST_TENSORS} at the most.")
     known = _sizes(shapes)
     if not known["block_out_channels"] or None in known["block_out_channels"]:
-        raise CheckpointError(f"{path} holds no UNet: no blocks of convolutions under {PREFIX}down_blocks.")
+        raise CheckpointError(f"{path} holds no UNet: no blocks of convolutions under {prefix}down_blocks.")
     defaults = {
         name: parameter.default
         for name, parameter in inspect.signature(UNet2DConditionModel.__init__).parameters.items()
@@ -53,24 +68,25 @@ def unet_for(tensors: Mapping[str, StoredTensor], path, declared: Path | None, o
     fixed = {"_class_name": "UNet2DConditionModel", **defaults}
     values = {**PUBLISHED, **declared_values(declared, option, known, PUBLISHED, fixed, IGNORED)}
     _check_divisions(known["block_out_channels"], values)
-    return _built({**values, **known}, path)
-
-
-def read_unet(folder: Path) -> UNet2DConditionModel:
-    """The UNet of a converted repository, on the meta device."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise CheckpointError(f"There is no file {path}; give the folder of a converted repository.")
-    config = load_json(path.read_bytes(), str(path))
-    return _built({key: value for key, value in config.items() if not key.startswith("_")}, path)
-
-
-def _built(config: Mapping, path) -> UNet2DConditionModel:
+    if values["sample_size"] > MOST_SIDE:
+        raise CheckpointError(f"{declared} has sample_size={values['sample_size']}, expected at most {MOST_SIDE}.")
+    _check_length(known, path)
     try:
         with torch.device("meta"):
-            return UNet2DConditionModel(**config)
+            return UNet2DConditionModel(**{**values, **known})
     except Exception as error:  # whatever a constructor makes of odd values
         raise CheckpointError(f"diffusers can make no UNet with the sizes in {path} ({error}).") from error
+
+
+def _check_length(known: Mapping, path) -> None:
+    """A table of tensors may describe more layers than anybody has time to build."""
+    blocks = len(known["block_out_channels"])
+    layers, depths = (
+        [value] * blocks if isinstance(value, int) else value
+        for value in (known["layers_per_block"], known["transformer_layers_per_block"])
+    )
+    if sum(layer * (1 + depth) for layer, depth in zip(layers, depths, strict=True)) > MOST_LAYERS:
+        raise CheckpointError(f"{path} describes a UNet of more than {MOST_LAYERS} layers, which no release has.")
 
 
 def _check_divisions(channels: list[int], values: Mapping) -> None:
