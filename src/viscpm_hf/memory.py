@@ -3,36 +3,22 @@
 import logging
 import math
 import os
-import re
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 
-from .memory_plans import Machine, Plan, default_dtypes, list_plans
+from .checkpoint.json_file import quoted
+from .checkpoint.sizes import parse_size
+from .memory_plans import NF4_BLOCK, Machine, Plan, default_dtypes, list_plans
 from .model_size import read_model
 
 logger = logging.getLogger(__name__)
 
 BUDGET_VARIABLE = "CUDA_MEMORY_CPMBEE_MAX"  # the original's: what the language model may take of the GPU
 WORDS = ("int8", "4bit")
-# the original's unit is a plain g, a binary gigabyte
-_UNITS = {"": 1, "g": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "mib": 2**20, "gib": 2**30}
-
-
-def parse_size(size: str | int) -> int:
-    """Bytes that a size such as `"5GB"`, `"500MiB"`, `"1g"` (2³⁰) or a number means.
-
-    Raises:
-        ValueError: it means nothing, or nothing positive.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(size).strip().lower())
-    nbytes = int(float(found[1]) * _UNITS[found[2]]) if found and found[2] in _UNITS else 0
-    if not nbytes:
-        raise ValueError(f"Got {size!r} as a memory limit, expected bytes or a size such as '5GB' or '500MiB'.")
-    return nbytes
 
 
 def shown(nbytes: float) -> str:
@@ -128,7 +114,7 @@ def _speed(work, nbytes, device=None):
 
 def _disk_speed(folder, nbytes=2**26):
     """Bytes per second of reading a weight file past the page cache; None where that cannot be done."""
-    files = [path for path in folder.rglob("*.safetensors") if path.stat().st_size >= nbytes]
+    files = [path for path in folder.rglob("*.safetensors") if path.is_file() and path.stat().st_size >= nbytes]
     if not files or not hasattr(os, "posix_fadvise"):
         return None
     with open(max(files, key=lambda path: path.stat().st_size), "rb", buffering=0) as file:
@@ -168,8 +154,9 @@ def find_plan(model_path, device, memory=None, quantization=None, dtype=None, wi
             f"Got {quantization!r} as quantization, expected 'auto', 'int8' or '4bit', or without a memory limit a "
             "transformers quantization config such as BitsAndBytesConfig(load_in_4bit=True)."
         )
+    dtype = _checked_dtype(dtype)
     limit = os.environ.get(BUDGET_VARIABLE) or None if memory is None else memory
-    budget = None if limit is None else parse_size(limit)
+    budget = None if limit is None else parse_size(limit, BUDGET_VARIABLE if memory is None else "a memory limit")
     of_language = budget is not None and memory is None
     if budget is not None and device.type != "cuda" and (of_language or device.type != "cpu"):
         warnings.warn(f"The memory limit of {limit} has no effect on {device.type}.", stacklevel=3)
@@ -179,18 +166,15 @@ def find_plan(model_path, device, memory=None, quantization=None, dtype=None, wi
 
     model, machine = read_model(_folder(model_path), without), this_machine(device)
     of_language = of_language and budget is not None and word not in WORDS
-    if isinstance(dtype, str):
-        dtype = None if dtype == "auto" else getattr(torch, dtype)
     if of_language and dtype is None:
         dtype = default_dtypes(model)
     plans = list_plans(model, machine, budget, dtype)
     if word in WORDS:
         plans = [plan for plan in plans if plan.method == word]
         if not plans:
-            raise ValueError(
-                f"Got quantization={word!r}, which {model_path} cannot have on {device.type}: without CUDA 4bit needs "
-                "widths that are multiples of 64, and what is stored quantized stays as it is."
-            )
+            why = f"without CUDA 4bit needs widths that are multiples of {NF4_BLOCK}, got {model.widths}"
+            why = "what is stored quantized stays as it is" if model.quantized else why
+            raise ValueError(f"Got quantization={word!r}, which {model_path} cannot have on {device.type}: {why}.")
     if of_language:  # it leaves out everything else, as for BMInf
         method = "resident" if model.quantized or model.language_bytes() <= budget else "stream"
         return next(plan for plan in plans if plan.method == method)
@@ -199,6 +183,18 @@ def find_plan(model_path, device, memory=None, quantization=None, dtype=None, wi
     if not plan.lossless and word == "auto":
         warnings.warn(f"To fit {memory}, weights of {model_path} are rounded: {plan.title}.", stacklevel=3)
     return plan
+
+
+def _checked_dtype(dtype):
+    """What `list_plans` takes of what a drop-in class was given."""
+    if isinstance(dtype, Mapping):
+        return {name: _checked_dtype(each) for name, each in dtype.items()}
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype is None or dtype == "auto":
+        return None
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"Got {quoted(dtype)} as dtype, expected a floating-point type such as torch.bfloat16.")
+    return found
 
 
 def _folder(model_path):

@@ -50,7 +50,10 @@ class Machine:
     slow_dtypes: frozenset[torch.dtype] = frozenset()
 
     def speed(self, name: str) -> float:
-        return self.measured.get(name, ASSUMED[name])
+        """Bytes per second; nothing is faster than what its bytes go through, whatever a busy machine measures."""
+        speed = self.measured.get(name, ASSUMED[name])
+        through = {"disk": "memory" if self.device == "cpu" else "pageable", "pageable": "link", "link": "gpu memory"}
+        return min(speed, self.speed(through[name])) if name in through else speed
 
 
 @dataclass(frozen=True)
@@ -142,9 +145,10 @@ def list_plans(
         costs = _Costs(model, machine, dtypes, workload or Workload())
         plans += [
             replace(plan, title=plan.title + label, lossless=plan.lossless and lossless)
-            for plan in (costs.on_cuda(budget) if machine.device == "cuda" else costs.on_cpu())
+            for plan in (costs.on_cuda(budget) if machine.device == "cuda" else costs.on_cpu(first=not plans))
         ]
-    return sorted(plans, key=lambda plan: plan.seconds)
+    # what is in RAM comes before what is read from files, however busy the machine was when it was measured
+    return sorted(plans, key=lambda plan: (plan.method == "disk", plan.seconds))
 
 
 def default_dtypes(model: Model) -> dict[str, torch.dtype | None]:
@@ -288,16 +292,14 @@ class _Costs:
 
     # On a CPU
 
-    def on_cpu(self):
+    def on_cpu(self, first):
         found = [self._cpu("resident", "all in RAM")]
         if found[0].mapped:
             found.append(self._cpu("disk", "weights read from the files when needed"))
-        if not self.model.quantized and not self._unmapped("blocks"):
+        # of the precisions, the one that is asked for or stored is rounded: rounded casts would be the same once more
+        if not self.model.quantized and (first or not self._unmapped("blocks")):
             found.append(self._cpu("int8", "8-bit language model"))
-            language = self.model.language_config
-            heads = language["num_attention_heads"] * language["head_dim"]
-            widths = (language["hidden_size"], language["intermediate_size"], heads)
-            if all(width % NF4_BLOCK == 0 for width in widths):
+            if all(width % NF4_BLOCK == 0 for width in self.model.widths):
                 found.append(self._cpu("4bit", "4-bit language model"))
         return found
 

@@ -11,11 +11,27 @@ from pathlib import Path
 import torch
 
 from .checkpoint.errors import CheckpointError
-from .checkpoint.repo import is_paint, read_json
+from .checkpoint.json_file import is_size, is_size_list, quoted, require_section, require_sizes
+from .checkpoint.repo import INDEX, OPTIONAL_PAINT_PARTS, PAINT_PARTS, is_paint, read_json
 from .checkpoint.safetensors_file import read_safetensors, read_weights
+from .remote_code.modeling_beit3 import Beit3VisionConfig
+from .remote_code.modeling_cpmbee import CpmBeeConfig
 
 LANGUAGE = ("embedding", "blocks", "language rest")  # parts of the language model
+MOST_SIDE = 1024  # of latents
 CHECKERS = ("safety_checker", "prompt_checker", "ranker")
+# what is asked of configurations, and what counts where one says nothing
+LANGUAGE_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "head_dim",
+)
+LANGUAGE_SIZES = {key: getattr(CpmBeeConfig, key) for key in LANGUAGE_SIZES}
+VISION_SIZES = ("image_size", "patch_size", "hidden_size", "intermediate_size", "num_hidden_layers", "query_num")
+VISION_SIZES = {key: getattr(Beit3VisionConfig, key) for key in VISION_SIZES}
 
 
 @dataclass(frozen=True)
@@ -68,7 +84,7 @@ class Model:
     Args:
         kind: `"chat"` or `"paint"`.
         parts: by name; the language model is `embedding`, `blocks` (one of them) and `language rest`.
-        configs: of the parts, by folder; Chat's own is `""`.
+        configs: sizes that the parts' configurations name, by folder; Chat's own is `""`.
         quantized: by what the language model is stored quantized, such as `"torchao"`; empty if it is not.
     """
 
@@ -84,6 +100,12 @@ class Model:
     @property
     def blocks(self) -> int:
         return self.language_config["num_hidden_layers"]
+
+    @property
+    def widths(self) -> tuple[int, int, int]:
+        """Inputs of the matrices in the language model's blocks."""
+        config = self.language_config
+        return config["hidden_size"], config["intermediate_size"], config["num_attention_heads"] * config["head_dim"]
 
     def language_bytes(self, dtype: torch.dtype | None = None) -> int:
         """Bytes of the whole language model."""
@@ -102,10 +124,10 @@ def read_model(folder: str | os.PathLike, without: Iterable[str] = ()) -> Model:
         without: parts that will not be loaded, such as `safety_checker`.
 
     Raises:
-        CheckpointError: it is neither, or incomplete.
+        CheckpointError: it is neither, or incomplete, or its configurations are not what its weights need.
     """
     folder = Path(folder)
-    chat, paint = read_json(folder, "config.json"), read_json(folder, "model_index.json")
+    chat, paint = read_json(folder, "config.json"), read_json(folder, INDEX)
     if is_paint(paint):
         return _read_paint(folder, paint, set(without))
     if chat.get("model_type") == "viscpm_chat":
@@ -116,53 +138,113 @@ def read_model(folder: str | os.PathLike, without: Iterable[str] = ()) -> Model:
 
 def _read_chat(folder, config, without):
     tensors = {name.removeprefix("model."): tensor for name, tensor in read_weights(folder, "model").items()}
+    what, quantized = f"{folder / 'config.json'}", _quantized_by(config, folder)
+    text, vision = (require_section(config, what, key) for key in ("text_config", "vision_config"))
+    vision = require_sizes(vision, f"{what}'s vision_config", VISION_SIZES)
+    shapes = {
+        "patch_embedding.weight": (vision["hidden_size"], 3, vision["patch_size"], vision["patch_size"]),
+        "position_embedding.A.weight": (
+            (vision["image_size"] // vision["patch_size"]) ** 2 + 3,
+            vision["hidden_size"],
+        ),
+    }
+    shapes = {f"vision_tower.embeddings.{name}": shape for name, shape in shapes.items()}
+    shapes["vision_tower.query_tokens"] = (vision["query_num"], vision["hidden_size"])
+    _require_shapes(tensors, shapes, f"{what}'s vision_config")
     language = {name: t for name, t in tensors.items() if name.startswith(("language_model.", "lm_head."))}
-    parts = _language_parts({name.removeprefix("language_model."): t for name, t in language.items()})
+    language = {name.removeprefix("language_model."): tensor for name, tensor in language.items()}
+    parts, text = _language(language, text, f"{what}'s text_config", quantized)
     for part in ("vision_tower", "connector"):
-        parts[part] = _part(tensor for name, tensor in tensors.items() if name.startswith(f"{part}."))
+        parts[part] = _part(folder, (tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")), part)
     if (folder / "safety_checker").is_dir() and "safety_checker" not in without:
         parts["safety_checker"] = _in_float32(_weights_in(folder / "safety_checker"))
-    return Model("chat", parts, {"": config}, _quantized_by(config))
+    return Model("chat", parts, {"": {"text_config": text, "vision_config": vision}}, quantized)
 
 
 def _read_paint(folder, index, without):
-    parts, configs = {}, {}
-    for name, kind in index.items():
-        if not (isinstance(kind, list) and len(kind) == 2 and kind[0]) or name.startswith("_") or name in without:
-            continue
-        configs[name] = read_json(folder / name, "config.json")
-        if name == "text_encoder":
-            parts |= _language_parts(read_weights(folder / name, "model"))
-        elif any((folder / name).glob("*.safetensors")):
-            parts[name] = _weights_in(folder / name)
+    kinds = {name: index.get(name, [None])[0] for name in (*PAINT_PARTS, *OPTIONAL_PAINT_PARTS)}
+    names = [name for name, kind in kinds.items() if kind and name not in without]
+    configs = {name: read_json(folder / name, "config.json") for name in names}
     for name in ("text_encoder", "unet", "vae"):
         if not configs.get(name):
             raise CheckpointError(f"{folder} has no {name}/config.json; convert the checkpoint again.")
-    return Model("paint", parts, configs, _quantized_by(configs["text_encoder"]))
+    what, quantized = (
+        f"{folder}/text_encoder/config.json",
+        _quantized_by(configs["text_encoder"], folder / "text_encoder"),
+    )
+    weights = read_weights(folder / "text_encoder", "model")
+    parts, configs["text_encoder"] = _language(weights, configs["text_encoder"], what, quantized)
+    for name in names:
+        if name != "text_encoder" and any((folder / name).glob("*.safetensors")):
+            parts[name] = _weights_in(folder / name)
+    _check_painting(folder, configs, parts)
+    return Model("paint", parts, configs, quantized)
 
 
-def _quantized_by(config):
-    return config.get("quantization_config", {}).get("quant_method", "")
+def _check_painting(folder, configs, parts):
+    for name in ("unet", "vae"):
+        if name not in parts:
+            raise CheckpointError(f"{folder} has no weights in {name}; convert the checkpoint again.")
+        if not is_size_list(channels := configs[name].get("block_out_channels"), 2**16):
+            raise CheckpointError(f"{folder}/{name}/config.json has block_out_channels={quoted(channels)}.")
+    side = configs["unet"].get("sample_size")
+    if not is_size(side, MOST_SIDE) and not (is_size_list(side, MOST_SIDE) and len(side) == 2):
+        raise CheckpointError(f"{folder}/unet/config.json has sample_size={quoted(side)}, expected sides of latents.")
+
+
+def _quantized_by(config, folder):
+    how = config.get("quantization_config") or {}
+    method = how.get("quant_method", "") if isinstance(how, dict) else None
+    if not isinstance(method, str):
+        raise CheckpointError(
+            f"{folder}/config.json has quantization_config={quoted(how)}, expected an object with a quant_method."
+        )
+    return method
 
 
 def _weights_in(folder):
-    return _part(tensor for path in sorted(folder.glob("*.safetensors")) for tensor in read_safetensors(path).values())
+    files = sorted(path for path in folder.glob("*.safetensors") if path.is_file())
+    return _part(folder, (tensor for path in files for tensor in read_safetensors(path).values()), "weights")
 
 
 def _in_float32(part):
     return Part(tuple((count, torch.float32) for count, _ in part.tensors))
 
 
-def _part(tensors):
-    return Part(tuple((math.prod(tensor.shape), tensor.dtype) for tensor in tensors))
+def _part(folder, tensors, name):
+    found = tuple((math.prod(tensor.shape), tensor.dtype) for tensor in tensors)
+    if not any(count for count, _ in found):
+        raise CheckpointError(f"{folder} has no {name} in its weight files; convert the checkpoint again.")
+    return Part(found)
 
 
-def _language_parts(tensors):
+def _language(tensors, config, what, quantized):
+    """Parts of a language model, and the sizes its configuration names."""
+    sizes = require_sizes(config, what, LANGUAGE_SIZES)
+    heads = sizes["num_attention_heads"] * sizes["head_dim"]
+    shapes = {"embed_tokens.weight": (sizes["vocab_size"], sizes["hidden_size"])}
+    if not quantized:
+        shapes["layers.0.self_attn.q_proj.weight"] = (heads, sizes["hidden_size"])
+        shapes["layers.0.mlp.up_proj.weight"] = (sizes["intermediate_size"], sizes["hidden_size"])
+    _require_shapes(tensors, shapes, what)
     groups = defaultdict(list)
     for name, tensor in tensors.items():
-        found = re.match(r"layers\.(\d+)\.", name)
+        found = re.match(r"layers\.([0-9]{1,6})\.", name)
         group = "embedding" if name.startswith(("embed_tokens.", "lm_head.")) else "language rest"
         groups[int(found[1]) if found else group].append(tensor)
+    blocks = len(groups.keys() - {"embedding", "language rest"})
     if 0 not in groups or "embedding" not in groups:
         raise CheckpointError("The weights have no language model in them; convert the checkpoint again.")
-    return dict(zip(LANGUAGE, map(_part, (groups["embedding"], groups[0], groups["language rest"])), strict=True))
+    if blocks != sizes["num_hidden_layers"]:
+        raise CheckpointError(f"{what} has num_hidden_layers={sizes['num_hidden_layers']}, the weights have {blocks}.")
+    found = (groups["embedding"], groups[0], groups["language rest"])
+    return {name: _part(what, group, name) for name, group in zip(LANGUAGE, found, strict=True)}, sizes
+
+
+def _require_shapes(tensors, shapes, what):
+    """The few tensors that show whether a configuration is that of the weights beside it."""
+    for name, shape in shapes.items():
+        if name in tensors and tensors[name].shape != shape:
+            raise CheckpointError(
+                f"{what} asks for {name} of {list(shape)}, the weights have {list(tensors[name].shape)}."
+            )

@@ -220,7 +220,7 @@ def _check_index(fields, path):
         kind = fields.get(name, [None, None])
         if not isinstance(kind, list) or len(kind) != 2 or not all(isinstance(each, str | None) for each in kind):
             raise CheckpointError(f"{path} has {name}={quoted(kind)}, expected a library and a class; convert again.")
-        if name in PAINT_PARTS and None in kind:
+        if name in fields and name in PAINT_PARTS and None in kind:
             raise CheckpointError(f"{path} names no {name}, which every VisCPM-Paint has; convert again.")
 
 
