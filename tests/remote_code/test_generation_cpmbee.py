@@ -9,7 +9,8 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from viscpm_hf import CpmBeeConfig, CpmBeeForCausalLM, CpmBeeTokenizer
 from viscpm_hf.remote_code.beams_cpmbee import GrowingCacheLayer
-from viscpm_hf.remote_code.generation_cpmbee import AnswerRepetitionPenalty, BeamHypotheses
+from viscpm_hf.remote_code.beams_cpmbee import BeamHypotheses
+from viscpm_hf.remote_code.generation_cpmbee import AnswerRepetitionPenalty
 
 LONG = "鲲鹏是什么颜色？鲲呢？q和鲲鹏"
 SHORT = "这张图片里有什么？"
@@ -63,9 +64,9 @@ def test_the_same_hypotheses_are_considered_as_in_the_original(chat_models, chat
     # answers alone do not show it: a hypothesis too many is often dropped again
     considered, add = [], BeamHypotheses.add
 
-    def recording_add(self, sequence, log_probability, length):
+    def recording_add(self, sequence, log_probability, length, beams=None):
         considered.append([length - 1, sequence[-length:].tolist()])
-        add(self, sequence, log_probability, length)
+        add(self, sequence, log_probability, length, beams)
 
     monkeypatch.setattr(BeamHypotheses, "add", recording_add)
     for case in golden("chat_generate.json")["cases"]:
@@ -312,7 +313,7 @@ def test_of_equal_hypotheses_the_older_is_dropped():
     kept = BeamHypotheses(num_beams=2, length_penalty=0.0)
     for name, score in (("a", -2.0), ("b", -2.0), ("c", -1.0)):
         kept.add(name, score, length=1)
-    assert [name for _, name in kept.best(2)] == ["c", "b"]
+    assert [name for _, name, _ in kept.best(2)] == ["c", "b"]
 
 
 def test_stopping_criteria_and_processors_of_transformers_apply_to_the_search(chat_model, chat_inputs):

@@ -20,7 +20,7 @@ class VisCPMChatConfig(PreTrainedConfig):
 
     model_type = "viscpm_chat"
     sub_configs_defaults = {"text_config": CpmBeeConfig, "vision_config": Beit3VisionConfig}
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache", "image_hidden_states"]
 
     text_config: dict | PreTrainedConfig | None = None
     vision_config: dict | PreTrainedConfig | None = None

@@ -1,23 +1,59 @@
-"""Text generation with CPM-Bee: the original's beam search, and the language model with its head.
+"""Text generation with CPM-Bee: `generate()`, and the language model with its head.
 
 With several beams and no sampling, `generate()` runs the original's search token for token; it differs from
 transformers' own in when hypotheses are accepted, when the search stops and what the repetition penalty sees. Greedy
 search, sampling, streaming and assisted generation are transformers' own.
 """
 
+import copy
 import math
+import numbers
 
 import torch
 from torch import nn
 from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.generation import GenerateBeamDecoderOnlyOutput
+from transformers.generation import StoppingCriteria, StoppingCriteriaList
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
 
-from .beams_cpmbee import BeamTree, GrowingCacheLayer
-from .modeling_cpmbee import CpmBeeConfig, CpmBeeModel, CpmBeePreTrainedModel
+from .beams_cpmbee import beam_search, with_room
+from .modeling_cpmbee import CACHE, CpmBeeConfig, CpmBeeModel, CpmBeePreTrainedModel
 
 BANNED = -10000.0  # the original's logit for tokens that cannot be written
+
+# settings of generate(): whether whole, lowest, highest
+_LIMITS = {
+    "max_new_tokens": (True, 1, 2**31),
+    "max_length": (True, 1, 2**31),
+    "min_new_tokens": (True, 0, 2**31),
+    "min_length": (True, 0, 2**31),
+    "num_beams": (True, 1, 1000),
+    "num_return_sequences": (True, 1, 2**31),
+    "repetition_window": (True, 1, 2**31),
+    "no_repeat_ngram_size": (True, 0, 2**31),
+    "top_k": (True, 0, 2**31),
+    "prompt_lookup_num_tokens": (True, 1, 2**31),
+    "top_p": (False, 0, 1),
+    "min_p": (False, 0, 1),
+    "typical_p": (False, 0, 1),
+    "temperature": (False, 0, 1e6),
+    "beam_temperature": (False, 1e-6, 1e6),
+    "repetition_penalty": (False, 1e-6, 1e6),
+    "length_penalty": (False, -50, 50),
+    "guidance_scale": (False, 0, 1e6),
+    "max_time": (False, 0, 1e9),
+}
+# settings of searches that are not here; each would be without effect, or fetch code
+_REFUSED = (
+    "constraints",
+    "diversity_penalty",
+    "dola_layers",
+    "force_words_ids",
+    "num_beam_groups",
+    "penalty_alpha",
+    "prefill_chunk_size",
+)
 
 
 class UnknownTokenBan(LogitsProcessor):
@@ -25,7 +61,7 @@ class UnknownTokenBan(LogitsProcessor):
 
     Args:
         unk_token_id (`int`): Id of `<unk>`.
-        unk_allowed (`torch.Tensor`): `(rows,)`, true where `<unk>` prints a word of the sample.
+        unk_allowed (`torch.Tensor`): `(samples,)`, true where `<unk>` prints a word of the sample.
     """
 
     def __init__(self, unk_token_id: int, unk_allowed: torch.Tensor):
@@ -33,7 +69,10 @@ class UnknownTokenBan(LogitsProcessor):
 
     def __call__(self, input_ids, scores):
         scores = scores.clone()
-        scores[:, self.unk_token_id] = scores[:, self.unk_token_id].masked_fill(self.banned.to(scores.device), BANNED)
+        # not above what another processor has made of it
+        unknown = scores[:, self.unk_token_id]
+        banned = _for_rows(self.banned, scores)
+        scores[:, self.unk_token_id] = torch.where(banned, unknown.clamp(max=BANNED), unknown)
         return scores
 
 
@@ -47,7 +86,7 @@ class AnswerRepetitionPenalty(LogitsProcessor):
         prompt_length (`int`, tokens): Prompt length including the answer's `<s>`.
         vocab_size (`int`): Ids from here on are extension tokens.
         window (`int`, *optional*, tokens): Look at the last `window` tokens only.
-        ext_table_ids (`torch.Tensor`, *optional*): Base id of each extension column `(rows, columns)`.
+        ext_table_ids (`torch.Tensor`, *optional*): Base id of each extension column `(samples, columns)`.
     """
 
     def __init__(self, penalty, prompt_length, vocab_size, window=None, ext_table_ids=None):
@@ -60,40 +99,90 @@ class AnswerRepetitionPenalty(LogitsProcessor):
             history = history[:, -self.window :]
         if self.ext_table_ids is not None:
             column = (history - self.vocab_size).clamp(min=0)
-            base = self.ext_table_ids.to(history.device).gather(1, column)
+            base = _for_rows(self.ext_table_ids, history).gather(1, column)
             history = torch.where(history >= self.vocab_size, base, history)
         logits = scores.gather(1, history)
         penalised = torch.where(logits < 0, logits * self.penalty, logits / self.penalty)
         return scores.scatter(1, history, penalised)
 
 
-class BeamHypotheses:
-    """The best `num_beams` finished answers of one sample, scored by log-probability / length ** length_penalty."""
+class ExtensionColumns(LogitsProcessor):
+    """Gives the logits that prompt lookup makes up for the vocabulary a column for each extension token, too."""
 
-    def __init__(self, num_beams: int, length_penalty: float):
-        self.num_beams, self.length_penalty = num_beams, length_penalty
-        self.kept: list[tuple[float, torch.Tensor]] = []
-        self.worst = 1e9
+    def __init__(self, width: int):
+        self.width = width
 
-    def add(self, sequence: torch.Tensor, log_probability: float, length: int):
-        score = log_probability / length**self.length_penalty
-        if len(self.kept) < self.num_beams or score > self.worst:
-            self.kept.append((score, sequence))
-            if len(self.kept) > self.num_beams:
-                # of equal scores the older goes first
-                self.kept.pop(min(range(len(self.kept)), key=lambda i: (self.kept[i][0], i)))
-                self.worst = min(score for score, _ in self.kept)
-            else:
-                self.worst = min(self.worst, score)
+    def __call__(self, input_ids, scores):
+        return nn.functional.pad(scores, (0, max(self.width - scores.shape[1], 0)), value=1.0)
 
-    def is_done(self, best_log_probability: float, step: int) -> bool:
-        """Whether no open beam can still win; the original divides by the 0-based step, not by the length."""
-        if len(self.kept) < self.num_beams:
-            return False
-        return self.worst >= best_log_probability / step**self.length_penalty
 
-    def best(self, count: int) -> list[tuple[float, torch.Tensor]]:
-        return sorted(self.kept, key=lambda hypothesis: -hypothesis[0])[:count]
+class StopTexts(StoppingCriteria):
+    """Stops a row whose answer holds one of the texts; unlike transformers' own it knows words of the prompt.
+
+    Args:
+        tokenizer (`CpmBeeTokenizer`): decodes.
+        texts (`list[str]`): may be spelled as `decode` does with or without special tokens.
+        prompt_length (`int`, tokens): what comes before the answer.
+        ext_tables (`list[dict]`): of the samples, for `decode`.
+    """
+
+    def __init__(self, tokenizer, texts, prompt_length, ext_tables):
+        self.tokenizer, self.texts, self.start, self.ext_tables = tokenizer, texts, prompt_length, ext_tables
+        self.longest = max(map(len, texts))  # every token has a character, so no text has more tokens
+
+    def __call__(self, input_ids, scores, **kwargs):
+        rows = input_ids[:, max(self.start, input_ids.shape[1] - self.longest) :].tolist()
+        stops = [
+            self._stops(ids, self.ext_tables[row * len(self.ext_tables) // len(rows)]) for row, ids in enumerate(rows)
+        ]
+        return torch.tensor(stops, device=input_ids.device)
+
+    def _stops(self, ids, table):
+        written = [self.tokenizer.decode(ids, skip_special_tokens=skip, ext_table=table) for skip in (True, False)]
+        return any(text in answer for text in self.texts for answer in written)
+
+
+class GeneratedIds(torch.Tensor):
+    """Ids from `generate()` where a prompt has words outside the vocabulary: a tensor that brings these words along.
+
+    `ext_tables` lists for each row the dict from ids to words that `CpmBeeTokenizer.decode` takes. Rows, columns,
+    reshaped and moved copies keep theirs; whatever else is made of it is a plain tensor.
+    """
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # torch's documented way to get plain tensors
+
+    @classmethod
+    def of(cls, ids: torch.Tensor, rows: torch.Tensor, tables: list[dict[int, str]]) -> "GeneratedIds":
+        """`rows` has the shape of `ids` and says which of `tables` each element is to be read with."""
+        self = ids.as_subclass(cls)
+        self.rows, self.tables = rows, tables
+        return self
+
+    @property
+    def ext_tables(self) -> list[dict[int, str]]:
+        rows = self.rows.reshape(-1, self.rows.shape[-1]) if self.rows.ndim > 1 else self.rows.reshape(1, -1)
+        return [self.tables[int(row[0])] if len(row) and (row == row[0]).all() else {} for row in rows]
+
+    def __deepcopy__(self, memo):
+        return self.clone()
+
+
+def _keeping_words(name):
+    move = getattr(torch.Tensor, name)
+
+    def method(self, *args, **kwargs):
+        ids, rows = move(self, *args, **kwargs), move(self.rows, *args, **kwargs)
+        if isinstance(ids, tuple):
+            return tuple(GeneratedIds.of(*pair, self.tables) for pair in zip(ids, rows, strict=True))
+        return GeneratedIds.of(ids, rows, self.tables)
+
+    return method
+
+
+for _name in ("__getitem__", "clone", "contiguous", "cpu", "cuda", "detach", "flatten", "reshape", "squeeze", "to"):
+    setattr(GeneratedIds, _name, _keeping_words(_name))
+for _name in ("unbind", "unsqueeze", "view"):
+    setattr(GeneratedIds, _name, _keeping_words(_name))
 
 
 class CpmBeeGenerationMixin(GenerationMixin):
@@ -103,67 +192,140 @@ class CpmBeeGenerationMixin(GenerationMixin):
     `repetition_window` (tokens the repetition penalty looks back, None for all).
     """
 
-    def __init__(self, config):
-        super().__init__(config)
-        # generate() accepts as keyword arguments only keys its generation_config already has, and keys of its own
-        # are dropped on reload from a configuration marked as derived from the model's.
-        self.generation_config.update(beam_temperature=1.0, repetition_window=None, allow_custom_entries=True)
-        self.generation_config._from_model_config = False
-
-    def _language_model(self) -> CpmBeeModel:
+    def get_decoder(self) -> CpmBeeModel:
         return getattr(self.model, "language_model", self.model)
 
-    def generate(self, *args, **kwargs):
-        """transformers' `generate()`, see there; takes the processor's output as keyword arguments."""
-        subs = kwargs.get("ext_table_subs")
-        if subs is not None and subs.shape[-1] > 1:
-            # pipeline(batch_size=...) pads every input on the left, but columns count from the left; used ones have
-            # running numbers above 0.
-            columns = torch.arange(subs.shape[-1], device=subs.device)
-            order = (columns + (subs > 0).int().argmax(dim=1, keepdim=True)) % subs.shape[-1]
-            tables = ("ext_table_ids", "ext_table_subs", "ext_table_mask")
-            kwargs.update({key: kwargs[key].gather(1, order) for key in tables if kwargs.get(key) is not None})
-        return super().generate(*args, **kwargs)
+    def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True):
+        """See `CpmBeePreTrainedModel.resize_token_embeddings`."""
+        return CpmBeePreTrainedModel.resize_token_embeddings(self, new_num_tokens, pad_to_multiple_of)
 
-    def prepare_inputs_for_generation(
-        self,
-        input_ids,
-        next_sequence_length=None,
-        past_key_values=None,
-        attention_mask=None,
-        inputs_embeds=None,
-        **kwargs,
-    ):
-        if (
-            past_key_values is not None
-            and past_key_values.is_compileable
-            and not isinstance(past_key_values, DynamicCache)
-        ):
+    def generate(self, inputs=None, generation_config=None, logits_processor=None, stopping_criteria=None, **kwargs):
+        """transformers' `generate()`, see there; takes the processor's or tokenizer's output as keyword arguments.
+
+        A batch of training samples is taken, too: `labels` say where the answers begin, which are left out.
+
+        Args:
+            beam_temperature, repetition_window (*optional*): see the class.
+
+        Returns:
+            As transformers' `generate()`. If a prompt has words outside the vocabulary, the ids are `GeneratedIds`.
+
+        Raises:
+            ValueError: For a setting out of range, or one that CPM-Bee's generation has not.
+        """
+        if inputs is not None and kwargs.get("input_ids") is None:
+            inputs, kwargs["input_ids"] = None, inputs
+        settings = {
+            **vars(self.generation_config),
+            **{
+                key: value
+                for key, value in vars(generation_config or self.generation_config).items()
+                if value is not None
+            },
+            **kwargs,
+        }
+        _check_settings(settings)
+        labels, shift_labels = kwargs.pop("labels", None), kwargs.pop("shift_labels", None)
+        if shift_labels is not None:
+            labels = nn.functional.pad(shift_labels, (1, 0), value=-100)[:, :-1]
+        if labels is not None:
+            kwargs = _prompts_of(kwargs, labels)
+        kwargs = self._with_pictures(_with_columns_on_the_left(kwargs))
+
+        words, unk_allowed = kwargs.pop("ext_table_words", None), kwargs.pop("unk_allowed", None)
+        tables = _read_words(words)
+        temperature = settings.get("beam_temperature")
+        window = settings.get("repetition_window")
+        kwargs = {key: value for key, value in kwargs.items() if key not in ("beam_temperature", "repetition_window")}
+        input_ids = kwargs.get("input_ids")
+        prompt_length = 0 if input_ids is None else input_ids.shape[1]
+        if isinstance(input_ids, GeneratedIds):  # an answer that goes on
+            kwargs["input_ids"] = input_ids.as_subclass(torch.Tensor)
+
+        vocab_size = self.get_decoder().config.vocab_size
+        columns, penalty = kwargs.get("ext_table_ids"), settings.get("repetition_penalty")
+        processors, changed = LogitsProcessorList(), {}
+        if columns is not None and settings.get("prompt_lookup_num_tokens"):
+            processors.append(ExtensionColumns(vocab_size + columns.shape[1]))
+        if unk_allowed is not None and not unk_allowed.all():
+            processors.append(UnknownTokenBan(self.get_decoder().config.unk_token_id, unk_allowed))
+        if penalty is not None and penalty != 1.0:
+            processors.append(AnswerRepetitionPenalty(penalty, prompt_length, vocab_size, window, columns))
+            changed["repetition_penalty"] = 1.0  # transformers' own would look at the prompt, too
+        criteria = StoppingCriteriaList(stopping_criteria or [])
+        if settings.get("stop_strings"):
+            criteria.append(_stop_texts(settings, prompt_length, tables))
+            changed["stop_strings"] = None
+
+        cache = next((kwargs.pop(name) for name in ("cache", "past_key_values") if kwargs.get(name) is not None), None)
+        searches = (settings.get("num_beams") or 1) > 1 and not settings.get("do_sample")
+        if searches and settings.get("custom_generate") is None:
+            kwargs["custom_generate"] = beam_search
+            if temperature is not None:
+                kwargs["beam_temperature"] = temperature
+        kwargs = {key: value for key, value in kwargs.items() if key not in ("cache", "past_key_values")}
+        if cache is None and settings.get("use_cache") is not False and not settings.get("cache_implementation"):
+            cache = DynamicCache(config=self.get_decoder().config)
+        if cache is not None:
+            kwargs[CACHE] = with_room(cache, self.get_decoder().config)
+
+        if generation_config is None:
+            kwargs.update(changed)
+        else:
+            generation_config = copy.deepcopy(generation_config)
+            for key, value in changed.items():
+                setattr(generation_config, key, value)
+        output = super().generate(
+            inputs,
+            generation_config,
+            LogitsProcessorList([*processors, *(logits_processor or [])]),
+            criteria,
+            **kwargs,
+        )
+        return _with_words(output, tables)
+
+    def _with_pictures(self, model_kwargs: dict) -> dict:
+        """The inputs with pictures encoded once, before they are repeated for beams; a text model has none."""
+        return model_kwargs
+
+    def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, **kwargs):
+        cache = kwargs.get(CACHE)
+        if kwargs.get("image_features") is not None and cache is not None and cache.get_seq_length():
+            kwargs["image_features"] = None  # they are in the cache
+        if cache is not None and cache.is_compileable and not isinstance(cache, DynamicCache):
             # With a static cache transformers would build a plain causal mask. Ours is made here, outside of the
             # compiled forward, so that its shape never changes.
             prompt = input_ids if input_ids.shape[1] else inputs_embeds
-            length = next_sequence_length or prompt.shape[1]
-            attention_mask = self._language_model().attention_bias(
-                past_key_values.get_seq_length(),
+            length = kwargs.get("next_sequence_length") or prompt.shape[1]
+            kwargs["attention_mask"] = self.get_decoder().attention_bias(
+                cache.get_seq_length(),
                 length,
-                past_key_values.get_mask_sizes(length, 0)[0],
+                cache.get_mask_sizes(length, 0)[0],
                 len(prompt),
                 prompt.device,
-                attention_mask=attention_mask,
-                **{key: kwargs.get(key) for key in ("segment_ids", "context_mask", "segment_rel")},
+                **{key: kwargs.get(key) for key in ("attention_mask", "segment_ids", "context_mask", "segment_rel")},
             )
-        return super().prepare_inputs_for_generation(
-            input_ids,
-            next_sequence_length=next_sequence_length,
-            past_key_values=past_key_values,
-            attention_mask=attention_mask,
-            inputs_embeds=inputs_embeds,
-            **kwargs,
-        )
+        return super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+
+    def compute_transition_scores(self, sequences, scores, beam_indices=None, normalize_logits=False):
+        """Log-probability of each generated token `(rows, new tokens)`; see transformers' method of this name.
+
+        Unlike that one it knows that scores are wider than the vocabulary where there are extension tokens.
+        """
+        scores = torch.stack(scores, dim=1)  # (beams of all samples, new tokens, width)
+        if normalize_logits:
+            scores = scores.log_softmax(dim=-1)
+        if beam_indices is None:  # each row is its only beam
+            beam_indices = torch.arange(len(scores), device=scores.device)[:, None].expand(-1, scores.shape[1])
+        beam_indices = beam_indices[:, : int((beam_indices >= 0).sum(dim=1).max())].long()
+        new_tokens = sequences[:, sequences.shape[1] - beam_indices.shape[1] :].to(scores.device)
+        step = torch.arange(beam_indices.shape[1], device=scores.device)
+        chosen = scores[beam_indices.clamp(min=0), step, new_tokens]
+        return chosen.masked_fill(beam_indices < 0, 0.0)
 
     def _lm_logits(self, hidden_states, ext_table_ids=None, ext_table_subs=None, ext_table_mask=None):
         """Logits `(batch, length, vocab_size + columns)`; columns that cannot be written get the original's -10000."""
-        language_model = self._language_model()
+        language_model = self.get_decoder()
         logits = self.lm_head(hidden_states / math.sqrt(language_model.config.hidden_size))
         if ext_table_ids is None or ext_table_ids.shape[-1] == 0:
             return logits
@@ -181,127 +343,124 @@ class CpmBeeGenerationMixin(GenerationMixin):
             return None
         return self.loss_function(logits, labels, logits.shape[-1], shift_labels=shift_labels, **kwargs)
 
-    def _prefill(self, input_ids, generation_config, model_kwargs, is_first_iteration=True):
-        if generation_config.prefill_chunk_size is not None:
-            raise ValueError(
-                "Got prefill_chunk_size, but this model's prompt is bidirectional and must be read in one piece; "
-                "leave prefill_chunk_size unset."
+
+def _for_rows(samples: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """What belongs to the samples `(samples, …)`, for the rows that generation made of each."""
+    samples = samples.to(rows.device)
+    return samples if len(samples) == len(rows) else samples.repeat_interleave(len(rows) // len(samples), dim=0)
+
+
+def _check_settings(settings: dict) -> None:
+    """Raises a ValueError for a setting of `generate()` that is out of range or has no meaning here."""
+    for name in _REFUSED:
+        if settings.get(name) not in (None, False, 0, 0.0) and not (name == "num_beam_groups" and settings[name] == 1):
+            why = (
+                "as the prompt is bidirectional, it must be read in one piece"
+                if name == "prefill_chunk_size"
+                else "CPM-Bee generates greedily, by sampling, with beams or with an assistant"
             )
-        return super()._prefill(input_ids, generation_config, model_kwargs, is_first_iteration=is_first_iteration)
-
-    def _get_logits_processor(self, generation_config, input_ids_seq_length=None, model_kwargs=None, **kwargs):
-        penalty, generation_config.repetition_penalty = generation_config.repetition_penalty, None
-        try:
-            theirs = super()._get_logits_processor(
-                generation_config, input_ids_seq_length=input_ids_seq_length, model_kwargs=model_kwargs, **kwargs
-            )
-        finally:
-            generation_config.repetition_penalty = penalty
-        model_kwargs, ours = model_kwargs or {}, LogitsProcessorList()
-        language_config = self._language_model().config
-        if model_kwargs.get("unk_allowed") is not None:
-            ours.append(UnknownTokenBan(language_config.unk_token_id, model_kwargs["unk_allowed"]))
-        if penalty is not None and penalty != 1.0:
-            ours.append(
-                AnswerRepetitionPenalty(
-                    penalty,
-                    prompt_length=input_ids_seq_length or 0,
-                    vocab_size=language_config.vocab_size,
-                    window=getattr(generation_config, "repetition_window", None),
-                    ext_table_ids=model_kwargs.get("ext_table_ids"),
-                )
-            )
-        return LogitsProcessorList([*ours, *theirs])
-
-    def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):
-        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
-        cache = model_kwargs.get("past_key_values")
-        if type(cache) is DynamicCache and not cache.offloading and not cache.get_seq_length():
-            cache.layers = [GrowingCacheLayer() for _ in cache.layers]
-
-    @torch.no_grad()
-    def _beam_search(
-        self, input_ids, logits_processor, stopping_criteria, generation_config, synced_gpus=False, **model_kwargs
-    ):
-        """The original's beam search (SPEC: VisCPM `CPMBeeBeamSearch._decode`) on a batch of prompts.
-
-        A sample's prompt is read and kept once, not once per beam. Takes and returns what transformers'
-        `_beam_search` does; sampling with beams is left to transformers.
-        """
-        if generation_config.do_sample:
-            return super()._beam_search(
-                input_ids, logits_processor, stopping_criteria, generation_config, synced_gpus, **model_kwargs
-            )
-        if (generation_config.repetition_penalty or 1.0) < 1:
-            raise ValueError(
-                f"Got repetition_penalty={generation_config.repetition_penalty}, expected at least 1; "
-                "use 1.0 to switch the penalty off."
-            )
-        num_beams, length_penalty = generation_config.num_beams, generation_config.length_penalty
-        temperature = getattr(generation_config, "beam_temperature", None) or 1.0
-        batch_size, prompt_length = input_ids.shape[0] // num_beams, input_ids.shape[1]
-        max_new_tokens = generation_config.max_length - prompt_length
-        device = input_ids.device
-        hypotheses = [BeamHypotheses(num_beams, length_penalty) for _ in range(batch_size)]
-        done = [False] * batch_size
-
-        # the beams of a sample start as copies of one prompt
-        beams = BeamTree(self, model_kwargs, num_beams, max_new_tokens, generation_config)
-        logits = beams.read_prompt(input_ids[::num_beams])
-        beam_scores = torch.full((batch_size, num_beams), -1e9, device=device)
-        beam_scores[:, 0] = 0.0  # all beams are equal at first: only one may propose
-        for step in range(max_new_tokens):
-            scores = logits_processor(input_ids, logits.to(device)) / temperature
-            scores = nn.functional.log_softmax(scores, dim=-1) + beam_scores.view(-1, 1)
-            # the best of each beam, beams side by side on a CPU's cores, then of all beams; best first
-            count = min(2 * num_beams, scores.shape[-1])
-            scores, tokens = scores.topk(count, dim=-1)
-            scores, candidates = scores.view(batch_size, -1).topk(2 * num_beams, dim=-1)
-            parents, tokens = candidates // count, tokens.view(batch_size, -1).gather(1, candidates)
-            rows = (parents + torch.arange(0, len(input_ids), num_beams, device=device)[:, None]).flatten()
-            sequences = torch.cat([input_ids[rows], tokens.view(-1, 1)], dim=1)
-            finished = stopping_criteria(sequences, None).view(batch_size, -1)
-            finished, score_list = torch.stack([finished.to(scores.dtype), scores]).tolist()  # one wait per step
-
-            chosen = []  # flat indices of the candidates that become the next beams
-            for sample in range(batch_size):
-                first = sample * 2 * num_beams
-                done[sample] = done[sample] or hypotheses[sample].is_done(score_list[sample][0], step)
-                going_on = []
-                if not done[sample]:
-                    for rank in range(2 * num_beams):
-                        if finished[sample][rank]:
-                            hypotheses[sample].add(sequences[first + rank], score_list[sample][rank], step + 1)
-                        else:
-                            going_on.append(first + rank)
-                        if len(going_on) == num_beams:
-                            break  # what ends at a lower rank is not even considered
-                    done[sample] = not going_on
-                # a finished sample, or one whose candidates all ended, goes on with copies nobody looks at
-                chosen += (going_on + [first] * num_beams)[:num_beams]
-            if all(done) or step == max_new_tokens - 1:
-                break
-
-            chosen = torch.tensor(chosen, device=device).view(batch_size, num_beams)
-            input_ids, beam_scores = sequences[chosen.flatten()], scores.view(-1)[chosen]
-            logits = beams.read_next(tokens.reshape(-1)[chosen], parents.view(-1)[chosen])
-
-        best = [
-            hypothesis for sample in hypotheses for hypothesis in sample.best(generation_config.num_return_sequences)
-        ]
-        answer = nn.utils.rnn.pad_sequence(
-            [sequence for _, sequence in best],
-            batch_first=True,
-            padding_value=generation_config._pad_token_tensor.item()
-            if generation_config._pad_token_tensor is not None
-            else 0,
+            raise ValueError(f"Got {name}={settings[name]!r}, expected it to be left unset: {why}.")
+    for name, (whole, lowest, highest) in _LIMITS.items():
+        value = settings.get(name)
+        if value is None:
+            continue
+        kind = numbers.Integral if whole else numbers.Real
+        if isinstance(value, bool) or not isinstance(value, kind) or not lowest <= value <= highest:
+            shown = "a whole number" if whole else "a number"
+            raise ValueError(f"Got {name}={value!r}, expected {shown} from {lowest} to {highest}.")
+    searches = (settings.get("num_beams") or 1) > 1 and not settings.get("do_sample")
+    if settings.get("do_sample") and settings.get("temperature") == 0:
+        raise ValueError("Got temperature=0 with do_sample=True, expected more than 0; do_sample=False is greedy.")
+    if searches and (settings.get("repetition_penalty") or 1.0) < 1:
+        raise ValueError(
+            f"Got repetition_penalty={settings['repetition_penalty']}, expected at least 1; "
+            "use 1.0 to switch the penalty off."
         )
-        if not generation_config.return_dict_in_generate:
-            return answer
-        return GenerateBeamDecoderOnlyOutput(
-            sequences=answer,
-            sequences_scores=torch.tensor([score for score, _ in best], device=device),
+    if searches and settings.get("early_stopping") == "never":
+        raise ValueError("Got early_stopping='never', expected True or False: the original's search has its own end.")
+    if searches and settings.get("streamer") is not None:
+        raise ValueError(f"Got a streamer with num_beams={settings['num_beams']}, but only one beam can be streamed.")
+    if searches and settings.get("synced_gpus"):
+        raise ValueError("Got synced_gpus=True with beams, expected num_beams=1: beams end at different steps.")
+    if settings.get("ext_table_ids") is not None and settings.get("guidance_scale") not in (None, 1, 1.0):
+        raise ValueError(
+            f"Got guidance_scale={settings['guidance_scale']} and words outside the vocabulary, expected one of them: "
+            "without the prompt these words have no logits."
         )
+
+
+def _prompts_of(batch: dict, labels: torch.Tensor) -> dict:
+    """A training batch without its answers, padded on the left; answers begin where `labels` (batch, length) do."""
+    length = labels.shape[1]
+    answered = labels != -100
+    end = torch.where(answered.any(dim=1), answered.int().argmax(dim=1), length)
+    mask = batch.get("attention_mask")
+    if mask is not None:  # right padding after a prompt without an answer
+        last = length - mask.flip(1).int().argmax(dim=1)
+        end = torch.minimum(end, last)
+    place = torch.arange(int(end.max()), device=labels.device) - end.max() + end[:, None]  # (batch, longest prompt)
+    cut = {
+        key: value.gather(1, place.clamp(min=0)).masked_fill(place < 0, 0)
+        for key, value in batch.items()
+        if torch.is_tensor(value) and value.shape == labels.shape
+    }
+    if mask is None:
+        cut["attention_mask"] = (place >= 0).long()
+    return {**batch, **cut}
+
+
+def _with_columns_on_the_left(batch: dict) -> dict:
+    """A batch whose extension columns begin at 0.
+
+    `pipeline(batch_size=…)` pads every input on the left, but columns count from the left; used ones have running
+    numbers above 0.
+    """
+    subs = batch.get("ext_table_subs")
+    if subs is None or subs.shape[-1] < 2:
+        return batch
+    columns = torch.arange(subs.shape[-1], device=subs.device)
+    order = (columns + (subs > 0).int().argmax(dim=1, keepdim=True)) % subs.shape[-1]
+    tables = ("ext_table_ids", "ext_table_subs", "ext_table_mask")
+    return {**batch, **{key: batch[key].gather(1, order) for key in tables if batch.get(key) is not None}}
+
+
+def _read_words(words: torch.Tensor | None) -> list[dict[int, str]]:
+    """The dicts from ids to words of `ext_table_words` (batch, length): each word is -1 - id, then characters + 1."""
+    tables = []
+    for row in [] if words is None else words.tolist():
+        table, index = {}, None
+        for number in filter(None, row):  # 0 is padding, on either side
+            if number < 0:
+                index = -1 - number
+                table[index] = ""
+            else:
+                table[index] += chr(number - 1)
+        tables.append(table)
+    return tables
+
+
+def _stop_texts(settings: dict, prompt_length: int, tables: list[dict[int, str]]) -> StopTexts:
+    texts, tokenizer = settings["stop_strings"], settings.get("tokenizer")
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    if tokenizer is None or not all(isinstance(text, str) and text for text in texts):
+        raise ValueError(
+            f"Got stop_strings={settings['stop_strings']!r} and tokenizer={type(tokenizer).__name__}, expected texts "
+            "and the tokenizer: generate(..., stop_strings=[…], tokenizer=processor.tokenizer)."
+        )
+    return StopTexts(tokenizer, texts, prompt_length, tables or [{}])
+
+
+def _with_words(output, tables: list[dict[int, str]]):
+    """The output of `generate()` with the words of its prompts, if they have any."""
+    if not any(tables):
+        return output
+    ids = output if torch.is_tensor(output) else output.sequences
+    rows = torch.arange(len(ids), device=ids.device) * len(tables) // len(ids)  # several answers for each prompt
+    ids = GeneratedIds.of(ids, rows[:, None].expand_as(ids), tables)
+    if torch.is_tensor(output):
+        return ids
+    output.sequences = ids
+    return output
 
 
 class CpmBeeForCausalLM(CpmBeeGenerationMixin, CpmBeePreTrainedModel):
@@ -321,6 +480,7 @@ class CpmBeeForCausalLM(CpmBeeGenerationMixin, CpmBeePreTrainedModel):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -332,6 +492,7 @@ class CpmBeeForCausalLM(CpmBeeGenerationMixin, CpmBeePreTrainedModel):
         ext_table_subs: torch.LongTensor | None = None,
         ext_table_mask: torch.LongTensor | None = None,
         unk_allowed: torch.Tensor | None = None,
+        ext_table_words: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
@@ -340,14 +501,15 @@ class CpmBeeForCausalLM(CpmBeeGenerationMixin, CpmBeePreTrainedModel):
         logits_to_keep: int | torch.Tensor = 0,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        return_dict: bool | None = None,
+        cache: Cache | None = None,
         **kwargs,
     ) -> CausalLMOutputWithPast | tuple:
         """Logits for the next token; see `CpmBeeModel.forward` for the inputs.
 
         Args:
             ext_table_mask: 1 where the extension column may be written `(batch, columns)`.
-            unk_allowed: Used by `generate()` only: whether `<unk>` may be written `(batch,)`.
+            unk_allowed, ext_table_words: Used by `generate()` only: whether `<unk>` may be written `(batch,)`, and how
+                extension tokens are spelled.
             labels: Targets `(batch, length)` aligned with `input_ids`, -100 where there is none; shifted inside.
             shift_labels: Targets already shifted: the token after each position. Takes the place of `labels`.
             logits_to_keep: Compute logits for the last so many positions only, 0 for all.
@@ -361,22 +523,22 @@ class CpmBeeForCausalLM(CpmBeeGenerationMixin, CpmBeePreTrainedModel):
             ext_table_ids=ext_table_ids,
             ext_table_subs=ext_table_subs,
             inputs_embeds=inputs_embeds,
-            past_key_values=past_key_values,
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            cache=past_key_values if cache is None else cache,
+            return_dict=True,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self._lm_logits(outputs.last_hidden_state[:, kept], ext_table_ids, ext_table_subs, ext_table_mask)
         loss = self._lm_loss(logits, labels, shift_labels, **kwargs)
-        output = CausalLMOutputWithPast(
+        return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            **{CACHE: outputs[CACHE] if CACHE in outputs else None},
         )
-        return output.to_tuple() if return_dict is False else output
 
 
 # a saved copy carries these files, so that it loads where the package is not installed

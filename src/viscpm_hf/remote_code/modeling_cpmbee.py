@@ -9,6 +9,7 @@
 Configuration and model share one file because diffusers fetches a single .py for a component with weights.
 """
 
+import dataclasses
 import math
 
 import torch
@@ -20,6 +21,12 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import can_return_tuple
+
+# what this version of transformers calls the cache in arguments and outputs: renamed in 5.24
+CACHE = next(
+    field.name for field in dataclasses.fields(BaseModelOutputWithPast) if field.name in ("cache", "past_key_values")
+)
 
 
 @strict
@@ -42,7 +49,7 @@ class CpmBeeConfig(PreTrainedConfig):
 
     model_type = "cpmbee"
     base_config_key = "text_config"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]
 
     vocab_size: int = 86583
     hidden_size: int = 4096
@@ -62,6 +69,17 @@ class CpmBeeConfig(PreTrainedConfig):
     unk_token_id: int | None = 1
     bos_token_id: int | None = 6
     eos_token_id: int | list[int] | None = 7
+
+
+class CpmBeeScaledEmbedding(nn.Embedding):
+    """Token embeddings `(…, hidden)` over sqrt(hidden), so that what this layer returns are the model's inputs."""
+
+    @property
+    def embed_scale(self) -> float:  # peft scales an adapter of this layer by it
+        return self.embedding_dim**-0.5
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return super().forward(input_ids) / math.sqrt(self.embedding_dim)
 
 
 class CpmBeeRMSNorm(nn.Module):
@@ -129,18 +147,18 @@ class CpmBeeAttention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, inner_size, bias=False)
         self.o_proj = nn.Linear(inner_size, config.hidden_size, bias=False)
 
-    def forward(self, hidden_states, attention_bias, query_mask=None, past_key_values=None, **kwargs):
+    def forward(self, hidden_states, attention_bias, query_mask=None, cache=None):
         heads = (*hidden_states.shape[:-1], -1, self.head_dim)
         hidden_states = hidden_states / self.input_scale  # the original divides the three products, each longer
         query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
         key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
         value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
 
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         output, weights = attention(
-            self, query, key, value, attention_bias, scaling=self.scaling, dropout=0.0, is_causal=False, **kwargs
+            self, query, key, value, attention_bias, scaling=self.scaling, dropout=0.0, is_causal=False
         )
         output = output.reshape(*hidden_states.shape[:-1], -1)
         if query_mask is not None:
@@ -174,10 +192,8 @@ class CpmBeeDecoderLayer(GradientCheckpointingLayer):
         self.post_attention_layernorm = CpmBeeRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = CpmBeeMLP(config)
 
-    def forward(self, hidden_states, attention_bias, query_mask=None, past_key_values=None, **kwargs):
-        attention, weights = self.self_attn(
-            self.input_layernorm(hidden_states), attention_bias, query_mask, past_key_values=past_key_values, **kwargs
-        )
+    def forward(self, hidden_states, attention_bias, query_mask=None, cache=None):
+        attention, weights = self.self_attn(self.input_layernorm(hidden_states), attention_bias, query_mask, cache)
         hidden_states = (hidden_states + attention).div_(1.05)  # the original damps every residual sum
         hidden_states = (hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))).div_(1.05)
         return hidden_states, weights
@@ -189,7 +205,7 @@ class CpmBeePreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["CpmBeeDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_sdpa = True
     _supports_flash_attn = False  # neither kernel takes a learned additive bias
     _supports_flex_attn = False
@@ -203,6 +219,27 @@ class CpmBeePreTrainedModel(PreTrainedModel):
         elif isinstance(module, CpmBeeRMSNorm):
             init.ones_(module.weight)
 
+    def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True):
+        """Refuses another size: ids from `vocab_size` on are the unknown words of a text.
+
+        Raises:
+            ValueError: If the size asked for is not the present one.
+        """
+        return same_embeddings(self, new_num_tokens, pad_to_multiple_of)
+
+
+def same_embeddings(model: PreTrainedModel, new_num_tokens: int | None, pad_to_multiple_of: int | None) -> nn.Module:
+    """The input embeddings of a model with CPM-Bee inside, if their number is to stay what it is."""
+    embeddings, multiple = model.get_input_embeddings(), pad_to_multiple_of or 1
+    size = model.config.get_text_config().vocab_size
+    wanted = -(-(new_num_tokens or size) // multiple) * multiple
+    if wanted != size:
+        raise ValueError(
+            f"Got {wanted} as the number of token embeddings, expected {size}: ids from {size} on are the unknown "
+            "words of a text, so vocabulary and embeddings keep their size. Leave out resize_token_embeddings."
+        )
+    return embeddings
+
 
 class CpmBeeModel(CpmBeePreTrainedModel):
     """The CPM-Bee stack without a head.
@@ -214,7 +251,7 @@ class CpmBeeModel(CpmBeePreTrainedModel):
 
     def __init__(self, config: CpmBeeConfig):
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = CpmBeeScaledEmbedding(config.vocab_size, config.hidden_size)
         self.position_bias = CpmBeePositionBias(config)
         self.layers = nn.ModuleList([CpmBeeDecoderLayer(config, i) for i in range(config.num_hidden_layers)])
         self.norm = CpmBeeRMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -223,7 +260,7 @@ class CpmBeeModel(CpmBeePreTrainedModel):
 
     def extension_embeddings(self, ext_table_ids: torch.Tensor, ext_table_subs: torch.Tensor) -> torch.Tensor:
         """Embeddings `(batch, columns, hidden)` of extension tokens: their base token's, rotated by running number."""
-        embeddings = self.embed_tokens(ext_table_ids) / math.sqrt(self.config.hidden_size)
+        embeddings = self.embed_tokens(ext_table_ids)
         # The frequencies are float32 numbers rounded to the rotary dtype; everything after stays in it (see config).
         dtype, size = getattr(torch, self.config.rotary_dtype), self.config.hidden_size
         frequency = 1.0 / (10000 ** (torch.arange(0, size, 2, device=embeddings.device, dtype=torch.float32) / size))
@@ -235,10 +272,10 @@ class CpmBeeModel(CpmBeePreTrainedModel):
     def embed(self, input_ids, ext_table_ids=None, ext_table_subs=None) -> torch.Tensor:
         """Embeddings `(batch, length, hidden)`; the id `vocab_size + i` means column i of the sample's table."""
         if ext_table_ids is None or ext_table_ids.shape[-1] == 0:
-            return self.embed_tokens(input_ids) / math.sqrt(self.config.hidden_size)
+            return self.embed_tokens(input_ids)
         column = (input_ids - self.config.vocab_size).clamp(min=0)[..., None].expand(-1, -1, self.config.hidden_size)
         extension = self.extension_embeddings(ext_table_ids, ext_table_subs).gather(1, column)
-        known = self.embed_tokens(input_ids.clamp(max=self.config.vocab_size - 1)) / math.sqrt(self.config.hidden_size)
+        known = self.embed_tokens(input_ids.clamp(max=self.config.vocab_size - 1))
         return torch.where((input_ids >= self.config.vocab_size)[..., None], extension, known)
 
     def attention_bias(
@@ -291,6 +328,7 @@ class CpmBeeModel(CpmBeePreTrainedModel):
         bias = self.position_bias(relation, distance).to(device)
         return bias.masked_fill_(~visible[:, None], torch.finfo(bias.dtype).min).contiguous()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -305,7 +343,7 @@ class CpmBeeModel(CpmBeePreTrainedModel):
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        return_dict: bool | None = None,
+        cache: Cache | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPast | tuple:
         """Run the stack.
@@ -318,7 +356,8 @@ class CpmBeeModel(CpmBeePreTrainedModel):
             context_mask: 1 for context tokens, 0 for answer tokens `(batch, length so far)`.
             segment_rel: Relation of query segment to key segment `(batch, segments, segments)`, 0 for the same.
             ext_table_ids, ext_table_subs: Base id and running number of each extension column `(batch, columns)`.
-            inputs_embeds: Finished embeddings `(batch, length, hidden)` in place of `input_ids`.
+            inputs_embeds: What `embed_tokens` returns `(batch, length, hidden)`, in place of `input_ids`.
+            cache, past_key_values: Keys and values of earlier tokens; two names for one thing.
 
         Returns:
             Hidden states after the final norm `(batch, length, hidden)`, the cache, and what was asked for.
@@ -337,19 +376,20 @@ class CpmBeeModel(CpmBeePreTrainedModel):
         )
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         use_cache = self.config.use_cache if use_cache is None else use_cache
-        if self.gradient_checkpointing and self.training:
-            use_cache = False  # the recomputation would append to the cache a second time
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        cache = past_key_values if cache is None else cache
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            use_cache, cache = False, None  # the recomputation would append to the cache a second time
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
 
         query_mask = None
         if attention_mask is not None and attention_mask.ndim == 4:
             attention_bias = attention_mask
         else:
             past_length, key_length = 0, query_length
-            if past_key_values is not None:
-                past_length = past_key_values.get_seq_length()
-                key_length = past_key_values.get_mask_sizes(query_length, 0)[0]
+            if cache is not None:
+                past_length = cache.get_seq_length()
+                key_length = cache.get_mask_sizes(query_length, 0)[0]
             attention_bias = self.attention_bias(
                 past_length,
                 query_length,
@@ -367,9 +407,8 @@ class CpmBeeModel(CpmBeePreTrainedModel):
         all_hidden_states = (hidden_states,) if output_hidden_states else None
         all_attentions = () if output_attentions else None
         for layer in self.layers:
-            hidden_states, attention = layer(
-                hidden_states, attention_bias, query_mask, past_key_values=past_key_values if use_cache else None
-            )
+            # by place: transformers takes a cache given by name away from layers with gradient checkpointing
+            hidden_states, attention = layer(hidden_states, attention_bias, query_mask, cache)
             if output_hidden_states:
                 all_hidden_states += (hidden_states,)
             if output_attentions:
@@ -378,13 +417,12 @@ class CpmBeeModel(CpmBeePreTrainedModel):
         if output_hidden_states:
             all_hidden_states = (*all_hidden_states[:-1], hidden_states)
 
-        output = BaseModelOutputWithPast(
+        return BaseModelOutputWithPast(
             last_hidden_state=hidden_states,
-            past_key_values=past_key_values if use_cache else None,
             hidden_states=all_hidden_states,
             attentions=all_attentions,
+            **{CACHE: cache if use_cache else None},
         )
-        return output.to_tuple() if return_dict is False else output
 
 
 # a saved copy carries this file, so that it loads where the package is not installed

@@ -7,11 +7,12 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
 
 from .configuration_viscpm_chat import VisCPMChatConfig
 from .generation_cpmbee import CpmBeeGenerationMixin
 from .modeling_beit3 import Beit3VisionModel
-from .modeling_cpmbee import CpmBeeModel, CpmBeePreTrainedModel
+from .modeling_cpmbee import CACHE, CpmBeeModel, CpmBeePreTrainedModel
 
 
 @dataclass
@@ -47,7 +48,7 @@ class VisCPMChatPreTrainedModel(PreTrainedModel):
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ["CpmBeeDecoderLayer", "Beit3Layer", "Beit3Embeddings"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_sdpa = True
     _supports_flash_attn = False
     _supports_flex_attn = False
@@ -60,6 +61,10 @@ class VisCPMChatPreTrainedModel(PreTrainedModel):
             CpmBeePreTrainedModel._init_weights(self, module)
         else:
             super()._init_weights(module)
+
+    def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True):
+        """See `CpmBeePreTrainedModel.resize_token_embeddings`."""
+        return CpmBeePreTrainedModel.resize_token_embeddings(self, new_num_tokens, pad_to_multiple_of)
 
 
 class VisCPMChatModel(VisCPMChatPreTrainedModel):
@@ -78,9 +83,8 @@ class VisCPMChatModel(VisCPMChatPreTrainedModel):
     def set_input_embeddings(self, value):
         self.language_model.embed_tokens = value
 
-    def get_image_features(
-        self, pixel_values: torch.FloatTensor, return_dict: bool | None = None, **kwargs
-    ) -> BaseModelOutputWithPooling | tuple:
+    @can_return_tuple
+    def get_image_features(self, pixel_values: torch.FloatTensor, **kwargs) -> BaseModelOutputWithPooling | tuple:
         """Features of pictures in the language model's width.
 
         Args:
@@ -89,10 +93,11 @@ class VisCPMChatModel(VisCPMChatPreTrainedModel):
         Returns:
             The vision tower's output with `pooler_output` mapped by the connector, `(images, query_num, hidden)`.
         """
-        output = self.vision_tower(pixel_values, **kwargs)
+        output = self.vision_tower(pixel_values, **kwargs, return_dict=True)
         output.pooler_output = self.connector(output.pooler_output)
-        return output.to_tuple() if return_dict is False else output
+        return output
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -104,13 +109,13 @@ class VisCPMChatModel(VisCPMChatPreTrainedModel):
         ext_table_ids: torch.LongTensor | None = None,
         ext_table_subs: torch.LongTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
-        mm_encoder_outputs: dict | None = None,
+        image_features: torch.FloatTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        return_dict: bool | None = None,
+        cache: Cache | None = None,
         **kwargs,
     ) -> VisCPMChatModelOutputWithPast | tuple:
         """Run the model; see `CpmBeeModel.forward` for the inputs of the language side.
@@ -118,7 +123,8 @@ class VisCPMChatModel(VisCPMChatPreTrainedModel):
         Args:
             mm_token_type_ids: 1 where a picture's feature takes the place of the token `(batch, length)`.
             pixel_values: `(images, 3, image_size, image_size)`, one per sample that has a picture, in order.
-            mm_encoder_outputs: `{"image": output of get_image_features}` in place of `pixel_values`.
+            image_features: `pooler_output` of `get_image_features`, in place of `pixel_values`.
+            mm_encoder_outputs: `{"image": output of get_image_features}`, the same in transformers' form.
 
         Raises:
             ValueError: If pictures and placeholders do not match in number.
@@ -126,11 +132,8 @@ class VisCPMChatModel(VisCPMChatPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.language_model.embed(input_ids, ext_table_ids, ext_table_subs)
 
-        image_features = None
-        if mm_encoder_outputs and mm_encoder_outputs.get("image") is not None:
-            image_features = mm_encoder_outputs["image"].pooler_output
-        elif pixel_values is not None:
-            image_features = self.get_image_features(pixel_values).pooler_output
+        if image_features is None:
+            image_features = self.picture_features(pixel_values, kwargs.get("mm_encoder_outputs"))
         if image_features is not None:
             inputs_embeds = self._insert_image_features(inputs_embeds, image_features, mm_token_type_ids)
 
@@ -140,15 +143,29 @@ class VisCPMChatModel(VisCPMChatPreTrainedModel):
             segment_ids=segment_ids,
             context_mask=context_mask,
             segment_rel=segment_rel,
-            past_key_values=past_key_values,
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            cache=past_key_values if cache is None else cache,
+            return_dict=True,
         )
-        output = VisCPMChatModelOutputWithPast(**outputs, image_hidden_states=image_features)
-        return output.to_tuple() if return_dict is False else output
+        return VisCPMChatModelOutputWithPast(**outputs, image_hidden_states=image_features)
+
+    def picture_features(self, pixel_values=None, mm_encoder_outputs=None) -> torch.FloatTensor | None:
+        """Features `(images, query_num, hidden)` of pictures in either form, None if there are none."""
+        encoded = mm_encoder_outputs and mm_encoder_outputs.get("image")
+        if encoded is not None and pixel_values is not None:
+            raise ValueError("Got pixel_values and mm_encoder_outputs, expected the picture in one of them.")
+        if encoded is not None:
+            return encoded.pooler_output
+        return None if pixel_values is None else self.get_image_features(pixel_values, return_dict=True).pooler_output
 
     def _insert_image_features(self, inputs_embeds, image_features, mm_token_type_ids):
+        if image_features.ndim != 3 or image_features.shape[2] != inputs_embeds.shape[2]:
+            raise ValueError(
+                f"Got picture features of shape {tuple(image_features.shape)}, expected "
+                f"(pictures, tokens, {inputs_embeds.shape[2]}): those of this model's get_image_features."
+            )
         expected = image_features.shape[0] * image_features.shape[1]
         places = 0 if mm_token_type_ids is None else int((mm_token_type_ids == 1).sum())
         if places != expected:
@@ -184,16 +201,14 @@ class VisCPMChatForConditionalGeneration(CpmBeeGenerationMixin, VisCPMChatPreTra
         """See `VisCPMChatModel.get_image_features`."""
         return self.model.get_image_features(pixel_values, **kwargs)
 
-    def _expand_multimodal_outputs(self, input_ids, mm_encoder_output, expand_size=1, inputs_embeds=None):
-        # One picture per sample: repeat each in place. Counting placeholder ids, as transformers does, would also
-        # count the first unknown word of a question, which has the same id.
-        return {
-            modality: BaseModelOutputWithPooling(
-                pooler_output=output.pooler_output.repeat_interleave(expand_size, dim=0)
-            )
-            for modality, output in mm_encoder_output.items()
-        }
+    def _with_pictures(self, model_kwargs: dict) -> dict:
+        given = {key: model_kwargs.pop(key, None) for key in ("pixel_values", "mm_encoder_outputs")}
+        with torch.no_grad():
+            features = self.model.picture_features(**given)
+        # with its image first in the batch a tensor is repeated for beams as it should be: each picture in its place
+        return model_kwargs if features is None else {**model_kwargs, "image_features": features}
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -206,8 +221,9 @@ class VisCPMChatForConditionalGeneration(CpmBeeGenerationMixin, VisCPMChatPreTra
         ext_table_subs: torch.LongTensor | None = None,
         ext_table_mask: torch.LongTensor | None = None,
         unk_allowed: torch.Tensor | None = None,
+        ext_table_words: torch.LongTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
-        mm_encoder_outputs: dict | None = None,
+        image_features: torch.FloatTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
@@ -216,7 +232,7 @@ class VisCPMChatForConditionalGeneration(CpmBeeGenerationMixin, VisCPMChatPreTra
         logits_to_keep: int | torch.Tensor = 0,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        return_dict: bool | None = None,
+        cache: Cache | None = None,
         **kwargs,
     ) -> VisCPMChatCausalLMOutputWithPast | tuple:
         """Logits for the next token; see `VisCPMChatModel.forward` and `CpmBeeForCausalLM.forward` for the inputs.
@@ -235,25 +251,26 @@ class VisCPMChatForConditionalGeneration(CpmBeeGenerationMixin, VisCPMChatPreTra
             ext_table_ids=ext_table_ids,
             ext_table_subs=ext_table_subs,
             pixel_values=pixel_values,
-            mm_encoder_outputs=mm_encoder_outputs,
+            image_features=image_features,
+            mm_encoder_outputs=kwargs.pop("mm_encoder_outputs", None),
             inputs_embeds=inputs_embeds,
-            past_key_values=past_key_values,
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            cache=past_key_values if cache is None else cache,
+            return_dict=True,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self._lm_logits(outputs.last_hidden_state[:, kept], ext_table_ids, ext_table_subs, ext_table_mask)
         loss = self._lm_loss(logits, labels, shift_labels, **kwargs)
-        output = VisCPMChatCausalLMOutputWithPast(
+        return VisCPMChatCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_hidden_states=outputs.image_hidden_states,
+            **{CACHE: outputs[CACHE] if CACHE in outputs else None},
         )
-        return output.to_tuple() if return_dict is False else output
 
 
 # a saved copy carries these files, so that it loads where the package is not installed

@@ -52,7 +52,7 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
     vocab_files_names = {"vocab_file": "vocab.txt"}
     padding_side = "left"
     model_input_names = ["input_ids", "attention_mask", "segment_ids", "context_mask", "segment_rel"]
-    model_input_names += ["ext_table_ids", "ext_table_subs", "ext_table_mask", "unk_allowed"]
+    model_input_names += ["ext_table_ids", "ext_table_subs", "ext_table_mask", "ext_table_words", "unk_allowed"]
 
     def __init__(self, vocab_file: str, **kwargs):
         if vocab_file is None:  # from_pretrained found none
@@ -232,7 +232,8 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
             `dict`: for L tokens, S segments and E extension columns `input_ids`, `attention_mask`, `segment_ids`,
             `context_mask` (L); `segment_rel` (S × S); `ext_table_ids`, `ext_table_subs`, `ext_table_mask` (E);
             `unk_allowed` (0 or 1); `image_bounds`, the half-open token ranges of the values under `image`;
-            `ext_table`, from ids to strings for [`~CpmBeeTokenizer.decode`].
+            `ext_table`, from ids to strings for [`~CpmBeeTokenizer.decode`]; `ext_table_words`, the same as numbers
+            that travel with a batch: for every string -1 - id, then its code points + 1.
 
         Raises:
             ValueError: Neither text nor a nested dict of texts, text outside the grammar, or an unknown special token.
@@ -265,6 +266,12 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
         columns = {kind: self.vocab_size + column for column, kind in enumerate(numbered_kinds)}
         for position, kind in numbered:
             input_ids[position] = columns[kind]
+        ext_table = {
+            columns.get((base, number), self._specials[base]): string
+            for base, table in numbers.items()
+            if base != "<ans>"
+            for string, number in table.items()
+        }
         return {
             "input_ids": input_ids,
             "attention_mask": [1] * len(input_ids),
@@ -276,12 +283,8 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
             "ext_table_mask": [int(base != "<ans>") for base, _ in columns],
             "unk_allowed": int("<unk>" in numbers),
             "image_bounds": image_bounds,
-            "ext_table": {
-                columns.get((base, number), self._specials[base]): string
-                for base, table in numbers.items()
-                if base != "<ans>"
-                for string, number in table.items()
-            },
+            "ext_table_words": [n for i, word in ext_table.items() for n in (-1 - i, *(ord(c) + 1 for c in word))],
+            "ext_table": ext_table,
         }
 
     def __call__(
@@ -348,8 +351,8 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
         for row, encoding in zip(batch["segment_rel"], encodings, strict=True):
             relations = torch.tensor(encoding["segment_rel"])
             row[: len(relations), : len(relations)] = relations
-        if any(encoding["ext_table_ids"] for encoding in encodings):
-            for key in ("ext_table_ids", "ext_table_subs", "ext_table_mask"):
+        for key in ("ext_table_ids", "ext_table_subs", "ext_table_mask", "ext_table_words"):
+            if any(encoding[key] for encoding in encodings):
                 batch[key] = stack(key, 0, "right")
         batch["unk_allowed"] = torch.tensor([encoding["unk_allowed"] for encoding in encodings])
         batch = BatchEncoding(batch)
