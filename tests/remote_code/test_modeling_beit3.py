@@ -1,5 +1,7 @@
 """Guards the vision tower and the connector: every recorded layer of the original, and refusal of wrong pictures."""
 
+import copy
+
 import pytest
 import torch
 
@@ -36,3 +38,55 @@ def test_half_precision_stays_near_the_originals_half(chat_repo, golden):
 def test_wrong_picture_shapes_are_refused(chat_model, shape):
     with pytest.raises(ValueError, match=r"expected \(images, 3, 32, 32\)"):
         chat_model.get_image_features(torch.zeros(shape))
+
+
+def test_anything_but_pictures_is_refused(chat_model):
+    for value in (None, [1, 2], "picture"):
+        with pytest.raises(ValueError, match=r"shape \(\), expected \(images, 3, 32, 32\)"):
+            chat_model.model.vision_tower(value)
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_attentions_are_shown_when_asked_for(chat_model, golden, implementation):
+    pixels = golden("chat_vision.safetensors")["pixel_values"]
+    model = copy.deepcopy(chat_model.model.vision_tower)
+    model.set_attn_implementation(implementation)
+    plain, shown = model(pixels), model(pixels, output_attentions=True)
+    assert plain.attentions is None and len(shown.attentions) == model.config.num_hidden_layers
+    tokens = shown.last_hidden_state.shape[1]
+    for weights in shown.attentions:
+        assert weights.shape == (len(pixels), model.config.num_attention_heads, tokens, tokens)
+        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+    torch.testing.assert_close(shown.last_hidden_state, plain.last_hidden_state, atol=1e-5, rtol=1e-5)
+
+
+def test_configuration_asks_as_a_call_does(chat_model, golden):
+    pixels = golden("chat_vision.safetensors")["pixel_values"]
+    model = copy.deepcopy(chat_model.model.vision_tower)
+    model.set_attn_implementation("eager")
+    asked = model(pixels, output_hidden_states=True, output_attentions=True)
+    model.config.output_hidden_states = model.config.output_attentions = True
+    model.config.return_dict = False
+    output = model(pixels)
+    assert isinstance(output, tuple) and len(output) == 4
+    assert torch.equal(output[1], asked.pooler_output) and torch.equal(output[2][-1], asked.hidden_states[-1])
+    assert torch.equal(output[3][0], asked.attentions[0])
+    assert model(pixels, return_dict=True, output_attentions=False).attentions is None
+
+
+@pytest.mark.filterwarnings("ignore:.*activation_checkpointing_enable:FutureWarning")
+def test_input_embeddings_are_the_patches(chat_model, golden):
+    model = copy.deepcopy(chat_model.model.vision_tower)
+    patches = model.get_input_embeddings()
+    assert patches is model.embeddings.patch_embedding
+    model.set_input_embeddings(copy.deepcopy(patches))
+    assert model.get_input_embeddings() is not patches
+
+    # adapters behind gradient checkpointing need a gradient that comes from the input
+    model.requires_grad_(False)
+    model.layers[0].self_attn.q_proj.B.weight.requires_grad_(True)
+    model.enable_input_require_grads()
+    model.gradient_checkpointing_enable()  # its old name, for the oldest transformers
+    model.train()
+    model(golden("chat_vision.safetensors")["pixel_values"]).pooler_output.sum().backward()
+    assert model.layers[0].self_attn.q_proj.B.weight.grad.abs().sum() > 0

@@ -12,6 +12,7 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import can_return_tuple
 
 POSITION_OFFSET = 2  # torchscale's position tables start at row 2
 
@@ -111,16 +112,18 @@ class Beit3Attention(nn.Module):
         self.inner_attn_ln = Beit3Multiway(lambda: nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps))
         self.out_proj = Beit3Multiway(lambda: nn.Linear(config.hidden_size, config.hidden_size))
 
-    def forward(self, hidden_states: torch.Tensor, split: int) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, split: int, output_attentions: bool = False):
         heads = (*hidden_states.shape[:-1], -1, self.head_dim)
         query, key, value = (
             projection(hidden_states, split).view(heads).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        output, _ = attention(self, query, key, value, None, scaling=self.scaling, dropout=0.0, is_causal=False)
+        attention = eager_attention_forward  # the other implementations have no weights to show
+        if not output_attentions:
+            attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, attention)
+        output, weights = attention(self, query, key, value, None, scaling=self.scaling, dropout=0.0, is_causal=False)
         output = output.reshape(hidden_states.shape)
-        return self.out_proj(self.inner_attn_ln(output, split), split)
+        return self.out_proj(self.inner_attn_ln(output, split), split), weights
 
 
 class Beit3MLP(nn.Module):
@@ -145,9 +148,10 @@ class Beit3Layer(GradientCheckpointingLayer):
         self.final_layer_norm = Beit3Multiway(lambda: nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps))
         self.mlp = Beit3Multiway(lambda: Beit3MLP(config))
 
-    def forward(self, hidden_states: torch.Tensor, split: int) -> torch.Tensor:
-        hidden_states = hidden_states + self.self_attn(self.self_attn_layer_norm(hidden_states, split), split)
-        return hidden_states + self.mlp(self.final_layer_norm(hidden_states, split), split)
+    def forward(self, hidden_states: torch.Tensor, split: int, output_attentions: bool = False):
+        attention, weights = self.self_attn(self.self_attn_layer_norm(hidden_states, split), split, output_attentions)
+        hidden_states = hidden_states + attention
+        return hidden_states + self.mlp(self.final_layer_norm(hidden_states, split), split), weights
 
 
 class Beit3PreTrainedModel(PreTrainedModel):
@@ -186,48 +190,64 @@ class Beit3VisionModel(Beit3PreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.patch_embedding
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.embeddings.patch_embedding = value
+
+    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.FloatTensor,
         output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPooling | tuple:
         """Encode pictures.
 
         Args:
             pixel_values: `(images, 3, image_size, image_size)`, scaled to [-1, 1].
+            output_hidden_states, output_attentions, return_dict (*optional*): the configuration's by default.
 
         Returns:
             `last_hidden_state` (images, 1 + patches + query_num, hidden) and `pooler_output`, its last `query_num`
-            tokens (images, query_num, hidden).
+            tokens (images, query_num, hidden). If asked for, `hidden_states` before the first and after each layer,
+            and `attentions` (images, heads, tokens, tokens) of each layer, which are computed eagerly.
 
         Raises:
             ValueError: If the pictures are not `image_size` pixels square.
         """
         size = self.config.image_size
-        if pixel_values.ndim != 4 or pixel_values.shape[1:] != (3, size, size):
+        shape = tuple(getattr(pixel_values, "shape", ()))
+        if len(shape) != 4 or shape[1:] != (3, size, size):
             raise ValueError(
-                f"Got pixel_values of shape {tuple(pixel_values.shape)}, expected (images, 3, {size}, {size}); "
+                f"Got pixel_values of shape {shape}, expected (images, 3, {size}, {size}); "
                 "use the processor of this checkpoint to prepare pictures."
             )
-        output_hidden_states = (
-            self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        )
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
         # under a quantized or mixed load the patch convolution decides the dtype
         pixel_values = pixel_values.to(self.embeddings.patch_embedding.weight.dtype)
         split = self.config.num_patches + 1
         hidden_states = self.embeddings(pixel_values, self.query_tokens)
         all_hidden_states = (hidden_states,) if output_hidden_states else None
+        all_attentions = () if output_attentions else None
         for layer in self.layers:
-            hidden_states = layer(hidden_states, split)
+            hidden_states, attention = layer(hidden_states, split, output_attentions)
             if output_hidden_states:
                 all_hidden_states += (hidden_states,)
+            if output_attentions:
+                all_attentions += (attention,)
         hidden_states = self.layer_norm(hidden_states, split)
-        output = BaseModelOutputWithPooling(
-            last_hidden_state=hidden_states, pooler_output=hidden_states[:, split:], hidden_states=all_hidden_states
+        return BaseModelOutputWithPooling(
+            last_hidden_state=hidden_states,
+            pooler_output=hidden_states[:, split:],
+            hidden_states=all_hidden_states,
+            attentions=all_attentions,
         )
-        return output.to_tuple() if return_dict is False else output
 
 
 __all__ = ["Beit3VisionConfig", "Beit3VisionModel", "Beit3PreTrainedModel"]
