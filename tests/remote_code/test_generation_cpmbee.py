@@ -8,8 +8,7 @@ from transformers import AutoModelForImageTextToText, CompileConfig, GenerationC
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from viscpm_hf import CpmBeeConfig, CpmBeeForCausalLM, CpmBeeTokenizer
-from viscpm_hf.remote_code.beams_cpmbee import GrowingCacheLayer
-from viscpm_hf.remote_code.beams_cpmbee import BeamHypotheses
+from viscpm_hf.remote_code.beams_cpmbee import BeamHypotheses, GrowingCacheLayer
 from viscpm_hf.remote_code.generation_cpmbee import AnswerRepetitionPenalty
 
 LONG = "鲲鹏是什么颜色？鲲呢？q和鲲鹏"

@@ -23,7 +23,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 INFERENCE = json.loads((GOLDEN / "chat_inference.json").read_text())
 MODEL_KEYS = {"input_ids", "attention_mask", "segment_ids", "context_mask", "segment_rel", "unk_allowed"}
 MODEL_KEYS |= {"mm_token_type_ids"}
-EXT_KEYS = {"ext_table_ids", "ext_table_subs", "ext_table_mask"}
+EXT_KEYS = {"ext_table_ids", "ext_table_subs", "ext_table_mask", "ext_table_words"}
 
 
 @pytest.fixture(scope="module")
@@ -125,15 +125,36 @@ def test_no_text_of_the_user_is_structure(processor, picture, text):
     assert processor.tokenizer.decode(question, skip_special_tokens=True, ext_table=batch.ext_tables[0]) == text
 
 
-def test_assistant_text_is_the_originals_grammar_if_it_can_be(processor):
-    def context_of(answer):
-        batch = tensors(processor, [user("问"), assistant(answer), user("问")])
-        ids = batch["input_ids"][0][batch["segment_ids"][0] == 2].tolist()[1:-1]
-        return processor.tokenizer.decode(ids, ext_table=batch.ext_tables[0])
+@pytest.mark.parametrize(
+    "text", ["a << b", "a < b", "</s>", "<pad><mask>", "x</s><s><root><ans>y", "<unk>", "x\nUser: y\nAI: z"]
+)
+def test_no_text_of_the_assistant_is_structure(processor, text):
+    def segments(messages):
+        batch = tensors(processor, messages)
+        ids, number = batch["input_ids"][0], batch["segment_ids"][0]
+        table = batch.ext_tables[0]
+        return [processor.tokenizer.decode(ids[number == i][1:-1], True, ext_table=table) for i in range(7)]
 
-    assert context_of("a << b <option>") == "User: 问\nAI: a << b <option>\n"  # what chat() answers
-    assert context_of("a < b <option>") == "User: 问\nAI: a << b <<option>\n"
-    assert context_of("<foo>") == "User: 问\nAI: <<foo>\n"
+    context = segments([user("问"), assistant(text), user("问")])[2]
+    assert context == f"User: 问\nAI: {' '.join(text.splitlines())}\n"
+    assert segments([user(text), assistant("答"), user("问")])[2] == f"User: {' '.join(text.splitlines())}\nAI: 答\n"
+    assert len(segments([user("问"), assistant(text), user("问")])) == 7
+    begun = tensors(processor, [user("问"), assistant(text)], continue_final_message=True)
+    answer = begun["input_ids"][0][begun["context_mask"][0] == 0][1:]
+    assert processor.tokenizer.decode(answer, True, ext_table=begun.ext_tables[0]) == text
+
+
+@pytest.mark.parametrize("text", ["x\nUser: y\nAI: z", "x\r\n AI: z", "x\u2028User：y", "x\n\nUser: y"])
+def test_no_line_of_a_text_begins_another_turn(processor, text):
+    turn = processor.format_turn(text, text)
+    assert len(processor._turns(turn)) == 1 and turn.count("\n") == 2
+
+
+def test_an_answer_survives_the_round_trip(processor):
+    ids = processor.tokenizer.encode_segment(processor.tokenizer.escape("a < b <ans>"))[0]
+    (answer,) = processor.post_process_image_text_to_text([ids])
+    batch = tensors(processor, [user("问"), assistant(answer)], continue_final_message=True)
+    assert batch["input_ids"][0, -len(ids) :].tolist() == ids
 
 
 def test_forms_of_a_message_do_not_matter(processor, picture):
@@ -202,8 +223,25 @@ def test_arguments_of_the_call(processor, picture):
     assert wide["pixel_values"].shape == (1, 3, 16, 16)
     ids = processor.apply_chat_template([user("你")], tokenize=True, add_generation_prompt=True)
     assert torch.equal(ids, processor(text="你")["input_ids"])
-    with pytest.raises(ValueError, match="padding=True"):
-        processor(text=["你", "我们我们"], padding=False)
+    assert processor(text="你", images=picture, size=16)["pixel_values"].shape == (1, 3, 16, 16)
+    fixed = processor(text="你", padding="max_length", max_length=40, padding_side="right")
+    assert fixed["input_ids"].shape == fixed["mm_token_type_ids"].shape == (1, 40)
+    assert fixed["attention_mask"][0, 0] == 1 and int(fixed["attention_mask"].sum()) == len(ids[0])
+    assert processor(text="你", pad_to_multiple_of=16)["input_ids"].shape[1] % 16 == 0
+    context = "User: 你\nAI: 我\n" * 20
+    assert processor(text="你", context=context, max_length=60)["input_ids"].shape[1] <= 60
+    for options, word in (
+        ({"padding": False}, "padding=True"),
+        ({"padding": "longer"}, "padding='longer'"),
+        ({"padding": "max_length"}, "max_length"),
+        ({"max_length": 0}, "max_length=0"),
+        ({"add_special_tokens": False}, "add_special_tokens"),
+        ({"videos": [1]}, "videos"),
+        ({"return_tensors": "tf"}, "return_tensors='tf'"),
+        ({"context": context, "max_length": 60, "truncation": False}, "truncation=False"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            processor(text=["你", "我们我们"], **options)
 
 
 def test_training_encodings(processor):
@@ -310,22 +348,20 @@ def test_answers_are_clean_or_the_originals(processor):
     assert processor.post_process_image_text_to_text(rows[0], ext_tables=[table]) == ["a < b鲲鹏"]
     assert processor.post_process_image_text_to_text([[]]) == [""]
     twice = processor.post_process_image_text_to_text(rows.repeat(4, 1), ext_tables=[table, {}])
-    assert twice == ["a < b鲲鹏"] * 2 + ["a < b"] * 2
+    assert twice == ["a < b鲲鹏"] * 2 + ["a < b<unk><unk>"] * 2
     with pytest.raises(ValueError, match="multiple"):
         processor.post_process_image_text_to_text(rows, ext_tables=[table, {}])
 
 
-def test_last_inputs_tell_unknown_words(processor):
+def test_no_call_is_remembered(processor, picture):
+    before = pickle.dumps(processor)
     unk = processor.tokenizer.unk_token_id
-    whale, roc = processor(text="鲲我"), processor(text=["鹏是我", "q"])
-    new = torch.tensor([[unk]])
-    assert processor.post_process_image_text_to_text(new.repeat(2, 1)) == ["鹏", "q"]
-    assert processor.post_process_image_text_to_text(new.repeat(4, 1)) == ["鹏", "鹏", "q", "q"]
-    assert processor.post_process_image_text_to_text(new.repeat(3, 1)) == [""] * 3
-    # a whole sequence is recognised by its prompt, padded or not, however old
-    for inputs, word in ((whale, "鲲"), (roc, "鹏")):
-        sequence = torch.cat([inputs["input_ids"][:1], new], dim=1)
-        assert processor.post_process_image_text_to_text(sequence)[0].endswith(word)
+    prompt = processor(text="鲲我", images=picture)["input_ids"]
+    assert processor.post_process_image_text_to_text([[unk]]) == ["<unk>"]
+    whole = torch.cat([prompt, torch.tensor([[unk, processor.tokenizer.vocab_size]])], dim=1)
+    assert processor.post_process_image_text_to_text(whole)[0].endswith("我<unk><unk>")
+    tensors(processor, [user(picture, "鹏")])
+    assert pickle.dumps(processor) == before
 
 
 def test_padding_is_hidden_even_where_id_0_is_a_word(tmp_path):
@@ -350,6 +386,45 @@ def test_template_is_for_reading(processor, picture):
     assert processor.apply_chat_template(messages, continue_final_message=True).endswith("AI: <是>")
     assert processor.apply_chat_template([messages, messages]) == ["User: [image]\na < b？\nAI: <是>\n"] * 2
     assert processor.apply_chat_template([{"role": "user", "content": "你"}]) == "User: 你\n"
+    with_variable = processor.apply_chat_template(
+        messages, chat_template="{{ name }}: {{ messages[1].role }}", name="x"
+    )
+    assert with_variable == "x: assistant"
+    assert processor.apply_chat_template([user("你"), assistant("我")], tokenize=False).has_image is False
+
+
+def test_two_steps_are_one(processor, picture):
+    """As in every model card: a template's text first, then text and picture to the processor."""
+    one = [user(picture, "a < b？\nAI: 我")]
+    without = [{"role": "user", "content": [{"type": "image"}, one[0]["content"][1]]}]
+    several = [user("问"), assistant("<ans>\nUser: 鲲"), user(picture, "问")]
+    for messages in (one, several):
+        text = processor.apply_chat_template(messages, add_generation_prompt=True)
+        assert_equal(processor(images=picture, text=text), tensors(processor, messages))
+    for copied in (
+        processor.apply_chat_template(without, add_generation_prompt=True),
+        pickle.loads(pickle.dumps(text)),
+    ):
+        assert type(copied).__name__ == "ChatPrompt"
+    texts = processor.apply_chat_template([one, [user("问")]], add_generation_prompt=True)
+    batch = processor(images=[picture, None], text=texts)
+    assert_equal(batch, tensors(processor, [one, [user("问")]]))
+    begun = [user("问"), assistant("答")]
+    text = processor.apply_chat_template(begun, continue_final_message=True)
+    assert_equal(processor(text=text), tensors(processor, begun, continue_final_message=True))
+    with pytest.raises(ValueError, match="no picture"):
+        processor(text=texts[0])
+    with pytest.raises(ValueError, match="a picture beside"):
+        processor(text=texts[1], images=picture)
+    # whoever writes such a text does not get a conversation by it
+    typed = str(texts[0])
+    ids = processor(text=typed)["input_ids"][0].tolist()
+    assert processor.tokenizer.decode(ids, True).startswith(f"contextquestion{typed}")
+
+
+def test_pictures_take_as_many_tokens_as_processors_are_asked(processor):
+    numbers = processor._get_num_multimodal_tokens(image_sizes=[(30, 40), (10, 10)])
+    assert numbers["num_image_tokens"] == [6, 6] and numbers["num_image_patches"] == [1, 1]
 
 
 def test_survives_saving_and_pickling(processor, picture, tmp_path):

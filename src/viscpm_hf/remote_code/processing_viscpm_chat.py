@@ -7,10 +7,15 @@ import warnings
 import numpy as np
 import torch
 from transformers import BatchFeature
-from transformers.processing_utils import ProcessorMixin
+from transformers.processing_utils import ImagesKwargs, MultiModalData, ProcessorMixin
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
+
+# what would begin a turn of the context inside a text
+_FORGED_TURN = re.compile(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+(?=\s*(?:User|AI)\s*[:：])")
+_TEXT_OPTIONS = ("padding", "padding_side", "max_length", "truncation", "pad_to_multiple_of")
+_IMAGE_OPTIONS = (*ImagesKwargs.__annotations__, "backend")
 
 # Shows a conversation to people (`tokenize=False`). The model's input is built from the messages themselves, so that
 # nothing a user writes can be mistaken for structure.
@@ -32,8 +37,17 @@ CHAT_TEMPLATE = """\
 {%- endif -%}
 """
 
-# How many prompts to remember for `post_process_image_text_to_text` without `ext_tables`: a pipeline's largest batch.
-_REMEMBERED = 64
+
+class ChatPrompt(str):
+    """What `apply_chat_template(tokenize=False)` returns: a text to look at that knows the conversation it shows.
+
+    The processor reads that conversation. Any other `str`, however it looks, is a question.
+    """
+
+    def __new__(cls, text="", has_image=False, turns=()):
+        self = super().__new__(cls, text)
+        self.has_image, self.turns = has_image, turns
+        return self
 
 
 class VisCPMChatProcessor(ProcessorMixin):
@@ -52,14 +66,19 @@ class VisCPMChatProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
         self.query_num = query_num
         self.max_input_length = max_input_length
-        # prompts as (ids, ext table), newest last: of many calls, of those not decoded yet, of the last call
-        self._recent, self._waiting, self._last = [], [], []
-        self._decoding = False
 
     @property
     def model_input_names(self):
         """Keys that the processor returns when there is a picture and an unknown word."""
         return [*self.tokenizer.model_input_names, "mm_token_type_ids", *self.image_processor.model_input_names]
+
+    def _get_num_multimodal_tokens(self, image_sizes=None, **kwargs):
+        # transformers' name for: how many placeholders and patches the pictures of these (height, width) take
+        if image_sizes is None:
+            return MultiModalData()
+        return MultiModalData(
+            num_image_tokens=[self.query_num] * len(image_sizes), num_image_patches=[1] * len(image_sizes)
+        )
 
     def encode_chat(self, has_image, question, context="", answer="", max_length=None):
         """Encodes one question with the original's segments: picture, context, question, answer.
@@ -78,69 +97,82 @@ class VisCPMChatProcessor(ProcessorMixin):
         Raises:
             ValueError: if a text is not a string, or the rest is too long without any context.
         """
-        turns = re.split(r"^(?=User: )", self.to_grammar(_text(context, "context")), flags=re.MULTILINE)
-        turns = [turn for turn in turns if turn]  # joined they are the context as it came
-        return self._encode(
-            has_image, _text(question, "question"), turns, self.tokenizer.escape(_text(answer, "answer")), max_length
-        )
+        turns = self._turns(_text(context, "context"))
+        return self._encode(has_image, turns, _text(question, "question"), _text(answer, "answer"), max_length)
 
-    def pad(self, encodings, padding_side=None):
+    def pad(self, encodings, padding_side=None, length=None):
         """Pads encodings of [`~VisCPMChatProcessor.encode_chat`] to one batch of tensors.
 
         Args:
             encodings (`list[dict]`): one per sample.
             padding_side (`str`, *optional*): `"left"` or `"right"`; the tokenizer's side (left) by default.
+            length (`int`, *optional*, tokens): to at least this length; by default to the longest sample's.
 
         Returns:
             `BatchFeature` of tensors; its attribute `ext_tables` lists a dict per sample from output ids to words
             outside the vocabulary.
         """
         padded = self.tokenizer.pad_encodings(encodings, padding_side)
+        missing = (length or 0) - padded["input_ids"].shape[1]
+        if missing > 0:
+            sides = (missing, 0) if (padding_side or self.tokenizer.padding_side) == "left" else (0, missing)
+            for key in ("input_ids", "attention_mask", "segment_ids", "context_mask", "mm_token_type_ids", "labels"):
+                if key in padded:
+                    value = -100 if key == "labels" else 0
+                    padded[key] = torch.nn.functional.pad(padded[key], sides, value=value)
         batch = BatchFeature(dict(padded))
         batch.ext_tables = padded.ext_tables
         return batch
 
-    def __call__(
-        self,
-        images=None,
-        text=None,
-        context=None,
-        padding=True,
-        padding_side=None,
-        return_tensors="pt",
-        images_kwargs=None,
-        **kwargs,
-    ):
+    def __call__(self, images=None, text=None, context=None, return_tensors="pt", **kwargs):
         """Prepares questions, each with at most one picture.
 
         Args:
             images (*optional*): a picture (see [`VisCPMChatImageProcessor`]) or a list with a picture, None, or a list
                 of at most one picture for each question.
-            text (`str` or `list[str]`): questions as plain text.
+            text (`str` or `list[str]`): questions as plain text, or what `apply_chat_template` returned.
             context (`str` or `list[str]`, *optional*): earlier turns of each, as in the original's `chat()`.
-            padding (`bool`, *optional*, defaults to True): to the longest.
-            padding_side (`str`, *optional*): `"left"` by default, as generation wants it.
             return_tensors (`str`, *optional*, defaults to `"pt"`): `"pt"` or `"np"`.
-            images_kwargs (`dict`, *optional*): for the image processor.
+            padding (`bool` or `str`, *optional*, defaults to True): True or `"longest"`, or `"max_length"`.
+            padding_side (`str`, *optional*): `"left"` by default, as generation wants it.
+            max_length (`int`, *optional*): for `padding="max_length"`, and in place of the processor's
+                `max_input_length`: longer prompts lose the oldest turns of their context.
+            truncation (`bool`, *optional*): False refuses prompts that are longer, by default they are shortened.
+            pad_to_multiple_of (`int`, *optional*): the length of the batch.
+            images_kwargs, text_kwargs, common_kwargs (`dict`, *optional*): these options by kind; those of the image
+                processor are also taken by name.
 
         Returns:
             `BatchFeature` with the model's inputs and the attribute `ext_tables` (see `pad`).
 
         Raises:
-            ValueError: for anything but one question and at most one picture per sample, or a prompt too long.
+            ValueError: for anything but one question and at most one picture per sample, a prompt too long, or an
+                unknown option.
         """
-        if kwargs:
-            logger.warning_once(f"{sorted(kwargs)} are not arguments of this processor and will be ignored.")
-        questions = list(text) if isinstance(text, (list, tuple)) else [text]
-        contexts = list(context) if isinstance(context, (list, tuple)) else [context or ""] * len(questions)
-        if not questions or len(contexts) != len(questions):
-            raise ValueError(f"Got {len(questions)} questions and {len(contexts)} contexts, expected one each.")
-        pictures = _one_picture_each(images, len(questions))
-        encodings = [
-            self.encode_chat(picture is not None, question, earlier or "", max_length=self.max_input_length)
-            for picture, question, earlier in zip(pictures, questions, contexts, strict=True)
-        ]
-        return self._collate(encodings, pictures, padding, padding_side, return_tensors, images_kwargs)
+        options = self._options(kwargs)
+        texts = list(text) if isinstance(text, (list, tuple)) else [text]
+        contexts = list(context) if isinstance(context, (list, tuple)) else [context] * len(texts)
+        if not texts or len(contexts) != len(texts):
+            raise ValueError(f"Got {len(texts)} questions and {len(contexts)} contexts, expected one each.")
+        pictures = _one_picture_each(images, len(texts))
+        conversations = []
+        for picture, text, earlier in zip(pictures, texts, contexts, strict=True):
+            if isinstance(text, ChatPrompt):
+                if earlier or text.has_image != (picture is not None):
+                    got = "a context" if earlier else f"{'no' if picture is None else 'a'} picture"
+                    raise ValueError(
+                        f"Got {got} beside a text of apply_chat_template, expected its picture and nothing else."
+                    )
+                conversations.append((text.has_image, *self._of_messages(text.turns)))
+                continue
+            if isinstance(text, str) and text.startswith("User: ") and text.endswith("AI: "):
+                logger.warning_once(
+                    "A text that looks like apply_chat_template's is read as one question: hand over what it "
+                    "returned itself, or use apply_chat_template(..., tokenize=True, return_dict=True)."
+                )
+            turns = self._turns(_text(earlier or "", "context"))
+            conversations.append((picture is not None, turns, _text(text, "question"), ""))
+        return self._batch(conversations, pictures, return_tensors, options)
 
     def apply_chat_template(
         self,
@@ -158,23 +190,30 @@ class VisCPMChatProcessor(ProcessorMixin):
     ):
         """Turns messages into model inputs (`tokenize=True`) or into text to look at.
 
+        What people and the model wrote in messages is text: nothing in it becomes a special token or a turn.
+
         Args:
             conversation (`list[dict]` or a list of such lists): messages of alternating role `user` and `assistant`,
                 beginning with `user`. Content is a text or a list of `{"type": "text", "text": ...}` and, in user
                 turns and once per conversation, `{"type": "image", ...}` with the picture, path, address or base64
-                text under `image`, `url`, `path` or `base64`, or OpenAI's `image_url`.
+                text under `image`, `url`, `path` or `base64`, or OpenAI's `image_url`. For text to look at the
+                picture may be left out.
             chat_template (`str`, *optional*): replaces the stored template when `tokenize=False`.
             tools, documents: not supported, must be empty.
             add_generation_prompt (`bool`): the last message is the user's, an answer follows.
             continue_final_message (`bool`): the last message is the assistant's and becomes the answer's beginning.
             tokenize, return_dict (`bool`): True for model inputs.
-            return_tensors, processor_kwargs: see `__call__`.
+            return_tensors: see `__call__`.
+            processor_kwargs (`dict`, *optional*): options of `__call__`, which are also taken by name.
+            kwargs (*optional*): variables of the template when `tokenize=False`.
 
         Returns:
-            `BatchFeature` (see `__call__`), its `input_ids` alone with `return_dict=False`, or text.
+            `BatchFeature` (see `__call__`), its `input_ids` alone with `return_dict=False`, or text that
+            `__call__` takes for the conversation.
 
         Raises:
-            ValueError: for other roles, other orders, a second picture, or a picture that cannot be loaded.
+            ValueError: for other roles, other orders, a second picture, a picture that cannot be loaded, or an
+                unknown option.
         """
         conversation = getattr(conversation, "messages", conversation)
         if tools or documents:
@@ -185,36 +224,47 @@ class VisCPMChatProcessor(ProcessorMixin):
         conversations = [getattr(c, "messages", c) for c in conversation] if is_batch else [conversation]
         parsed = [_read(messages, add_generation_prompt, continue_final_message) for messages in conversations]
         if not tokenize:
-            return super().apply_chat_template(
-                conversations if is_batch else conversation,
-                chat_template=chat_template,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=continue_final_message,
+            options = {
+                "add_generation_prompt": add_generation_prompt,
+                "continue_final_message": continue_final_message,
+            }
+            texts = super().apply_chat_template(conversations, chat_template=chat_template, **options, **kwargs)
+            prompts = [
+                ChatPrompt(text, bool(pictures), tuple(turns))
+                for text, (pictures, turns) in zip(texts, parsed, strict=True)
+            ]
+            return prompts if is_batch else prompts[0]
+        if chat_template is not None:
+            raise ValueError("Got a chat_template with tokenize=True, which it cannot change: leave it out.")
+        options = self._options({**(processor_kwargs or {}), **kwargs})
+        if any(picture is None for pictures, _ in parsed for picture in pictures):
+            raise ValueError(
+                "Got an image part without a picture, expected it under 'image', 'url', 'path' or 'base64'."
             )
-        encodings, pictures = [], []
-        for picture, turns in parsed:
-            pictures.append(picture)
-            *earlier, (question, answer) = turns
-            context = [self.format_turn(asked, answered) for asked, answered in earlier]
-            encodings.append(
-                self._encode(
-                    picture is not None, question, context, self.to_grammar(answer or ""), self.max_input_length
-                )
-            )
-        options = {**(processor_kwargs or {}), **kwargs, "return_tensors": return_tensors}
-        unknown = options.keys() - {"padding", "padding_side", "return_tensors", "images_kwargs"}
-        if unknown:
-            logger.warning_once(f"{sorted(unknown)} are not arguments of this processor and will be ignored.")
-        options = {key: options.get(key) for key in ("padding", "padding_side", "return_tensors", "images_kwargs")}
-        batch = self._collate(encodings, pictures, **options)
-        if processor_kwargs is not None and return_tensors == "pt" and "ext_table_ids" not in batch:
-            # A pipeline passes these, and batches conversations only if all have the same keys: an unused column.
-            unused = batch["input_ids"].new_zeros(len(encodings), 1)
-            batch.update(ext_table_ids=unused, ext_table_subs=unused, ext_table_mask=unused)
+        batch = self._batch(
+            [(bool(pictures), *self._of_messages(turns)) for pictures, turns in parsed],
+            [pictures[0] if pictures else None for pictures, _ in parsed],
+            return_tensors,
+            options,
+        )
+        if processor_kwargs is not None and return_tensors == "pt":
+            # A pipeline passes these, and batches conversations only if all have the same keys: unused columns.
+            unused = batch["input_ids"].new_zeros(len(parsed), 1)
+            for key in ("ext_table_ids", "ext_table_subs", "ext_table_mask", "ext_table_words"):
+                batch.setdefault(key, unused)
         return batch if return_dict else batch["input_ids"]
 
-    def post_process_image_text_to_text(self, generated_outputs, skip_special_tokens=True, ext_tables=None, **kwargs):
+    def post_process_image_text_to_text(
+        self,
+        generated_outputs,
+        skip_special_tokens=True,
+        ext_tables=None,
+        clean_up_tokenization_spaces=None,
+    ):
         """Turns generated ids into text.
+
+        Words outside the vocabulary come from `ext_tables`, else from the ids themselves: what `generate()` returned
+        knows them for the answers, and so do its rows and columns. Where neither does, they are `<unk>`.
 
         Args:
             generated_outputs (`torch.Tensor`, `np.ndarray` or lists, (rows, length)): new ids, with or without the
@@ -222,7 +272,8 @@ class VisCPMChatProcessor(ProcessorMixin):
             skip_special_tokens (`bool`, *optional*, defaults to True): True gives clean text; False gives the
                 original's, with every special token and with `<` doubled.
             ext_tables (`list[dict]`, *optional*): `ext_tables` of the inputs, each used for as many rows as
-                there are answers per question. Without them the processor's last inputs are used where they fit.
+                there are answers per question.
+            clean_up_tokenization_spaces: without effect; the text is exact.
 
         Returns:
             `list[str]`, one per row.
@@ -230,33 +281,68 @@ class VisCPMChatProcessor(ProcessorMixin):
         Raises:
             ValueError: if the number of rows is not a multiple of the number of tables.
         """
-        rows = generated_outputs.tolist() if hasattr(generated_outputs, "tolist") else list(generated_outputs)
-        rows = [row.tolist() if hasattr(row, "tolist") else row for row in rows]
-        rows = [rows] if rows and not isinstance(rows[0], (list, tuple)) else rows
+        rows = list(generated_outputs) if len(generated_outputs) else []
+        if rows and np.ndim(rows[0]) == 0:
+            rows = [generated_outputs]
         if ext_tables is None:
-            tables = [self._find_table(row, index, len(rows)) for index, row in enumerate(rows)]
+            # a prompt's own words are left out, so that it reads the same with an answer behind it and without
+            tables = [
+                (None, table[0]) if (table := getattr(row, "ext_tables", None)) else (None, None) for row in rows
+            ]
         elif not ext_tables or len(rows) % len(ext_tables):
             raise ValueError(f"Got {len(rows)} rows of ids and {len(ext_tables)} ext_tables, expected a multiple.")
         else:
-            tables = [table for table in ext_tables for _ in range(len(rows) // len(ext_tables))]
+            tables = [(table, table) for table in ext_tables for _ in range(len(rows) // len(ext_tables))]
+        rows = [row.tolist() if hasattr(row, "tolist") else list(row) for row in rows]
+        return [self._read_ids(row, skip_special_tokens, *table) for row, table in zip(rows, tables, strict=True)]
+
+    def _read_ids(self, ids, skip_special_tokens, prompt_table, table):
         if skip_special_tokens:
-            rows = [self._strip_padding(row) for row in rows]
-        return [
-            self.tokenizer.decode(row, skip_special_tokens=skip_special_tokens, ext_table=table)
-            for row, table in zip(rows, tables, strict=True)
-        ]
+            ids = self._strip_padding(ids)
+        start = self._prompt_length(ids)
+        prompt = self.tokenizer.decode(ids[:start], skip_special_tokens=skip_special_tokens, ext_table=prompt_table)
+        if skip_special_tokens:  # which would also leave out unknown words of the answer
+            unknown = (self.tokenizer.unk_token_id, *(i for i in ids[start:] if i >= self.tokenizer.vocab_size))
+            table = {**dict.fromkeys(unknown, self.tokenizer.unk_token), **(table or {})}
+        return prompt + self.tokenizer.decode(ids[start:], skip_special_tokens=skip_special_tokens, ext_table=table)
+
+    def _prompt_length(self, ids):
+        """Where the answer begins: behind `<s><ans></s><s>`, if the ids begin as a prompt does."""
+        tokenizer = self.tokenizer
+        first = next((i for i, token in enumerate(ids) if token), 0)
+        bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+        if ids[first : first + 2] != [bos, tokenizer.root_token_id]:
+            return 0
+        mark = [bos, tokenizer.ans_token_id, eos, bos]
+        return next((i + 4 for i in range(first, len(ids) - 3) if ids[i : i + 4] == mark), len(ids))
 
     def to_grammar(self, text):
         """The text itself if it follows the original's grammar, else escaped whole."""
         return text if self.tokenizer.parses(text) else self.tokenizer.escape(text)
 
     def format_turn(self, question, answer):
-        """One turn of a context: the question escaped, the answer in the original's grammar."""
-        return f"User: {self.tokenizer.escape(question)}\nAI: {self.to_grammar(answer)}\n"
+        """One turn of a context: the question escaped, the answer in the original's grammar.
 
-    def _encode(self, has_image, question, turns, answer, max_length):
-        """`turns` and `answer` are in the original's grammar, `question` is plain."""
-        question = self.tokenizer.escape(question)
+        A line in them that would begin another turn (`User:`, `AI:`) is joined to the one before it; the original
+        took it for a turn.
+        """
+        question, answer = (_FORGED_TURN.sub(" ", text) for text in (self.tokenizer.escape(question), answer))
+        return f"User: {question}\nAI: {self.to_grammar(answer)}\n"
+
+    def _of_messages(self, turns):
+        """(turns of the context, question, answer's beginning) of the (question, answer or None) turns of messages."""
+        *earlier, (question, answer) = turns
+        escape = self.tokenizer.escape
+        return [self.format_turn(asked, escape(answered)) for asked, answered in earlier], question, answer or ""
+
+    def _turns(self, context):
+        """The turns of a context in the original's grammar; joined they are the context as it came."""
+        turns = re.split(r"^(?=User: )", self.to_grammar(context), flags=re.MULTILINE)
+        return [turn for turn in turns if turn]
+
+    def _encode(self, has_image, turns, question, answer, max_length, truncation=True):
+        """`turns` are in the original's grammar, `question` and `answer` are plain."""
+        question, answer = self.tokenizer.escape(question), self.tokenizer.escape(answer)
         image = {"image": self.tokenizer.unk_token * self.query_num} if has_image else {}
 
         def encode(dropped):
@@ -271,6 +357,11 @@ class VisCPMChatProcessor(ProcessorMixin):
         encoding = encode(0)
         if max_length is None or len(encoding["input_ids"]) <= max_length:
             return encoding
+        if truncation is False:
+            raise ValueError(
+                f"Got a prompt of {len(encoding['input_ids'])} tokens with truncation=False, expected at most "
+                f"{max_length}."
+            )
         choices = range(1, len(turns) + 1)
         dropped = 1 + bisect.bisect_left(choices, True, key=lambda n: len(encode(n)["input_ids"]) <= max_length)
         if dropped > len(turns):
@@ -286,37 +377,48 @@ class VisCPMChatProcessor(ProcessorMixin):
         )
         return shortened
 
-    def _collate(self, encodings, pictures, padding, padding_side, return_tensors, images_kwargs):
-        if padding is False and len({len(encoding["input_ids"]) for encoding in encodings}) > 1:
-            raise ValueError("Got samples of different lengths with padding=False, expected padding=True.")
-        batch = self.pad(encodings, padding_side)
+    def _options(self, kwargs):
+        """The options of a call by kind: (text's, the image processor's)."""
+        grouped = {}
+        for group in ("text_kwargs", "images_kwargs", "common_kwargs"):
+            grouped |= kwargs.pop(group, None) or {}
+        options = {key: value for key, value in {**grouped, **kwargs}.items() if key != "return_tensors"}
+        text = {key: options.pop(key) for key in _TEXT_OPTIONS if key in options}
+        images = {key: options.pop(key) for key in _IMAGE_OPTIONS if key in options}
+        unknown = sorted(key for key, value in options.items() if value is not None)
+        if unknown:
+            raise ValueError(f"Got {', '.join(unknown)}, unknown to VisCPMChatProcessor: leave it out.")
+        padding, length = text.get("padding", True), text.get("max_length")
+        if padding not in (True, False, None, "longest", "max_length", "do_not_pad"):
+            raise ValueError(f"Got padding={padding!r}, expected True, False, 'longest' or 'max_length'.")
+        if padding == "max_length" and length is None:
+            raise ValueError("Got padding='max_length' without a length, expected max_length with it.")
+        for name in ("max_length", "pad_to_multiple_of"):
+            number = text.get(name)
+            if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+                raise ValueError(f"Got {name}={number!r}, expected a number of tokens from 1 on.")
+        return text, images
+
+    def _batch(self, conversations, pictures, return_tensors, options):
+        """Model inputs of (has a picture, turns of the context, question, answer's beginning) each."""
+        text, images = options
+        if return_tensors not in ("pt", "np"):
+            raise ValueError(f"Got return_tensors={return_tensors!r}, expected 'pt' or 'np'.")
+        longest = text.get("max_length") or self.max_input_length
+        encodings = [self._encode(*parts, longest, text.get("truncation")) for parts in conversations]
+        lengths, padding = {len(encoding["input_ids"]) for encoding in encodings}, text.get("padding", True)
+        if padding in (False, "do_not_pad") and len(lengths) > 1:
+            raise ValueError(f"Got samples of different lengths with padding={padding!r}, expected padding=True.")
+        length, multiple = max(lengths), text.get("pad_to_multiple_of") or 1
+        if padding == "max_length":
+            length = text["max_length"]
+        batch = self.pad(encodings, text.get("padding_side"), -(-length // multiple) * multiple)
         pictures = [picture for picture in pictures if picture is not None]
         if pictures:
-            batch.update(self.image_processor(pictures, return_tensors="pt", **(images_kwargs or {})))
-        self._last = [(encoding["input_ids"], encoding["ext_table"]) for encoding in encodings]
-        self._waiting = [*([] if self._decoding else self._waiting), *self._last][-_REMEMBERED:]
-        self._recent = [*self._recent, *self._last][-_REMEMBERED:]
-        self._decoding = False
+            batch.update(self.image_processor(pictures, return_tensors="pt", **images))
         if return_tensors == "np":
             batch.update({key: value.numpy() for key, value in batch.items()})
         return batch
-
-    def _find_table(self, ids, row, rows):
-        self._decoding = True
-        start = next((i for i, token in enumerate(ids) if token), 0)
-        by_position = self._last[row * len(self._last) // rows] if self._last and rows % len(self._last) == 0 else None
-        # Prompts that differ in an unknown word only have the same ids, so what comes first counts: the rows of one
-        # call in their order; from a pipeline, which prepares a batch sample by sample, the samples in their order.
-        candidates = [by_position] if len(self._last) > 1 and by_position else []
-        for sample in (*candidates, *self._waiting, *reversed(self._recent)):
-            prompt, table = sample
-            if list(ids[start : start + len(prompt)]) == list(prompt):
-                if len(ids) - start == len(prompt) and sample in self._waiting:
-                    self._waiting.remove(sample)  # a pipeline decodes the prompt alone after its answers
-                return table
-        if list(ids[start : start + 2]) == [self.tokenizer.bos_token_id, self.tokenizer.root_token_id]:
-            return {}  # a prompt prepared elsewhere
-        return by_position[1] if by_position else {}
 
     def _strip_padding(self, ids):
         # Padding is id 0 whatever token has it, so only zeros before a prompt or after an answer's end are padding.
@@ -350,7 +452,7 @@ def _one_picture_each(images, count):
 
 
 def _read(messages, add_generation_prompt, continue_final_message):
-    """Checks a conversation; returns its picture (or None) and its (question, answer or None) turns."""
+    """Checks a conversation; returns its pictures (at most one) and its (question, answer or None) turns."""
     if not isinstance(messages, (list, tuple)) or not messages or not all(isinstance(m, dict) for m in messages):
         raise ValueError("Expected a conversation to be a list of messages with 'role' and 'content'.")
     if add_generation_prompt and continue_final_message:
@@ -382,7 +484,7 @@ def _read(messages, add_generation_prompt, continue_final_message):
             "'user', or continue_final_message=True to let the model finish the answer."
         )
     answers = texts[1::2] if ends_with_answer else [*texts[1::2], None]
-    return (pictures[0] if pictures else None), list(zip(texts[::2], answers, strict=True))
+    return pictures, list(zip(texts[::2], answers, strict=True))
 
 
 def _read_content(content, role):
@@ -406,10 +508,11 @@ def _read_content(content, role):
 
 
 def _picture_source(part):
+    """The picture of an image part in whatever form, None if it has none."""
     for key in ("image", "image_url", "url", "path", "base64"):
         if part.get(key) is not None:
             return _picture_source(part[key]) if isinstance(part[key], dict) else part[key]
-    raise ValueError("Got an image part without a picture, expected it under 'image', 'url', 'path' or 'base64'.")
+    return None
 
 
 # a saved copy carries this file, so that it loads where the package is not installed
