@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, PipelineQuantizationConfig
 from hub import LocalHub
-from paint import EXACT, PROMPT, golden_pipeline, paint, record
+from paint import EXACT, PROMPT, golden_pipeline, paint
 
 import viscpm_hf
 from viscpm_hf import VisCPMPaintPipeline
@@ -163,11 +163,9 @@ def test_quantized_text_encoder(folder, pipe):
     off = dict.fromkeys(("safety_checker", "prompt_checker", "ranker"))
     loaded = load(VisCPMPaintPipeline, folder, quantization_config=config, dtype=torch.float32, **off)
     assert "Int8" in type(loaded.text_encoder.layers[0].mlp.up_proj.weight).__name__
-    rows, _ = record(loaded.text_encoder, lambda args, kwargs, output: len(kwargs["input_ids"]))
     image = paint(loaded)
     assert 0 < (image - paint(pipe)).abs().mean() < 0.05
-    torch.testing.assert_close(paint(loaded), image, **EXACT)
-    assert rows == [2, 1]
+    assert torch.equal(paint(loaded), image)
 
 
 def test_the_package_exports_it_lazily():

@@ -3,10 +3,24 @@
 It imports no sibling: diffusers fetches a single .py for a component with weights.
 """
 
+from dataclasses import dataclass
+
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from diffusers.utils import BaseOutput
 from torch import nn
+
+
+@dataclass
+class VisCPMPaintTextProjectionOutput(BaseOutput):
+    """What [`VisCPMPaintTextProjection`] returns.
+
+    Args:
+        hidden_states (`torch.Tensor`): `(batch, length, cross_attention_dim)`, what the UNet attends to.
+    """
+
+    hidden_states: torch.Tensor
 
 
 class VisCPMPaintTextProjection(ModelMixin, ConfigMixin):
@@ -26,9 +40,12 @@ class VisCPMPaintTextProjection(ModelMixin, ConfigMixin):
         self.linear = nn.Linear(hidden_size, cross_attention_dim, bias=False)
         self.norm = nn.LayerNorm(cross_attention_dim, eps=eps)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, hidden_states: torch.Tensor, return_dict: bool = True
+    ) -> VisCPMPaintTextProjectionOutput | tuple[torch.Tensor]:
         """Maps text states `(batch, length, hidden_size)` to `(batch, length, cross_attention_dim)`."""
-        return self.norm(self.linear(hidden_states))
+        hidden_states = self.norm(self.linear(hidden_states))
+        return VisCPMPaintTextProjectionOutput(hidden_states) if return_dict else (hidden_states,)
 
 
 __all__ = ["VisCPMPaintTextProjection"]

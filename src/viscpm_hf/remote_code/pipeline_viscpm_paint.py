@@ -4,13 +4,18 @@ It imports no sibling, so that it runs as the one file of a repository's pipelin
 methods of the tokenizer and the forward pass of the text encoder.
 """
 
+import copy
+import functools
 import inspect
+import itertools
 import json
 import logging
 import os
-import shutil
+import re
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from numbers import Integral, Real
@@ -21,6 +26,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, ModelMixin, UNet2DConditionModel
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.hooks import apply_group_offloading
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
@@ -41,6 +47,42 @@ _COMPONENT_FILES = {
 }
 _PACKAGE = __name__.rpartition(".")[0]
 _IS_REMOTE_CODE = __name__.startswith("diffusers_modules.")
+# Which thread works with which part, by id. Remote code runs anew at each load, but parts can be shared between copies
+# of this file, so what they agree on lies outside of them.
+_TURN, _BUSY = vars(sys).setdefault("_viscpm_paint_turn", (threading.Condition(), {}))
+# of an image, of a call and of a prompt: far above sensible use, far below what brings a machine down
+_PIXELS, _ALL_PIXELS, _CHARACTERS = 2**26, 2**30, 4096
+
+
+def _in_turn(*names: str):
+    """Lets calls that use the same parts, by default all, wait for each other: schedulers, LoRA scales, offloading and
+    fast tokenizers hold state meanwhile. A call takes its parts at once, so that no two wait for one another's.
+    """
+
+    def decorate(method):
+        @functools.wraps(method)
+        def wait_and_call(self, *args, **kwargs):
+            me, parts = threading.get_ident(), [getattr(self, name) for name in names or self.components]
+            ids = {id(part) for part in parts if part is not None}
+            with _TURN:
+                if not names and _BUSY.get(id(self.scheduler)) == me:
+                    raise RuntimeError(
+                        "The pipeline is called from its own callback, whose picture it would spoil: call it after."
+                    )
+                _TURN.wait_for(lambda: all(_BUSY.get(part, me) == me for part in ids))
+                taken = ids - _BUSY.keys()  # a method called by another one finds its parts taken
+                _BUSY.update(dict.fromkeys(taken, me))
+            try:
+                return method(self, *args, **kwargs)
+            finally:
+                with _TURN:
+                    for part in taken:
+                        del _BUSY[part]
+                    _TURN.notify_all()
+
+        return wait_and_call
+
+    return decorate
 
 
 class UnsafePromptError(ValueError):
@@ -81,8 +123,11 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         prompt_checker_threshold (`float`, defaults to 0.75): In [0, 1].
         requires_safety_checker (`bool`, defaults to True): Whether a missing safety checker is worth a warning.
 
+    Calls of several threads wait for each other, also where pipelines share parts.
+
     Raises:
-        ValueError: A checker or the ranker comes without its tokenizer or processor.
+        ValueError: A checker or the ranker comes without its tokenizer or processor; a tokenizer of another model; a
+            threshold that is none.
 
     Example:
 
@@ -99,6 +144,7 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
     _optional_components = ["safety_checker", "feature_extractor", "prompt_checker", "prompt_checker_tokenizer"]
     _optional_components += ["ranker", "ranker_processor"]
     _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds", "prompt_embeds_mask"]
+    _code = Path(__file__).read_bytes()  # now: diffusers loads the code of every repository into one and the same file
 
     def __init__(
         self,
@@ -125,6 +171,12 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         ):
             if model is not None and preprocessor is None:
                 raise ValueError(f"Got {names}, which it needs: pass both or neither.")
+        if tokenizer is not None and not hasattr(tokenizer, "encode_data"):
+            raise ValueError(f"tokenizer is a CpmBeeTokenizer, got a {type(tokenizer).__name__}.")
+        if not _is(prompt_checker_threshold, Real, 0, 1):
+            raise ValueError(
+                f"prompt_checker_threshold is a number from 0 to 1, got {_said(prompt_checker_threshold)}."
+            )
         if safety_checker is None and unet is not None and requires_safety_checker:
             logger.warning(
                 "There is no safety_checker, so images are returned unchecked; requires_safety_checker=False says "
@@ -149,11 +201,7 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         )
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1) if vae is not None else 8
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
-
-    def __setattr__(self, name: str, value: Any):
-        if name in ("tokenizer", "text_encoder"):
-            self._empty_prompt = None  # what was remembered of the old one
-        super().__setattr__(name, value)
+        self._own_components()
 
     # Loading and saving: a repository names classes by bare modules, for which diffusers looks in the part's folder.
     # The installed class takes the package's own modules instead, and so needs no trust in remote code.
@@ -179,11 +227,26 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         """The configuration as it stands in model_index.json, where classes have names that any process can load."""
         config = json.loads(super().to_json_string())
         config["_class_name"] = _CLASS_NAME
-        for name, (module, class_name) in self._own_components().items():
+        for name, (module, class_name, _) in self._own_components().items():
             config[name] = [module.rpartition(".")[2], class_name]
         if config["feature_extractor"][1]:  # without torchvision the class has another name
             config["feature_extractor"][1] = config["feature_extractor"][1].removesuffix("Pil")
         return json.dumps(config, indent=2, sort_keys=True) + "\n"
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs):
+        """See [`~diffusers.DiffusionPipeline.save_pretrained`].
+
+        Raises:
+            ValueError: A LoRA lies over a part, in which form it could not be loaded. Nothing is written.
+        """
+        for name, part in self.components.items():
+            modules = part.named_modules() if isinstance(part, torch.nn.Module) else ()
+            if any(module.endswith("base_layer") for module, _ in modules):
+                raise ValueError(
+                    f"{name} has a LoRA, with which it could not be loaded again: unload_lora_weights() first, and "
+                    "before that fuse_lora() if it shall stay in; save_lora_weights() saves it by itself."
+                )
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
         """Writes model_index.json, and the code of pipeline and parts to where it refers to.
@@ -192,26 +255,137 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         """
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(__file__, folder / f"{_CLASS_NAME[0]}.py")
-        for name, (module, _) in self._own_components().items():
+        (folder / f"{_CLASS_NAME[0]}.py").write_bytes(self._code)
+        for name, (_, _, code) in self._own_components().items():
             if (folder / name).is_dir():
-                shutil.copyfile(sys.modules[module].__file__, folder / name / f"{_COMPONENT_FILES[name]}.py")
+                (folder / name / f"{_COMPONENT_FILES[name]}.py").write_bytes(code)
         super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
 
-    def _own_components(self) -> dict[str, tuple[str, str]]:
-        """Module and class of the parts that ship their code."""
-        parts = {name: tuple(self.config[name]) for name in _COMPONENT_FILES}
-        return {
-            name: (module, class_name)
-            for name, (module, class_name) in parts.items()
-            if module is not None and module.rpartition(".")[2] == _COMPONENT_FILES[name]
-        }
+    def _own_components(self) -> dict[str, tuple[str, str, bytes]]:
+        """Module, class and code of the parts that ship their code; read when a class is new, as `_code` is."""
+        found = {}
+        for name, file in _COMPONENT_FILES.items():
+            module, class_name = self.config[name]
+            part = getattr(self, name)
+            cls = type(getattr(part, "_orig_mod", part))
+            if module is not None and module.rpartition(".")[2] == file:
+                if "_code" not in vars(cls):
+                    cls._code = Path(inspect.getfile(cls)).read_bytes()
+                found[name] = module, class_name, cls._code
+        return found
 
     @classmethod
-    def load_lora_into_text_encoder(cls, state_dict, *args, **kwargs):
-        """Nothing: the text part of a Stable Diffusion LoRA is made for CLIP."""
-        if any(key.startswith(f"{cls.text_encoder_name}.") for key in state_dict):
-            logger.warning("The LoRA has a part for a CLIP text encoder, which VisCPM-Paint does not have: left out.")
+    def from_pipe(cls, pipeline: DiffusionPipeline, dtype: torch.dtype | None = None, **kwargs):
+        """Makes a pipeline of the parts of another one, which both then share.
+
+        Args:
+            pipeline (`DiffusionPipeline`): Where parts and settings come from that are not given.
+            dtype (`torch.dtype`, *optional*): What all parts are cast to. By default each keeps its own.
+            **kwargs: Parts and settings of this class in place of the other's.
+
+        Raises:
+            TypeError: An argument this class does not have.
+            ValueError: Parts that neither the pipeline has nor the arguments name.
+        """
+        dtype = kwargs.pop("torch_dtype", dtype)
+        parameters = inspect.signature(cls).parameters
+        settings = [name for name, one in parameters.items() if one.default is not one.empty]
+        unknown = ", ".join(sorted(kwargs.keys() - parameters.keys()))
+        if unknown:
+            raise TypeError(f"from_pipe() of {cls.__name__} takes no {unknown}.")
+        # another class keeps settings that it does not know under names with a dash
+        given = {name.removeprefix("_"): value for name, value in pipeline.config.items()}
+        given = {name: given[name] for name in settings if name in given}
+        given |= {**dict.fromkeys(cls._optional_components), **pipeline.components, **kwargs}
+        missing = ", ".join(name for name in parameters if name not in given and name not in settings)
+        if missing:
+            raise ValueError(f"A {type(pipeline).__name__} has no {missing}: pass what is missing, too.")
+        new = cls(**{name: given[name] for name in parameters if name in given})
+        new.register_to_config(_name_or_path=pipeline.config.get("_name_or_path"))
+        return new if dtype is None else new.to(dtype=dtype)
+
+    def enable_group_offload(self, *args, **kwargs):
+        """See [`~diffusers.DiffusionPipeline.enable_group_offload`]; on disk each part has a folder of its own, since
+        files are named by modules, and parts share names.
+        """
+        inputs = inspect.signature(super().enable_group_offload).bind(*args, **kwargs).arguments
+        path, excluded = inputs.pop("offload_to_disk_path", None), inputs.pop("exclude_modules", None) or []
+        if path is None:
+            return super().enable_group_offload(*args, **kwargs)
+        for name, part in self.components.items():
+            if isinstance(part, torch.nn.Module) and name in ([excluded] if isinstance(excluded, str) else excluded):
+                part.to(inputs["onload_device"])
+            elif isinstance(part, torch.nn.Module):
+                apply_group_offloading(part, **inputs, offload_to_disk_path=os.path.join(path, name))
+
+    def load_lora_weights(self, pretrained_model_name_or_path_or_dict, adapter_name: str | None = None, **kwargs):
+        """See [`~diffusers.loaders.StableDiffusionLoraLoaderMixin.load_lora_weights`]; under one name for all parts.
+
+        Raises:
+            ValueError: The part for the text encoder does not fit. Nothing is changed then.
+        """
+        taken = {name for names in self.get_list_adapters().values() for name in names}
+        adapter_name = adapter_name or next(f"default_{i}" for i in itertools.count() if f"default_{i}" not in taken)
+        super().load_lora_weights(pretrained_model_name_or_path_or_dict, adapter_name=adapter_name, **kwargs)
+
+    @classmethod
+    def load_lora_into_unet(cls, state_dict, *args, _pipeline=None, **kwargs):
+        """See [`~diffusers.loaders.StableDiffusionLoraLoaderMixin.load_lora_into_unet`]."""
+        if _pipeline is not None:  # the text encoder's turn is next: where that fails, nothing is to be changed
+            cls._text_lora(state_dict, _pipeline.text_encoder, cls.text_encoder_name, **kwargs)
+        super().load_lora_into_unet(state_dict, *args, _pipeline=_pipeline, **kwargs)
+
+    @classmethod
+    def load_lora_into_text_encoder(
+        cls, state_dict, network_alphas, text_encoder, prefix=None, *, metadata=None, **kwargs
+    ):
+        """See [`~diffusers.loaders.StableDiffusionLoraLoaderMixin.load_lora_into_text_encoder`].
+
+        What a LoRA for Stable Diffusion has for its CLIP text encoder is left out, with a warning.
+        """
+        prefix = cls.text_encoder_name if prefix is None else prefix
+        layers, ranks = cls._text_lora(state_dict, text_encoder, prefix, **kwargs)
+        if ranks:
+            if not any(key.startswith(f"{prefix}.") for key in metadata or ()):
+                most = max(ranks.values(), key=list(ranks.values()).count)
+                patterns = {name: rank for name, rank in ranks.items() if rank != most}
+                metadata = {"r": most, "lora_alpha": most, "rank_pattern": patterns, "alpha_pattern": patterns}
+                metadata = {f"{prefix}.{key}": value for key, value in metadata.items()}
+                metadata[f"{prefix}.target_modules"] = list(ranks)
+            layers = {f"{prefix}.{key}": tensor for key, tensor in layers.items()}
+            super().load_lora_into_text_encoder(layers, None, text_encoder, prefix, metadata=metadata, **kwargs)
+        elif layers:
+            logger.warning("The LoRA has a part for another text encoder, such as Stable Diffusion's CLIP: left out.")
+        elif kwargs.get("_pipeline") is None:  # diffusers says so
+            super().load_lora_into_text_encoder(state_dict, None, text_encoder, prefix, **kwargs)
+
+    @staticmethod
+    def _text_lora(state_dict, text_encoder, prefix, adapter_name=None, hotswap=False, **_):
+        """What a LoRA has for a text encoder, and each layer's rank; no ranks if all of it is for another one."""
+        layers = {}
+        for key, tensor in state_dict.items():
+            if key.startswith(f"{prefix}."):
+                key = key.removeprefix(f"{prefix}.").removeprefix("base_model.model.")
+                key = re.sub(r"\.(lora_A|lora\.down)\.", ".lora_linear_layer.down.", key)
+                layers[re.sub(r"\.(lora_B|lora\.up)\.", ".lora_linear_layer.up.", key)] = tensor
+        modules = dict(text_encoder.named_modules()) if text_encoder is not None else {}
+        names = {key.split(".lora_")[0] for key in layers}
+        if not names & modules.keys():
+            return layers, {}
+        if hotswap or adapter_name in getattr(text_encoder, "peft_config", {}):
+            raise ValueError(f"The text encoder cannot exchange its LoRA {adapter_name!r}: delete_adapters() first.")
+        ranks = {}
+        for name in sorted(names):
+            size = [getattr(modules.get(name), attribute, None) for attribute in ("in_features", "out_features")]
+            down, up = (layers.get(f"{name}.lora_linear_layer.{end}.weight") for end in ("down", "up"))
+            if down is None or up is None or [down.shape[1], up.shape[0]] != size or down.shape[0] != up.shape[1]:
+                raise ValueError(f"The LoRA does not fit the text encoder: {name!r} is missing or of another size.")
+            ranks[name] = len(down)
+        if len(layers) != 2 * len(ranks):
+            raise ValueError(
+                "The LoRA of the text encoder has more than two matrices for a layer, as DoRA has: not taken."
+            )
+        return layers, ranks
 
     @property
     def guidance_scale(self):
@@ -233,6 +407,7 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
     def interrupt(self):
         return self._interrupt
 
+    @_in_turn("tokenizer", "text_encoder", "text_projection")
     def encode_prompt(
         self,
         prompt: str | list[str] | None,
@@ -244,6 +419,7 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         negative_prompt_embeds: torch.Tensor | None = None,
         prompt_embeds_mask: torch.Tensor | None = None,
         negative_prompt_embeds_mask: torch.Tensor | None = None,
+        lora_scale: float = 1.0,
     ) -> tuple[torch.Tensor | None, ...]:
         """What the UNet attends to.
 
@@ -259,6 +435,7 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
             negative_prompt (`str` or `list[str]`, *optional*): One for all prompts or one each; `""` by default.
             prompt_embeds, negative_prompt_embeds, prompt_embeds_mask, negative_prompt_embeds_mask (`torch.Tensor`,
                 *optional*): Results of an earlier call in place of prompts; only repeated.
+            lora_scale (`float`, defaults to 1.0): Factor of the text encoder's LoRA in this call.
 
         Returns:
             `prompt_embeds`, `negative_prompt_embeds` (batch, L, cross_attention_dim), and for each a mask (batch, L),
@@ -284,9 +461,16 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
                 for pair in zip(prompts, negative_prompts, strict=True)
             ]
             texts = prompts + negative_prompts if do_classifier_free_guidance else prompts
-            states = self._text_states({text: encodings[text] for text in texts}, max(lengths), device)
-            states = torch.stack([states[text] for text in texts])  # (texts, L, hidden)
+            different = list(dict.fromkeys(texts))
+            batch = self.tokenizer.pad_encodings([encodings[text] for text in different], padding_side="right")
+            missing = max(lengths) - batch["input_ids"].shape[1]  # of negative prompts that only count for the padding
+            for key in ("input_ids", "attention_mask", "segment_ids", "context_mask"):
+                batch[key] = torch.nn.functional.pad(batch[key], (0, missing))
+            with self._lora_scaled(self.text_encoder, lora_scale):
+                states = self.text_encoder(**batch.to(device), use_cache=False).last_hidden_state.to(device)
+            states = states[[different.index(text) for text in texts]]  # (texts, L, hidden)
             embeds = self.text_projection(states.to(self.text_projection.dtype))
+            embeds = embeds if torch.is_tensor(embeds) else embeds[0]  # a tensor where a repository's code is older
             prompt_embeds, negative_prompt_embeds = embeds[: len(prompts)], embeds[len(prompts) :]
             if len(set(lengths)) > 1:
                 visible = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]  # (prompts, L)
@@ -300,31 +484,19 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         negative_prompt_embeds_mask = _repeat(negative_prompt_embeds_mask, num_images_per_prompt, device)
         return prompt_embeds, negative_prompt_embeds, prompt_embeds_mask, negative_prompt_embeds_mask
 
-    def _text_states(self, encodings: dict[str, dict], length: int, device: torch.device) -> dict[str, torch.Tensor]:
-        """Final states `(length, hidden)` of each text in one pass, those of the padding after it included.
-
-        The empty prompt's are remembered: it is the negative prompt of almost every call. Not where gradients are
-        wanted, and no longer than the weights stay the same.
-        """
-        states, remember = {}, "" in encodings and not torch.is_grad_enabled()
-        weights = self.text_encoder.parameters()
-        version = device, [(weight.dtype, None if weight.is_inference() else weight._version) for weight in weights]
-        if remember and self._empty_prompt is not None and self._empty_prompt[0] == version:
-            rows = self._empty_prompt[1]  # the last is padding, and all padding is alike
-            states[""] = torch.cat([rows, rows[-1:].expand(max(length - len(rows), 0), -1)])[:length]
-        texts = [text for text in encodings if text not in states]
-        if not texts:
-            return states
-
-        batch = self.tokenizer.pad_encodings([encodings[text] for text in texts], padding_side="right")
-        empty_length = len(encodings[""]["input_ids"]) if remember and "" in texts else -1
-        missing = max(length, empty_length + 1) - batch["input_ids"].shape[1]
-        for key in ("input_ids", "attention_mask", "segment_ids", "context_mask"):
-            batch[key] = torch.nn.functional.pad(batch[key], (0, missing))
-        hidden_states = self.text_encoder(**batch.to(device), use_cache=False).last_hidden_state.to(device)
-        if empty_length > 0:
-            self._empty_prompt = version, hidden_states[texts.index(""), : empty_length + 1].clone()
-        return states | dict(zip(texts, hidden_states[:, :length], strict=True))
+    @staticmethod
+    @contextmanager
+    def _lora_scaled(model: torch.nn.Module, scale: float):
+        """Multiplies a model's LoRA, then puts back what was there: dividing again would leave a trace, or by zero."""
+        layers = [layer for layer in model.modules() if scale != 1 and hasattr(layer, "scale_layer")]
+        before = [copy.deepcopy(layer.scaling) for layer in layers]
+        try:
+            for layer in layers:
+                layer.scale_layer(scale)
+            yield
+        finally:
+            for layer, scaling in zip(layers, before, strict=True):
+                layer.scaling.update(scaling)
 
     def _check_text(self, prompt, negative_prompt, guided: bool, prompt_embeds, **others) -> int:
         """Number of prompts, in words or as embeddings; ValueError if these do not fit together."""
@@ -337,52 +509,88 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
             raise ValueError("Got both prompts and prompt_embeds: pass one of them.")
         rows, length = (*getattr(prompt_embeds, "shape", ()), 0, 0)[:2]
         wanted = {"prompt_embeds": (rows, length, self.unet.config.cross_attention_dim)}
-        masks = ["prompt_embeds_mask"] + ["negative_prompt_embeds_mask"] * guided
         if guided:
             wanted["negative_prompt_embeds"] = wanted["prompt_embeds"]
-        if any(others[name] is not None for name in masks):
-            wanted |= dict.fromkeys(masks, (rows, length))
         for name, shape in wanted.items():
-            _check_shape(name, {"prompt_embeds": prompt_embeds, **others}[name], shape)
+            _check_tensor(name, {"prompt_embeds": prompt_embeds, **others}[name], shape)
+        masks = ["prompt_embeds_mask"] + ["negative_prompt_embeds_mask"] * guided
+        if any(others[name] is not None for name in masks):
+            for name in masks:
+                _check_tensor(name, others[name], (rows, length), mask=True)
         return rows
 
-    def _check_settings(self, height, width, guidance_scale, output_type, tensor_inputs, **counts):
+    def _check_settings(self, callback, tensor_inputs, attention_kwargs, output_type, numbers):
         """ValueError for what cannot be painted, or not without the parts that are missing."""
         missing = [name for name in ("unet", "vae", "scheduler") if getattr(self, name) is None]
         if missing and not (missing == ["vae"] and output_type == "latent"):
             raise ValueError(f"Painting needs {', '.join(missing)}, which the pipeline was loaded without: load them.")
+        names, factor = self._callback_tensor_inputs, self.vae_scale_factor
         if output_type not in ("pil", "np", "pt", "latent"):
-            raise ValueError(f'output_type is "pil", "np", "pt" or "latent", got {output_type!r}.')
-        for name, size in (("height", height), ("width", width)):
-            if not isinstance(size, Integral) or size < 1 or size % self.vae_scale_factor:
-                raise ValueError(f"{name} is a multiple of {self.vae_scale_factor} in pixels, got {size!r}.")
-        for name, count in counts.items():
-            if not isinstance(count, Integral) or count < 1:
-                raise ValueError(f"{name} is a whole number from 1 on, got {count!r}.")
-        if not isinstance(guidance_scale, Real):
-            raise ValueError(f"guidance_scale is a number, got {guidance_scale!r}.")
-        unknown = set(tensor_inputs) - set(self._callback_tensor_inputs)
-        if unknown:
-            raise ValueError(
-                f"callback_on_step_end_tensor_inputs may name {', '.join(self._callback_tensor_inputs)}, got "
-                f"{', '.join(sorted(unknown))}."
-            )
+            raise ValueError(f'output_type is "pil", "np", "pt" or "latent", got {_said(output_type)}.')
+        if not (callback is None or callable(callback)):
+            raise ValueError(f"callback_on_step_end is a function, got {_said(callback)}.")
+        listed = tensor_inputs if isinstance(tensor_inputs, list | tuple) else [tensor_inputs]
+        unknown = [name for name in listed if name not in names]
+        if unknown or listed is not tensor_inputs:
+            said = ", ".join(name if isinstance(name, str) else _said(name) for name in unknown)
+            raise ValueError(f"callback_on_step_end_tensor_inputs lists some of {', '.join(names)}, got {said}.")
+        if not isinstance(attention_kwargs, dict):
+            raise ValueError(f"cross_attention_kwargs is a dict, got {_said(attention_kwargs)}.")
+        numbers["scale in cross_attention_kwargs"] = attention_kwargs.get("scale", 1)
+        for name, number in numbers.items():
+            if name in ("height", "width"):
+                if not _is(number, Integral, 1, _PIXELS) or number % factor:
+                    raise ValueError(f"{name} is a multiple of {factor} in pixels, got {_said(number)}.")
+            elif name.startswith("num_"):
+                if not _is(number, Integral, 1, _PIXELS):
+                    raise ValueError(f"{name} is a whole number from 1 on, got {_said(number)}.")
+            else:
+                low, high = (0, 1) if name == "eta" else (-1000, 1000)
+                if not _is(number, Real, low, high):
+                    raise ValueError(f"{name} is a number from {low} to {high}, got {_said(number)}.")
 
-    def _set_timesteps(self, num_inference_steps, timesteps, sigmas, device) -> tuple[torch.Tensor, int]:
-        """Sets the scheduler's timesteps from a number or from one of the lists; returns them and their number."""
-        lists = {"timesteps": timesteps, "sigmas": sigmas}
-        lists = {name: list(value) for name, value in lists.items() if value is not None}
-        if not lists:
-            self.scheduler.set_timesteps(num_inference_steps, device=device)
-            return self.scheduler.timesteps, num_inference_steps
-        (name, value), *second = lists.items()
-        if second or not value:
-            raise ValueError("Pass either timesteps or sigmas, with at least one entry, or num_inference_steps alone.")
-        if name not in inspect.signature(self.scheduler.set_timesteps).parameters:
-            raise ValueError(f"{type(self.scheduler).__name__} takes no {name}: pass num_inference_steps.")
-        self.scheduler.set_timesteps(**lists, device=device)
-        return self.scheduler.timesteps, len(self.scheduler.timesteps)
+    @staticmethod
+    def _set_timesteps(scheduler, num_inference_steps, timesteps, sigmas, device) -> tuple[torch.Tensor, int]:
+        """Sets a scheduler's timesteps from a number or from one of the lists; returns them and their number."""
+        name, config = type(scheduler).__name__, getattr(scheduler, "config", {})
+        needs = ("set_timesteps", "step", "scale_model_input", "init_noise_sigma", "order", "alphas_cumprod")
+        fits = all(hasattr(scheduler, need) for need in needs)
+        if fits:
+            arguments = inspect.signature(scheduler.step).parameters.values()
+            fits = {one.name for one in arguments if one.default is one.empty} == {
+                "model_output",
+                "timestep",
+                "sample",
+            }
+            fits &= config.get("prediction_type", "epsilon") in ("epsilon", "sample", "v_prediction")
+            fits &= not config.get("use_flow_sigmas") and config.get("snr_shift_scale", 1) == 1
+        if fits:
+            most, given = config.num_train_timesteps, {"timesteps": timesteps, "sigmas": sigmas}
+            given = {key: _falling(key, values, most) for key, values in given.items() if values is not None}
+            given = given or {"num_inference_steps": num_inference_steps}
+            if len(given) > 1:
+                raise ValueError("Got two lists: pass either timesteps or sigmas, or num_inference_steps alone.")
+            if given.keys() - inspect.signature(scheduler.set_timesteps).parameters.keys():
+                raise ValueError(f"{name} takes no {', '.join(given)}: pass num_inference_steps.")
+            if given.get("num_inference_steps", 0) > most:
+                raise ValueError(f"num_inference_steps is at most {most} with {name}, got {num_inference_steps}.")
+            try:
+                scheduler.set_timesteps(**given, device=device)
+            except Exception as error:  # each scheduler has its own ways to say that it does not like a number
+                raise ValueError(f"{name} makes no steps of {given}: {' '.join(str(error).split())}") from error
+            found = scheduler.timesteps
+            if len(found) == 0:
+                raise ValueError(f"{name} makes no steps of {given}: pass more.")
+            first = min(int(found[0]), most - 1)  # where nothing but noise is left, the noise says nothing
+            fits = config.get("prediction_type") != "epsilon" or scheduler.alphas_cumprod[first] > 0
+            if fits and found[0] >= found[-1]:
+                return found, given.get("num_inference_steps", len(found))
+        raise ValueError(
+            f"This {name} does not go through the noise levels of a DDPM model, as this one is: use a scheduler that "
+            "does, such as DPMSolverMultistepScheduler.from_config(config of the model's own scheduler)."
+        )
 
+    @_in_turn("prompt_checker", "prompt_checker_tokenizer")
     def run_prompt_checker(self, prompts: list[str], device: torch.device) -> list[float]:
         """Score of each prompt for being unsafe, in [0, 1]; that of a long one is the highest of its parts."""
         length = self.prompt_checker.config.max_position_embeddings
@@ -400,6 +608,7 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         scores = self.prompt_checker(**inputs.to(device)).logits.float().softmax(-1)[:, unsafe].tolist()
         return [max(s for s, owner in zip(scores, owners, strict=True) if owner == i) for i in range(len(prompts))]
 
+    @_in_turn("safety_checker", "feature_extractor")
     def run_safety_checker(self, image: torch.Tensor, pictures: list[Image.Image]):
         """Blackens unsafe images: of the same ones as a tensor (n, 3, height, width) in [0, 1], and as pictures.
 
@@ -414,6 +623,7 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         ]
         return image, pictures, [bool(flag) for flag in unsafe]
 
+    @_in_turn("ranker", "ranker_processor")
     def run_ranker(self, prompts: list[str], pictures: list[Image.Image], device: torch.device) -> torch.Tensor:
         """Scores `(prompts, pictures per prompt)` of how well a picture fits its prompt, in one pass."""
         inputs = self.ranker_processor(
@@ -430,6 +640,7 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         return scores.gather(1, owners[:, None]).view(len(prompts), -1)
 
     @torch.no_grad()
+    @_in_turn()
     def __call__(
         self,
         prompt: str | list[str] | None = None,
@@ -443,7 +654,7 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         num_images_per_prompt: int = 1,
         num_candidates: int | None = None,
         eta: float = 0.0,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: torch.Generator | int | list[torch.Generator | int] | None = None,
         latents: torch.Tensor | None = None,
         prompt_embeds: torch.Tensor | None = None,
         negative_prompt_embeds: torch.Tensor | None = None,
@@ -467,15 +678,17 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
             num_images_per_prompt (`int`, defaults to 1): Images returned for each prompt.
             num_candidates (`int`, *optional*): Images painted for each image returned, of which the ranker chooses;
                 4 by default if there is a ranker, a prompt and an image, else 1.
-            eta (`float`, defaults to 0.0): η of DDIM; other schedulers ignore it.
-            generator (`torch.Generator` or `list[torch.Generator]`, *optional*): One, or one for each image.
+            eta (`float`, defaults to 0.0): η of DDIM, from 0 to 1; schedulers without one ignore it.
+            generator (`torch.Generator`, `int` or a list of these, *optional*): One, or one for each image; a number
+                is the seed of one on the CPU.
             latents (`torch.Tensor`, *optional*): Noise (images · candidates, channels, height / f, width / f) of
                 variance 1 in place of a draw, f being `vae_scale_factor`.
             prompt_embeds, negative_prompt_embeds, prompt_embeds_mask, negative_prompt_embeds_mask (`torch.Tensor`,
                 *optional*): What [`~VisCPMPaintPipeline.encode_prompt`] returned, in place of prompts.
             output_type (`str`, defaults to `"pil"`): `"pil"`, `"np"`, `"pt"` or `"latent"`, which is not checked.
             return_dict (`bool`, defaults to True): False for a tuple of those results that are there.
-            cross_attention_kwargs (`dict`, *optional*): For the attention processors; `{"scale": …}` for a LoRA.
+            cross_attention_kwargs (`dict`, *optional*): For the attention processors; `{"scale": …}` for a LoRA of
+                UNet and text encoder.
             callback_on_step_end (*optional*): Called as `(pipeline, step, timestep, tensors)` after each step; returns
                 a dict of tensors to replace. Setting `pipeline._interrupt = True` skips the remaining steps.
             callback_on_step_end_tensor_inputs (`list[str]`): Which tensors it gets.
@@ -486,49 +699,58 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         Raises:
             UnsafePromptError: The prompt checker refuses a prompt; it is a ValueError.
             ValueError: Input that cannot be worked with.
-            RuntimeError: The image is not a number: a part overflowed in half precision.
+            RuntimeError: The image is not a number: a part overflowed in half precision. Or a callback called this.
         """
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         tensor_inputs = callback_on_step_end_tensor_inputs or []
-        if self.unet is not None:
+        if self.unet is not None and self.unet.config.sample_size is not None:
             default = (np.broadcast_to(self.unet.config.sample_size, 2) * self.vae_scale_factor).tolist()
             height, width = default[0] if height is None else height, default[1] if width is None else width
         if num_candidates is None:
             num_candidates = 4 if self.ranker is not None and prompt is not None and output_type != "latent" else 1
-        counts = {"num_images_per_prompt": num_images_per_prompt, "num_candidates": num_candidates}
+        numbers = {"height": height, "width": width, "guidance_scale": guidance_scale, "eta": eta}
+        numbers |= {"num_images_per_prompt": num_images_per_prompt, "num_candidates": num_candidates}
         if timesteps is None and sigmas is None:
-            counts["num_inference_steps"] = num_inference_steps
-        self._check_settings(height, width, guidance_scale, output_type, tensor_inputs, **counts)
+            numbers["num_inference_steps"] = num_inference_steps
+        attention_kwargs = {} if cross_attention_kwargs is None else cross_attention_kwargs
+        self._check_settings(callback_on_step_end, tensor_inputs, attention_kwargs, output_type, numbers)
         embeds = {
             "prompt_embeds": prompt_embeds,
             "negative_prompt_embeds": negative_prompt_embeds,
             "prompt_embeds_mask": prompt_embeds_mask,
             "negative_prompt_embeds_mask": negative_prompt_embeds_mask,
         }
-        images = self._check_text(prompt, negative_prompt, guidance_scale > 1, **embeds) * num_images_per_prompt
+        images = self._check_text(prompt, negative_prompt, guidance_scale > 1, **embeds) * int(num_images_per_prompt)
         if num_candidates > 1 and (self.ranker is None or prompt is None or output_type == "latent"):
             raise ValueError(
                 f"Got num_candidates={num_candidates}, but choosing needs a ranker, a prompt and finished images: "
                 "provide these, or use num_images_per_prompt."
             )
-        drawn = images * num_candidates
-        if isinstance(generator, list):
-            if len(generator) not in (images, drawn):
-                raise ValueError(f"Got {len(generator)} generators for {images} images: pass one, or one for each.")
-            if len(generator) < drawn:  # one for all candidates of an image, in turn
-                generator = [one for one in generator for _ in range(num_candidates)]
+        drawn, height, width = images * int(num_candidates), int(height), int(width)
+        if height * width > _PIXELS or drawn * height * width > _ALL_PIXELS:
+            raise ValueError(
+                f"Got {drawn} images of {width}×{height} pixels, more than can be painted: at most {_PIXELS} pixels "
+                f"for one and {_ALL_PIXELS} for all."
+            )
         shape = (drawn, self.unet.config.in_channels, height // self.vae_scale_factor, width // self.vae_scale_factor)
         if latents is not None:
-            _check_shape("latents", latents, shape)
-
+            _check_tensor("latents", latents, shape)
+        generator = _generators(generator, images, drawn)
+        device, dtype, scheduler = self._execution_device, self.unet.dtype, self.scheduler
+        timesteps, num_inference_steps = self._set_timesteps(scheduler, num_inference_steps, timesteps, sigmas, device)
         self._guidance_scale = guidance_scale
         self._cross_attention_kwargs = cross_attention_kwargs
         self._interrupt = False
-        device, dtype = self._execution_device, self.unet.dtype
-        timesteps, num_inference_steps = self._set_timesteps(num_inference_steps, timesteps, sigmas, device)
 
-        # 1. Text
+        # 1. Noise
+        if latents is None:
+            latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+        latents = latents.to(device, dtype) * scheduler.init_noise_sigma
+        accepted = inspect.signature(scheduler.step).parameters  # schedulers differ in what a step takes
+        step_kwargs = {name: value for name, value in (("generator", generator), ("eta", eta)) if name in accepted}
+
+        # 2. Text
         prompts = [prompt] if isinstance(prompt, str) else prompt
         if self.prompt_checker is not None and prompts is not None:
             for score in self.run_prompt_checker(list(prompts), device):
@@ -544,6 +766,7 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
             self.do_classifier_free_guidance,
             negative_prompt,
             **embeds,
+            lora_scale=attention_kwargs.get("scale", 1),
         )
         if self.do_classifier_free_guidance:
             prompt_embeds = torch.cat([negative_prompt_embeds, prompt_embeds])
@@ -551,45 +774,42 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
                 prompt_embeds_mask = torch.cat([negative_prompt_embeds_mask, prompt_embeds_mask])
         prompt_embeds = prompt_embeds.to(dtype)
 
-        # 2. Noise
-        if latents is None:
-            latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
-        latents = latents.to(device, dtype) * self.scheduler.init_noise_sigma
-        accepted = inspect.signature(self.scheduler.step).parameters  # schedulers differ in what a step takes
-        step_kwargs = {name: value for name, value in (("generator", generator), ("eta", eta)) if name in accepted}
-
         # 3. Denoising
-        num_warmup_steps = len(timesteps) - num_inference_steps * self.scheduler.order
+        num_warmup_steps = len(timesteps) - num_inference_steps * scheduler.order
         self._num_timesteps = len(timesteps)
-        with self.progress_bar(total=num_inference_steps) as progress_bar:
+        scaled = self._lora_scaled(self.unet, attention_kwargs.get("scale", 1))
+        attention_kwargs = {key: value for key, value in attention_kwargs.items() if key != "scale"}
+        with scaled, self.progress_bar(total=num_inference_steps) as progress_bar:
             for i, t in enumerate(timesteps):
                 if self.interrupt:
                     continue
                 latent_model_input = torch.cat([latents] * 2) if self.do_classifier_free_guidance else latents
                 noise_pred = self.unet(
-                    self.scheduler.scale_model_input(latent_model_input, t),
+                    scheduler.scale_model_input(latent_model_input, t),
                     t,
                     encoder_hidden_states=prompt_embeds,
                     encoder_attention_mask=prompt_embeds_mask,
-                    cross_attention_kwargs=self.cross_attention_kwargs,
+                    cross_attention_kwargs=attention_kwargs,
                     return_dict=False,
                 )[0]
                 if self.do_classifier_free_guidance:
                     noise_uncond, noise_cond = noise_pred.chunk(2)
                     noise_pred = noise_uncond + self.guidance_scale * (noise_cond - noise_uncond)
-                latents = self.scheduler.step(noise_pred, t, latents, **step_kwargs, return_dict=False)[0]
+                latents = scheduler.step(noise_pred, t, latents, **step_kwargs, return_dict=False)[0]
 
                 if callback_on_step_end is not None:
                     callback_kwargs = {}
                     for name in tensor_inputs:
                         callback_kwargs[name] = locals()[name]
                     changed = callback_on_step_end(self, i, t, callback_kwargs) or {}
-                    latents = changed.pop("latents", latents)
-                    prompt_embeds = changed.pop("prompt_embeds", prompt_embeds)
-                    prompt_embeds_mask = changed.pop("prompt_embeds_mask", prompt_embeds_mask)
+                    if not isinstance(changed, dict) or not changed.keys() <= {*self._callback_tensor_inputs}:
+                        raise ValueError(f"The callback returns tensors under known names, got {_said(changed)}.")
+                    latents = changed.get("latents", latents)
+                    prompt_embeds = changed.get("prompt_embeds", prompt_embeds)
+                    prompt_embeds_mask = changed.get("prompt_embeds_mask", prompt_embeds_mask)
                     if prompt_embeds_mask is not None:  # a callback that ends guidance drops the unconditional half
                         prompt_embeds_mask = prompt_embeds_mask[-len(prompt_embeds) :]
-                if i == len(timesteps) - 1 or ((i + 1) > num_warmup_steps and (i + 1) % self.scheduler.order == 0):
+                if i == len(timesteps) - 1 or ((i + 1) > num_warmup_steps and (i + 1) % scheduler.order == 0):
                     progress_bar.update()
         self._check_finite(latents)
 
@@ -627,8 +847,32 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
             dtypes = ", ".join(f"{name} in {getattr(self, name).dtype}" for name in parts).replace("torch.", "")
             raise RuntimeError(
                 f"The image is NaN, as half precision becomes where it overflows ({dtypes}): load the pipeline with "
-                "dtype=torch.bfloat16 or torch.float32."
+                "dtype=torch.bfloat16 or torch.float32. If it was, weights, LoRA, latents or scheduler do not fit."
             )
+
+
+def _is(value, kind: type, low: float, high: float) -> bool:
+    """Whether a value is a number of a kind and in a range; no truth value, no NaN."""
+    return isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high
+
+
+def _said(value) -> str:
+    """A value in an error message: what a user passes can be long, or fail to be printed."""
+    try:
+        return " ".join(repr(value).split())[:60]
+    except Exception:
+        return f"a {type(value).__name__}"
+
+
+def _falling(name: str, values, most: int) -> list:
+    """Timesteps below `most` or sigmas, as a user gave them."""
+    values = values.tolist() if isinstance(values, np.ndarray | torch.Tensor) else values
+    kind, high = (Integral, most - 1) if name == "timesteps" else (Real, 1e6)
+    fits = isinstance(values, list | tuple) and 1 <= len(values) <= most
+    fits = fits and all(_is(value, kind, 0, high) for value in values)
+    if not fits or any(one <= other for one, other in itertools.pairwise(values)):
+        raise ValueError(f"{name} are falling numbers from {high} to 0, at least one entry, got {_said(values)}.")
+    return [int(value) if kind is Integral else float(value) for value in values]
 
 
 def _texts(prompt, negative_prompt) -> tuple[list[str], list[str]]:
@@ -638,7 +882,11 @@ def _texts(prompt, negative_prompt) -> tuple[list[str], list[str]]:
         negative_prompt = [negative_prompt or ""] * (len(prompts) if isinstance(prompts, list | tuple) else 1)
     for name, texts in (("prompt", prompts), ("negative_prompt", negative_prompt)):
         if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"{name} is a text or a list of texts, got {str(texts)[:60]!r}.")
+            raise ValueError(f"{name} is a text or a list of texts, got {_said(texts)}.")
+        if any(len(text) > _CHARACTERS for text in texts):
+            raise ValueError(f"{name} is at most {_CHARACTERS} characters long, got {max(map(len, texts))}.")
+        if any(text.encode(errors="ignore").decode() != text for text in texts):
+            raise ValueError(f"{name} has half a character (a lone surrogate): decode what it comes from anew.")
     if not prompts:
         raise ValueError("prompt is an empty list: pass at least one text.")
     if len(negative_prompt) != len(prompts):
@@ -648,10 +896,33 @@ def _texts(prompt, negative_prompt) -> tuple[list[str], list[str]]:
     return list(prompts), list(negative_prompt)
 
 
-def _check_shape(name, tensor, shape):
+def _generators(generator, images: int, drawn: int):
+    """One generator, or one for each image drawn; seeds become generators."""
+    several = list(generator) if isinstance(generator, list | tuple) else [generator]
+    for i, one in enumerate(several):
+        if _is(one, Integral, -(2**63), 2**64 - 1):
+            several[i] = torch.Generator().manual_seed(int(one))
+        elif not isinstance(one, torch.Generator) and generator is not None:
+            raise ValueError(
+                f"generator is a torch.Generator or a seed of 64 bits, or a list of these, got {_said(one)}."
+            )
+    if not isinstance(generator, list | tuple):
+        return several[0]
+    if len(several) not in (images, drawn):
+        raise ValueError(f"Got {len(several)} generators for {images} images: pass one, or one for each.")
+    return [one for one in several for _ in range(drawn // len(several))]  # all candidates of an image, in turn
+
+
+def _check_tensor(name: str, tensor, shape: tuple[int, ...], mask: bool = False):
     got = tuple(tensor.shape) if torch.is_tensor(tensor) else type(tensor).__name__
     if got != shape or 0 in shape:
         raise ValueError(f"{name} is a tensor {shape} here, got {got}.")
+    if tensor.layout != torch.strided or tensor.is_meta or not (mask or tensor.is_floating_point()):
+        raise ValueError(f"{name} is a dense tensor of numbers, got {tensor.layout}, {tensor.device}, {tensor.dtype}.")
+    if mask and not (((tensor == 0) | (tensor == 1)).all() and tensor.any(-1).all()):
+        raise ValueError(f"{name} is 1 or True for what the UNet may see, else 0 or False, and hides no whole row.")
+    if not (mask or tensor.isfinite().all()):
+        raise ValueError(f"{name} has entries that are not finite numbers.")
 
 
 def _repeat(tensor, times, device):

@@ -253,7 +253,7 @@ class PaintLearner(nn.Module):
 
     def forward(self, latents, noise, timesteps, states, states_mask, combinations, blind) -> dict[str, torch.Tensor]:
         noisy = torch.where(blind[:, None, None, None], noise, SCHEDULER.add_noise(latents, noise, timesteps))
-        context = self.text_projection(states)
+        context = self.text_projection(states, return_dict=False)[0]
         predicted = self.unet(noisy, timesteps, context, encoder_attention_mask=states_mask).sample.float()
         losses = (predicted - noise).square().mean((1, 2, 3)) * self.weights[timesteps]
         return {"loss": losses[~blind].mean() + SCENE_LOSS_WEIGHT * self.scene_loss(combinations)}
