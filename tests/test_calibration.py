@@ -2,11 +2,14 @@
 
 import copy
 import json
+import os
 import random
+import shutil
 
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from safetensors.torch import load_file, save_file
 
 from viscpm_hf import VisCPMPaint
 from viscpm_hf.calibration import _Rounding, quantize_paint
@@ -97,18 +100,122 @@ def test_what_cannot_be_done_is_refused_in_one_sentence(
     assert not list(tmp_path.iterdir())
 
 
-def test_command_refuses_what_it_cannot_read(repo, tmp_path, capsys):
-    (tmp_path / "empty.txt").write_text("\n")
-    (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n\xff")
-    given = ["quantize", "--model", str(tiny_paint_repo()), "--output"]
-    for prompts, output, message in (
-        ("missing.txt", tmp_path / "output", "No such file"),
-        ("empty.txt", tmp_path / "output", "Got no prompts"),
-        ("picture.png", tmp_path / "output", "picture.png is not a text"),
-        ("empty.txt", repo, "Got no prompts"),
-    ):
-        assert main([*given, str(output), "--prompts", str(tmp_path / prompts)]) == 1
-        assert message in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("name", "content", "options", "message"),
+    [
+        ("missing.txt", None, [], "There is no file"),
+        ("empty.txt", b"\n", [], "Got no prompts"),
+        ("picture.png", b"\x89PNG\r\n\x1a\n\xff", [], "picture.png is not a text"),
+        ("utf16.txt", "月".encode("utf-16"), [], "is not a text in UTF-8"),
+        ("long.txt", "月亮在山上，".encode() * 1400, [], "Got a prompt of 8400 characters"),
+        ("one_line.txt", b"a" * 20_000_000, [], "Got a prompt of 20000000 characters"),
+        ("good.txt", "月".encode(), ["--samples", "0"], "expected from 1 to 10000"),
+        ("good.txt", "月".encode(), ["--samples", "9" * 100], "expected from 1 to 10000"),
+        ("/dev/zero", None, [], "/dev/zero is a device"),
+        ("pipe", "pipe", [], "is a named pipe"),
+        (".", None, [], "is a folder"),
+    ],
+)
+def test_command_refuses_prompts_before_any_work(name, content, options, message, tmp_path, capsys):
+    path = tmp_path / name
+    if content == "pipe":
+        os.mkfifo(path)
+    elif content is not None:
+        path.write_bytes(content)
+    before = sorted(tmp_path.iterdir())
+    given = ["--model", tiny_paint_repo(), "--prompts", path, "--output", tmp_path / "output", *options]
+    assert main(["quantize", *map(str, given)]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and len(error) < 500
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def spoiled(folder, name, change):
+    """A copy of the tiny Paint repository with one file changed."""
+    repo = shutil.copytree(tiny_paint_repo(), folder / "spoiled")
+    (repo / name).write_bytes(change((repo / name).read_bytes()))
+    return repo
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("conversion.json", lambda data: b'{"dropped": null}', "has dropped=None"),
+        ("conversion.json", lambda data: b"[" * 60 + b"]" * 60, "a JSON list"),
+        ("conversion.json", lambda data: b'{"a": ' * 60 + b"1" + b"}" * 60, "nested more than 50 deep"),
+        ("model_index.json", lambda data: data.replace(b'"CpmBeeTokenizer"', b"null"), "names no tokenizer"),
+        ("tokenizer/vocab.txt", lambda data: b"", "does not load"),
+        (
+            "text_encoder/config.json",
+            lambda data: data.replace(b'"hidden_size": 192', b'"hidden_size": "a"'),
+            "='a', exp",
+        ),
+        (
+            "text_encoder/model.safetensors",
+            lambda data: data.replace(b"layers.1.mlp.up_proj.weight", b"layers.1.mlp.up_prok.weight"),
+            "lacks layers.1.mlp.up_proj.weight",
+        ),
+    ],
+)
+def test_damaged_repositories_are_refused_before_any_work(name, change, message, tmp_path):
+    repo = spoiled(tmp_path, name, change)
+    with pytest.raises(CheckpointError, match=message):
+        quantize_paint(repo, PROMPTS, tmp_path / "output", "cpu", progress=False)
+    assert sorted(tmp_path.iterdir()) == [repo]
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    repo = spoiled(tmp_path, "README.md", lambda data: data)
+    file = repo / "text_encoder" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["layers.1.mlp.up_proj.weight"][3, 3] = float("nan")
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(CheckpointError, match="states are not finite"):
+        quantize_paint(repo, PROMPTS[:2], tmp_path / "output", "cpu", progress=False)
+    assert sorted(tmp_path.iterdir()) == [repo]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "device", "message"),
+    [
+        ("月", "cpu", "expected a list of texts"),
+        ([1], "cpu", "expected a list of texts"),
+        (["月"], "abacus", "no abacus"),
+    ],
+)
+def test_arguments_that_mean_nothing(prompts, device, message, tmp_path):
+    with pytest.raises(CheckpointError, match=message):
+        quantize_paint(tiny_paint_repo(), prompts, tmp_path / "output", device)
+
+
+def test_memory_for_all_prompts_is_asked_for_first(monkeypatch, tmp_path):
+    monkeypatch.setattr("viscpm_hf.calibration_inputs.physical_memory", lambda: 100_000)
+    with pytest.raises(CheckpointError, match=r"24 prompts of up to \d+ tokens need .* kB; give fewer"):
+        quantize_paint(tiny_paint_repo(), PROMPTS, tmp_path / "output", "cpu")
+
+
+def test_a_repository_that_may_only_be_read_is_copied_to_one_that_may_be_changed(tmp_path):
+    """As git or the Hub's cache have them: without leave to write, as links, with hidden folders."""
+    source = shutil.copytree(tiny_paint_repo(), tmp_path / "source")
+    (source / ".git").mkdir()
+    (source / ".git" / "large").write_bytes(b"history")
+    os.rename(source / "vae", tmp_path / "elsewhere")
+    os.symlink(tmp_path / "elsewhere", source / "vae")
+    os.symlink(source, source / "round")
+    os.symlink(source / "unet", source / "again")
+    for path in source.rglob("*"):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    output = quantize_paint(source, PROMPTS[:2], tmp_path / "output", "cpu", progress=False)
+    files = {path.relative_to(output).as_posix(): path for path in output.rglob("*") if path.is_file()}
+    wanted = {p.relative_to(tiny_paint_repo()).as_posix() for p in tiny_paint_repo().rglob("*") if p.is_file()}
+    again = {f"again/{p.name}" for p in (source / "unet").iterdir()}
+    assert files.keys() == wanted | again
+    assert all(path.stat().st_mode & 0o200 for path in output.rglob("*"))
+    assert "Rounded weights" in files["README.md"].read_text(encoding="utf-8")
+
+
+def test_command_refuses_an_output_that_is_there(repo, tmp_path, capsys):
     (tmp_path / "good.txt").write_text("月")
-    assert main([*given, str(repo), "--prompts", str(tmp_path / "good.txt")]) == 1
+    given = ["quantize", "--model", str(tiny_paint_repo()), "--output", str(repo)]
+    assert main([*given, "--prompts", str(tmp_path / "good.txt")]) == 1
     assert "exists already" in capsys.readouterr().err

@@ -18,17 +18,17 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from .calibration_inputs import BATCH, chosen_device, encoded, load_exact, load_tokenizer, require_moderate
 from .checkpoint.errors import CheckpointError
-from .checkpoint.repo import CONVERSION, UNUSED
-from .checkpoint.staging import require_space, staged
-from .memory import default_device
+from .checkpoint.json_file import quoted
+from .checkpoint.repo import CONVERSION, UNUSED, read_json
+from .checkpoint.staging import refuse_existing, require_space, staged
 from .memory_plans import NF4_BLOCK
 from .model_size import read_model
 from .placement import quantization_config
 from .remote_code.modeling_cpmbee import CpmBeeModel
 from .remote_code.tokenization_cpmbee import CpmBeeTokenizer
 
-BATCH = 8  # prompts
 DAMPING = 0.01  # of the mean square of the inputs, so that inputs which never occurred can be solved for
 PROPAGATION = 0.5  # of the error of earlier matrices; all of it would fit few prompts too closely
 
@@ -53,40 +53,66 @@ def quantize_paint(
         The folder, which loads like any other.
 
     Raises:
-        CheckpointError: the repository or the prompts are not what this needs, or the output exists.
+        CheckpointError: the repository or the prompts are not what this needs, there is no room, or the output exists.
+            All that can be known before is said before the work, which takes hours at full size.
+        ImportError: the libraries for quantization are not installed.
     """
     model_path, output = Path(model_path), Path(output)
-    device, prompts = torch.device(device or default_device()), [text for text in prompts if text.strip()]
+    device = chosen_device(device)
+    if isinstance(prompts, str) or not all(isinstance(text, str) for text in prompts):
+        raise CheckpointError(f"Got {quoted(prompts)} as prompts, expected a list of texts.")
+    prompts = [text for text in prompts if text.strip()]
     if not prompts:
         raise CheckpointError("Got no prompts to fit the rounding to; give some like those that will be painted.")
+    refuse_existing(output)
     model = read_model(model_path)
     if model.kind != "paint":
         raise CheckpointError(f'{model_path} is a Chat model, which loses nothing by quantization="4bit" as it is.')
     if model.quantized:
         raise CheckpointError(f"{model_path} is quantized already; give the repository it was made from.")
-    language = model.language_config
-    heads = language["num_attention_heads"] * language["head_dim"]
-    widths = language["hidden_size"], language["intermediate_size"], heads
-    if any(width % NF4_BLOCK for width in widths):
-        raise CheckpointError(f"Got widths of {widths}, but 4 bits need multiples of {NF4_BLOCK}.")
+    if any(width % NF4_BLOCK for width in model.widths):
+        raise CheckpointError(f"Got widths of {model.widths}, but 4 bits need multiples of {NF4_BLOCK}.")
+    report = read_json(model_path, CONVERSION)
+    tokenizer = load_tokenizer(model_path)
+    require_moderate(prompts, tokenizer, model.language_config, device)
+    exact = load_exact(model_path)
+    config = quantization_config("4bit", device, exact.dtype)
 
-    rest = [path for path in model_path.rglob("*") if path.is_file() and not _is_left_out(path, model_path)]
+    rest = [path for path in _files(model_path) if not _is_left_out(path, model_path)]
     require_space(output.absolute().parent, sum(path.stat().st_size for path in rest) + model.language_bytes() // 3)
-    with staged(output) as folder:
+    with staged(output) as folder, _failures_in_words():
         for path in rest:
             target = folder / path.relative_to(model_path)
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, target)
-        exact = CpmBeeModel.from_pretrained(model_path / "text_encoder", dtype="auto").eval()
-        config = quantization_config("4bit", device, exact.dtype)
+            shutil.copyfile(path, target)  # not its mode: what is read-only there is to be changed here
         rounded = CpmBeeModel.from_pretrained(
             model_path / "text_encoder", dtype="auto", quantization_config=config, device_map={"": device}
         )
-        tokenizer = CpmBeeTokenizer.from_pretrained(model_path / "tokenizer")
         calibrate(exact, rounded, tokenizer, prompts, progress)
         rounded.save_pretrained(folder / "text_encoder")
-        _say_so(folder, len(prompts))
+        _say_so(folder, report, len(prompts))
     return output
+
+
+@contextmanager
+def _failures_in_words():
+    """What can go wrong in the middle of the work, in a sentence."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise CheckpointError(f"There is not enough memory on the GPU ({error}); compute on the CPU.") from error
+    except torch.linalg.LinAlgError as error:
+        raise CheckpointError(f"The language model's states cannot be fitted to ({error}).") from error
+
+
+def _files(folder, above=()):
+    """Regular files below a folder, also where a link leads unless back; not those in hidden folders such as .git."""
+    real = folder.resolve()
+    for path in sorted(folder.iterdir()) if real not in above else ():
+        if path.is_dir() and not path.name.startswith("."):
+            yield from _files(path, (*above, real))
+        elif path.is_file():
+            yield path
 
 
 def _is_left_out(path, model_path):
@@ -96,15 +122,15 @@ def _is_left_out(path, model_path):
     return weights or name == UNUSED
 
 
-def _say_so(folder, count):
+def _say_so(folder, report, count):
     """Adds to the repository's papers what was done to it."""
     how = f"4 bits (NF4), fitted to {count} prompts by `viscpm quantize`"
-    report, card = folder / CONVERSION, folder / "README.md"
-    if report.exists():
-        fields = json.loads(report.read_text(encoding="utf-8"))
-        fields |= {"dropped_to": None, "quantized": {"text_encoder": how}}
-        report.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    if card.exists():
+    card = folder / "README.md"
+    if report:
+        fields = {**report, "dropped_to": None, "quantized": {"text_encoder": how}}
+        text = json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
+        (folder / CONVERSION).write_text(text, encoding="utf-8")
+    if card.is_file():
         with open(card, "a", encoding="utf-8") as file:
             file.write(f"\n## Rounded weights\n\nThe language model's matrices were rounded to {how}.\n")
 
@@ -142,6 +168,8 @@ def calibrate(
             for rows, ideal_rows_of_batch in zip(found[0], ideal_rows, strict=True):
                 products = products + (rows.T @ rows).double()
                 differences = differences + ((ideal_rows_of_batch - rows).T @ rows).double()
+            if not torch.isfinite(products).all() or not torch.isfinite(differences).all():
+                raise CheckpointError("The language model's states are not finite; its weights must be damaged.")
             rounding = _Rounding(products, differences)
             for name in names:
                 weight = block.get_submodule(name).weight
@@ -198,9 +226,7 @@ def _inputs_of_first_block(model, tokenizer, prompts, device):
     try:
         for start in range(0, len(prompts), BATCH):
             texts = [*prompts[start : start + BATCH], ""]  # the empty one is the usual negative prompt
-            # as the pipeline puts them
-            data = [{"caption": tokenizer.escape(text), "objects": ""} for text in texts]
-            batch = tokenizer.pad_encodings([tokenizer.encode_data(each) for each in data], padding_side="right")
+            batch = tokenizer.pad_encodings([encoded(tokenizer, text) for text in texts], padding_side="right")
             try:
                 model(**batch.to(model.device), use_cache=False)
             except _FirstBlockReached:

@@ -74,19 +74,10 @@ def fit(args):
 
 def quantize(args):
     """`viscpm quantize`: writes a repository."""
-    import random
-    from pathlib import Path
-
     from .calibration import quantize_paint
+    from .calibration_inputs import read_prompts
 
-    if args.samples < 1:
-        raise ValueError(f"Got --samples {args.samples}, expected at least 1.")
-    try:
-        lines = Path(args.prompts).read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{args.prompts} is not a text in UTF-8; give one with a prompt on each line.") from error
-    prompts = [line for line in lines if line.strip()]
-    prompts = random.Random(0).sample(prompts, min(args.samples, len(prompts)))
+    prompts = read_prompts(args.prompts, args.samples)
     print(f"Written: {quantize_paint(args.model, prompts, args.output, args.device)}")
 
 

@@ -6,6 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -87,17 +88,21 @@ def this_machine(device: torch.device | str, folder: str | os.PathLike | None = 
     if folder is not None:
         measured["disk"] = _disk_speed(Path(folder))
     if device.type == "cuda" and torch.cuda.is_available():
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise ValueError(f"There is no {device}: this machine has {torch.cuda.device_count()} GPUs.")
         total = torch.cuda.get_device_properties(device).total_memory
-        there = torch.empty(2**28, dtype=torch.uint8, device=device)
-        here, locked = torch.ones(2**28, dtype=torch.uint8), torch.empty(2**28, dtype=torch.uint8, pin_memory=True)
-        measured["link"] = _speed(lambda: there.copy_(locked), 2**28, device)
-        measured["pageable"] = _speed(lambda: there.copy_(here), 2**28, device)
-        measured["gpu memory"] = 2 * _speed(lambda: there.clone(), 2**28, device)  # read and written
+        with suppress(RuntimeError):  # no room to measure in
+            there = torch.empty(2**28, dtype=torch.uint8, device=device)
+            here, locked = torch.ones(2**28, dtype=torch.uint8), torch.empty(2**28, dtype=torch.uint8, pin_memory=True)
+            measured["link"] = _speed(lambda: there.copy_(locked), 2**28, device)
+            measured["pageable"] = _speed(lambda: there.copy_(here), 2**28, device)
+            measured["gpu memory"] = 2 * _speed(lambda: there.clone(), 2**28, device)  # read and written
     elif device.type == "cpu":
         slow = frozenset(dtype for dtype in (torch.float16, torch.bfloat16) if not is_multiplied_in(dtype))
         if folder is not None:
-            matrix, rows = torch.ones(2**13, 2**13), torch.ones(3, 2**13)
-            measured["memory"] = _speed(lambda: torch.nn.functional.linear(rows, matrix), matrix.nbytes)
+            with suppress(RuntimeError):
+                matrix, rows = torch.ones(2**13, 2**13), torch.ones(3, 2**13)
+                measured["memory"] = _speed(lambda: torch.nn.functional.linear(rows, matrix), matrix.nbytes)
     return Machine(device.type, physical_memory(), total, {k: v for k, v in measured.items() if v}, slow)
 
 

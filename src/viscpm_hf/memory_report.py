@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
+from .checkpoint.errors import printable
 from .memory import shown
 from .memory_plans import Machine, Plan, Workload
 from .model_size import Model
@@ -55,7 +56,7 @@ def as_text(
         unit, images = "image", workload.images_of(model)
         work = f"{images} of the model's own size at once, with guidance, {workload.steps} steps"
     lines = [
-        f"{name}: " + ", ".join(f"{part} {shown(size)}" for part, size in sizes.items()),
+        f"{printable(str(name))}: " + ", ".join(f"{part} {shown(size)}" for part, size in sizes.items()),
         f"language model: {model.blocks} blocks of {shown(block.nbytes())}, stored in {_word(block.dtype)}",
         f"machine: {machine.device}, RAM of {shown(machine.ram)}{gpu}; {', '.join(speeds)}",
         f"work: {work}",

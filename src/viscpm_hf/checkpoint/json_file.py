@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from .errors import CheckpointError, listed
+from .files_on_disk import read_small
 
-MAX_BYTES = 16 << 20  # of a configuration, an index or a vocabulary: read at once
+MAX_BYTES = 4 << 20  # which in memory become fifty times as many
 MAX_DEPTH = 50
 MAX_DIGITS = 100  # of a whole number, which a float can still hold
 
@@ -31,33 +32,17 @@ def named(value) -> str:
     return value if sound else quoted(value)
 
 
-def read_small(path: str | Path, what: str | None = None, limit: int = MAX_BYTES) -> bytes:
-    """Contents of a regular file that is meant to be small.
+def read_json_file(path: str | Path, what: str | None = None) -> dict:
+    """A JSON object in a file.
 
     Args:
         path: the file.
-        what: begins the message, by default the path.
-        limit: bytes it may have.
+        what: begins messages about its contents, by default the path.
 
     Raises:
-        CheckpointError: it is not there, something else than a file, or larger.
+        CheckpointError: as for `files_on_disk.read_small` and `load_json`.
     """
-    path = Path(path)
-    what = what or str(path)
-    if not path.exists():
-        raise CheckpointError(f"There is no file {path}; give the path of one.")
-    if not path.is_file():
-        raise CheckpointError(f"{what} is not a regular file; copy its contents to one.")
-    with open(path, "rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise CheckpointError(f"{what} has more than {limit >> 20} MB; give a file of the kind that is asked for.")
-    return data
-
-
-def read_json_file(path: str | Path, what: str | None = None) -> dict:
-    """A JSON object in a file; arguments and errors as for `read_small` and `load_json`."""
-    return load_json(read_small(path, what), what or str(path))
+    return load_json(read_small(path, MAX_BYTES), what or str(path))
 
 
 def load_json(text: str | bytes, what: str) -> dict:
@@ -69,8 +54,10 @@ def load_json(text: str | bytes, what: str) -> dict:
     repeated = []
 
     def unique(pairs):
-        repeated.extend(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        return dict(pairs)
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            repeated.extend(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        return found
 
     try:
         text = text if isinstance(text, str) else text.decode("utf-8-sig")

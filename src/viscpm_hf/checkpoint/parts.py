@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import CheckpointError, listed
+from .files_on_disk import read_small
 from .hub import Wanted, fetch
-from .json_file import is_size, named, quoted, read_json_file, read_small
+from .json_file import is_size, named, quoted, read_json_file
 from .safetensors_file import read_weights
 from .source import open_checkpoint
 from .stored import StoredTensor
@@ -173,7 +174,7 @@ def _contents(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
     """Contents of those of the files that are there."""
     there = [name for name in names if (folder / name).is_file()]
     for name in there:
-        if name.endswith(".json"):
+        if name.endswith(".json") and name not in VOCABULARY_FILES:  # which may be long
             read_json_file(folder / name)
     return {name: read_small(folder / name) for name in there}
 
