@@ -1,5 +1,8 @@
 """Guards complete-or-nothing: no error, signal or kill leaves a half-written output, and a rerun starts clean."""
 
+import contextlib
+import errno
+import os
 import resource
 import shutil
 import signal
@@ -7,20 +10,21 @@ import time
 
 import pytest
 
-from viscpm_hf.checkpoint import CheckpointError, export_original, job, run_script, verify, weights
+from viscpm_hf.checkpoint import CheckpointError, export_original, hashing, job, run_script, verify, weights
+from viscpm_hf.checkpoint.staging import staged
 
 
 @pytest.fixture
 def stuck(monkeypatch, tmp_path):
     """Makes every conversion hang after its first piece; gives a function that tells when it does."""
-    real = weights.read_pieces
+    real = hashing.read_pieces
 
-    def read_pieces(tensor):
-        yield from real(tensor)
+    def read_pieces(tensor, *buffers):
+        yield from real(tensor, *buffers)
         (tmp_path / "stuck").touch()
         time.sleep(60)
 
-    monkeypatch.setattr(weights, "read_pieces", read_pieces)
+    monkeypatch.setattr(hashing, "read_pieces", read_pieces)
     return (tmp_path / "stuck").exists
 
 
@@ -40,13 +44,13 @@ def test_kill_then_rerun(request, child, stuck, wait_for, tmp_path, monkeypatch,
     running = child(lambda: convert() and 0)
     wait_for(stuck)
     partial = tmp_path / ".out.partial"
-    assert not (tmp_path / "out").exists() and (partial / "out" / marker).exists()
+    assert not (tmp_path / "out").exists() and (partial / "output" / marker).exists()
     with pytest.raises(CheckpointError, match="Another process is writing"):
         convert()
-    assert (partial / "out" / marker).exists()
+    assert (partial / "output" / marker).exists()
     assert running.send(signal.SIGKILL).code() == -signal.SIGKILL
-    assert (partial / "out").exists() and not (tmp_path / "out").exists()
-    (partial / "out" / "leftover").touch()
+    assert (partial / "output").exists() and not (tmp_path / "out").exists()
+    (partial / "output" / "leftover").touch()
     monkeypatch.undo()
     out = convert()
     assert names(tmp_path) == ["out", "stuck"] and not (out / "leftover").exists()
@@ -57,7 +61,7 @@ def test_kill_then_rerun(request, child, stuck, wait_for, tmp_path, monkeypatch,
 def test_signals_leave_nothing(convert, child, stuck, wait_for, tmp_path, number, code):
     running = child(lambda: run_child(lambda: convert(output=tmp_path / "new" / "deep" / "out")))
     wait_for(stuck)
-    assert (tmp_path / "new" / "deep" / ".out.partial" / "out").exists()
+    assert (tmp_path / "new" / "deep" / ".out.partial" / "output").exists()
     assert running.send(number).code() == code
     assert names(tmp_path) == ["stuck"]
 
@@ -134,3 +138,123 @@ def test_an_output_that_appears_meanwhile_is_left_alone(convert, tmp_path, monke
     with pytest.raises(CheckpointError, match="exists already"):
         convert()
     assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["mine"]
+
+
+def written(output):
+    with staged(output) as target:
+        target.write_text("new")
+    return output
+
+
+@pytest.mark.parametrize(
+    "name", ["lock", "output", "viscpm_hf.lock", ".lock", ".out.partial", "图 片", "\udcff", "-rf"]
+)
+def test_any_name_of_an_output_is_safe(tmp_path, name):
+    assert written(tmp_path / name).read_text() == "new" and names(tmp_path) == [name]
+
+
+@pytest.mark.parametrize(
+    "kind", ["link to a folder", "link to nothing", "folder with a file", "folder with a link", "file"]
+)
+def test_what_is_not_ours_is_neither_used_nor_deleted(tmp_path, kind):
+    workspace, precious = tmp_path / ".out.partial", tmp_path / "precious"
+    precious.mkdir()
+    (precious / "output").write_text("mine")
+    (precious / "viscpm_hf.lock").write_text("mine")
+    match kind:
+        case "link to a folder":
+            workspace.symlink_to(precious)
+        case "link to nothing":
+            workspace.symlink_to(tmp_path / "nowhere")
+        case "folder with a file":
+            workspace.mkdir()
+            (workspace / "output").write_text("mine")
+        case "folder with a link":
+            workspace.mkdir()
+            (workspace / "viscpm_hf.lock").symlink_to(precious / "viscpm_hf.lock")
+        case "file":
+            workspace.write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(CheckpointError, match="is in the way and was not made here"):
+        written(tmp_path / "out")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (precious / "output").read_text() == (precious / "viscpm_hf.lock").read_text() == "mine"
+
+
+def test_an_empty_folder_of_the_staging_folders_name_stays(tmp_path):
+    (tmp_path / ".out.partial").mkdir()
+    written(tmp_path / "out")
+    assert names(tmp_path) == [".out.partial", "out"] and not names(tmp_path / ".out.partial")
+
+
+def test_what_somebody_puts_into_the_staging_folder_is_not_deleted(tmp_path):
+    with staged(tmp_path / "out") as target:
+        (target.parent / "mine").write_text("mine")
+        target.write_text("new")
+    assert (tmp_path / ".out.partial" / "mine").read_text() == "mine"
+
+
+def test_links_in_what_a_killed_run_left_are_not_followed(child, tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "mine").touch()
+
+    def dies():
+        with staged(tmp_path / "out") as target:
+            target.mkdir()
+            (target / "link").symlink_to(tmp_path / "precious")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child(dies).code()
+    assert (tmp_path / ".out.partial" / "output" / "link").exists()
+    written(tmp_path / "out")
+    assert names(tmp_path) == ["out", "precious"] and names(tmp_path / "precious") == ["mine"]
+
+
+def test_one_of_many_writers_wins(child, tmp_path):
+    """All begin at once, some are killed: the output is one writer's, whole, and nothing is left beside it."""
+
+    def write(number):
+        try:
+            with staged(tmp_path / "lock") as target, open(target, "w") as file:
+                for _ in range(200):
+                    file.write(f"{number}\n")
+                    file.flush()
+        except CheckpointError as error:
+            return 3 if "Another process" in str(error) or "exists already" in str(error) else 4
+        return 0
+
+    for _ in range(3):
+        writers = [child(lambda number=number: write(number)) for number in range(6)]
+        writers[0].send(signal.SIGKILL)
+        codes = [writer.code() for writer in writers]
+        assert set(codes[1:]) <= {0, 3} and codes.count(0) == (tmp_path / "lock").exists(), codes
+        if 0 in codes:
+            assert (tmp_path / "lock").read_text() == f"{codes.index(0)}\n" * 200
+            assert names(tmp_path) == ["lock"]
+            (tmp_path / "lock").unlink()
+
+
+def test_too_many_open_files_leave_nothing(child, convert, tmp_path):
+    (tmp_path / "in").mkdir()
+
+    def exhausted():
+        convert(output=tmp_path / "in" / "first")  # whatever is opened once
+        real = weights.write_weights
+
+        def write_weights(*arguments):
+            held = []
+            with contextlib.suppress(OSError):
+                while True:
+                    held.append(os.open(os.devnull, os.O_RDONLY))
+            real(*arguments)
+
+        job.write_weights = write_weights
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        try:
+            convert(output=tmp_path / "in" / "out")
+        except OSError as error:
+            return 0 if error.errno == errno.EMFILE else 2
+        return 1
+
+    assert child(exhausted).code() == 0
+    assert names(tmp_path / "in") == ["first"]

@@ -204,7 +204,7 @@ def bare_pickle_with_code(folder, weights, sound):
     return folder / "a.bin"
 
 
-@malformed("old format", "torch.save(torch.load('", "'new.bin')")
+@malformed("old format", "python -c 'import sys, torch; torch.save(torch.load(", '"new.bin")', "a.bin.")
 def old_format_with_code(folder, weights, sound):
     state_dict = {**weights, "evil": Evil(folder / "executed")}
     torch.save(state_dict, folder / "a.bin", _use_new_zipfile_serialization=False)
@@ -214,11 +214,6 @@ def old_format_with_code(folder, weights, sound):
 @malformed("loading it would need torch.nn.modules", "nothing was executed")
 def whole_module(folder, weights, sound):
     return saved(folder, torch.nn.Linear(2, 2))
-
-
-@malformed("seems to lie under 'state_dict'", "torch.save(torch.load(", "['state_dict']")
-def wrapped_state_dict(folder, weights, sound):
-    return saved(folder, {"epoch": 3, "hooks": {}, "state_dict": weights})
 
 
 @malformed("not named tensors: epoch.")
@@ -234,11 +229,6 @@ def list_of_tensors(folder, weights, sound):
 @malformed("holds no tensors")
 def no_tensors(folder, weights, sound):
     return saved(folder, {})
-
-
-@malformed("begin with 'module.'", "training wrapper")
-def names_of_a_training_wrapper(folder, weights, sound):
-    return saved(folder, {f"module.{name}": tensor for name, tensor in weights.items()})
 
 
 @malformed("is a VisCPM-Paint checkpoint, not VisCPM-Chat; convert it with convert_paint.py")

@@ -4,11 +4,13 @@
 * configs.py: configurations from the tensors' sizes and the original's JSON
 * convert.py: `convert_chat`, `convert_cpmbee`; paint.py: `convert_paint`; job.py: what they have in common
 * verify.py: byte-for-byte comparison; export.py: the way back
-* source.py: opens a checkpoint of any format, executing nothing; torch_file.py and safetensors_file.py: the formats
+* source.py: opens a checkpoint of any format, executing nothing; torch_file.py and safetensors_file.py: the formats;
+  pickled.py: pickles as data; wrapped.py: what training programs put around a checkpoint
 * stored.py: a tensor that lies in a file, read piece by piece; weights.py: writing many of them into shards
 * repo.py: everything in a repository but the weights; pipeline_repo.py: the same for Paint; hub.py: the network
 * unet.py: Paint's UNet, which diffusers describes; parts.py, stable_diffusion.py: what Paint takes from elsewhere
-* staging.py: complete or nothing; hashing.py: SHA-256 beside the copy; errors.py: messages
+* files_on_disk.py: files of others; json_file.py: their JSON; sizes.py: sizes as people write them
+* staging.py: complete or nothing; hashing.py: SHA-256 of what is copied; errors.py: messages
 """
 
 from importlib import import_module

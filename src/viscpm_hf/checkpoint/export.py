@@ -29,7 +29,7 @@ def export_original(repo: str | Path, checkpoint: str | Path, progress: bool = T
         The file.
 
     Raises:
-        CheckpointError: the repository is incomplete, or the file exists.
+        CheckpointError: the repository is incomplete or changes meanwhile, or the file exists.
     """
     repo, checkpoint = Path(repo), Path(checkpoint)
     refuse_existing(checkpoint)

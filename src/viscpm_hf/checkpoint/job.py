@@ -8,13 +8,16 @@ import torch
 from ..remote_code.tokenization_cpmbee import CpmBeeTokenizer
 from . import repo
 from .errors import CheckpointError
-from .hashing import background_sha256
+from .hashing import Digests
+from .json_file import read_small
 from .keys import Family, Match, check_family, match
 from .parts import Part
-from .source import open_checkpoint
+from .sizes import parse_size
+from .source import open_source
 from .staging import refuse_existing, require_space, staged
 from .stored import StoredTensor
-from .weights import WeightFile, shards, size_in_bytes, target_dtype, total_bytes, write_index, write_weights
+from .weights import WeightFile, shards, target_dtype, total_bytes, write_index, write_weights
+from .wrapped import without_prefixes
 
 SPARE = 64 << 20  # bytes for everything in a repository that is not a weight
 
@@ -26,16 +29,19 @@ class Job:
         checkpoint, vocab, output, dtype, max_shard_size: as for `convert_chat`.
 
     Attributes:
-        tensors: of the checkpoint.
+        source: the checkpoint as it lies on the disk.
+        tensors: of the checkpoint, by original names.
+        prefixes: that were before these names.
         parts: ready-made ones to put in.
         match, tokenizer: after `fit`.
     """
 
     def __init__(self, checkpoint, vocab, output, dtype: str, max_shard_size: str | int):
         self.checkpoint, self.vocab, self.output = Path(checkpoint), Path(vocab), Path(output)
-        self.dtype, self.limit = target_dtype(dtype), size_in_bytes(max_shard_size)
+        self.dtype, self.limit = target_dtype(dtype), parse_size(max_shard_size, "the size of a shard")
         refuse_existing(self.output)
-        self.tensors = open_checkpoint(self.checkpoint)
+        self.source = open_source(self.checkpoint)
+        self.tensors, self.prefixes = without_prefixes(self.source.tensors)
         self.parts: list[Part] = []
 
     def fit(self, family: Family) -> None:
@@ -56,23 +62,24 @@ class Job:
         groups, unused = self._weights()
         files = [file for group in groups.values() for file in group] + unused
         require_space(self.output.absolute().parent, total_bytes(files) + SPARE)
-        with staged(self.output) as folder, background_sha256(self.checkpoint) as sha256:
+        with staged(self.output) as folder, Digests(self.source.files()) as digests:
             folder.mkdir()
             write_rest(folder, dtype)
             for part in self.parts:
                 part.write_files(folder)
-            write_weights(folder, files, progress)
+            write_weights(folder, files, progress, digests.read_pieces)
             for stem, group in groups.items():
                 if len(group) > 1:
                     write_index(folder, stem, group)
             fields = {"family": self.family.name, "dtype": dtype_name(self.dtype) if self.dtype else "keep", **fields}
-            repo.write_report(folder, self.checkpoint, sha256.result(), self.tensors, self.match, **fields)
+            source = self.source.described(digests.finish(), self.prefixes)
+            repo.write_report(folder, source, self.tensors, self.match, **fields)
         return self.output
 
     def _weights(self) -> tuple[dict[str, list[WeightFile]], list[WeightFile]]:
         """The weight files by stem, and that of the tensors the model does not use, if there are any."""
         names = self.match.names
-        by_offset = sorted(self.tensors, key=lambda name: self.tensors[name].offset)
+        by_offset = sorted(self.tensors, key=lambda name: (self.tensors[name].path, self.tensors[name].offset))
         used = {names[name]: self.tensors[name] for name in by_offset if name in names}
         groups = {}
         for folder, stem in self.family.stems.items():
@@ -92,8 +99,9 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def _tokenizer(vocab: Path) -> CpmBeeTokenizer:
-    if not vocab.is_file():
+    if not vocab.exists():
         raise CheckpointError(f"There is no file {vocab}; give --vocab the vocabulary file of CPM-Bee.")
+    read_small(vocab, f"--vocab {vocab}")
     try:
         return CpmBeeTokenizer(vocab_file=str(vocab))
     except ValueError as error:

@@ -201,17 +201,27 @@ _MARKS = (
 )
 
 
+# begins some name of every original checkpoint, and no name in a converted repository
+ORIGINAL = ("llm.", "vpm.", "unet.", "encoder.", "input_embedding.")
+
+
 def check_family(family: Family, names: Iterable[str], path) -> None:
     """Stops when the names are those of another kind of checkpoint, saying which script converts it."""
     names = list(names)
     if not names:
         raise CheckpointError(f"{path} holds no tensors.")
-    for prefix in ("module.", "model."):
-        if all(name.startswith(prefix) for name in names):
-            what = "a converted repository" if prefix == "model." else "a training wrapper; remove that prefix"
-            raise CheckpointError(
-                f"All names in {path} begin with {prefix!r}, as in {what}; give an original checkpoint."
-            )
+    if all(name.startswith("model.") for name in names):
+        raise CheckpointError(
+            f"All names in {path} begin with 'model.', as in a converted repository; give an original checkpoint, "
+            "which export_original.py makes of one."
+        )
+    if lora := [name for name in names if re.search(r"\.lora(_[AB])?\.", name)]:
+        what = "is a LoRA adapter" if len(lora) == len(names) else f"holds a LoRA adapter, such as {lora[0]}"
+        raise CheckpointError(f"{path} {what}; merge it into the weights (peft: merge_and_unload()) and save those.")
+    if not any(name.startswith(ORIGINAL) for name in names):
+        raise CheckpointError(
+            f"{path} is no {family.name} checkpoint: its tensors have names such as {listed(names, 3)}."
+        )
     for marks, actual in _MARKS:
         if any(name.startswith(marks) for name in names):
             if actual.name != family.name:
@@ -306,7 +316,7 @@ def _template(name: str, table: Table) -> tuple[str | None, int | None]:
     """The table's key for a name, and the layer its `{i}` stands for."""
     if name in table:
         return name, None
-    number = re.search(r"\.(0|[1-9]\d{0,3})\.", name)
+    number = re.search(r"\.(0|[1-9][0-9]{0,3})\.", name)
     if number:
         template = f"{name[: number.start()]}.{{i}}.{name[number.end() :]}"
         if template in table:

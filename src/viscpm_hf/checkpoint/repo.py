@@ -134,16 +134,13 @@ def _write(path: Path, text: str) -> None:
     path.write_bytes(text.encode("utf-8", "replace"))  # names of files need not be Unicode
 
 
-def write_report(
-    folder: Path, checkpoint: Path, sha256: str, tensors: Mapping[str, StoredTensor], match: Match, **fields
-) -> dict:
+def write_report(folder: Path, source: Mapping, tensors: Mapping[str, StoredTensor], match: Match, **fields) -> dict:
     """conversion.json: where the repository came from and what became of every tensor.
 
     Args:
         folder: of the repository.
-        checkpoint: the source.
-        sha256: of the source.
-        tensors: of the source.
+        source: what is to be said of the checkpoint.
+        tensors: of the checkpoint.
         match: where they went.
         fields: further entries.
 
@@ -158,7 +155,7 @@ def write_report(
         components[component] = {"tensors": len(kept), "parameters": elements, "source_dtypes": dict(dtypes)}
     report = {
         **fields,
-        "source": {"file": checkpoint.name, "bytes": checkpoint.stat().st_size, "sha256": sha256},
+        "source": source,
         "components": components,
         "dropped": match.unused,
         "dropped_to": UNUSED if match.unused else None,

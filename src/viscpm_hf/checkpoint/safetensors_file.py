@@ -2,14 +2,15 @@
 
 import json
 import math
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 
-from .errors import CheckpointError, listed
-from .stored import StoredTensor
+from .errors import CheckpointError
+from .files_on_disk import identity, open_regular, require_unchanged
+from .json_file import load_json, named, read_json_file
+from .stored import StoredTensor, is_count, is_shape
 
 CODES = {
     "F64": torch.float64,
@@ -23,30 +24,9 @@ CODES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-MAX_HEADER = 100_000_000  # the format's own limit
-
-
-def load_json(text: str | bytes, what: str) -> dict:
-    """A JSON object whose keys are all different.
-
-    Raises:
-        CheckpointError: `text` is anything else; `what` begins the message.
-    """
-    repeated = []
-
-    def unique(pairs):
-        repeated.extend(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        return dict(pairs)
-
-    try:
-        value = json.loads(text, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{what} is not valid JSON ({error}).") from error
-    if repeated:
-        raise CheckpointError(f"{what} has keys that come twice: {listed(repeated)}.")
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{what} holds a JSON {type(value).__name__}, expected an object.")
-    return value
+METADATA = "__metadata__"  # the one key of a header that is no tensor
+MAX_HEADER = 16 << 20  # bytes; some 100 are needed for a tensor (the format allows 100 MB)
+MAX_MARKS = 1_000_000  # of JSON, some 10 for a tensor
 
 
 def read_safetensors(path: Path) -> dict[str, StoredTensor]:
@@ -55,21 +35,24 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
     Raises:
         CheckpointError: the file is damaged or has element types a checkpoint does not have.
     """
-    size = path.stat().st_size
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
+        seen = identity(file)
         length = int.from_bytes(file.read(8), "little")
-        if length > min(size - 8, MAX_HEADER):
+        if length > min(seen.size - 8, MAX_HEADER):
             raise CheckpointError(
                 f"{path} is damaged or incomplete: its header does not fit; copy or download it again."
             )
-        header = load_json(file.read(length), f"The header of {path}")
-    header.pop("__metadata__", None)
+        text = file.read(length)
+        require_unchanged(file, path, seen)
+    if sum(map(text.count, (b"{", b"[", b","))) > MAX_MARKS:
+        raise CheckpointError(f"{path} is damaged: its header describes more than a checkpoint can hold.")
+    header = load_json(text, f"The header of {path}")
+    header.pop(METADATA, None)
     tensors = {}
     for name, entry in header.items():
         try:
             dtype, shape, (start, end) = CODES.get(entry["dtype"]), entry["shape"], entry["data_offsets"]
-            numbers = [*shape, start, end]
-            sound = all(type(number) is int and number >= 0 for number in numbers)
+            sound = isinstance(shape, list) and is_shape(shape) and is_count(start) and is_count(end)
             sound = sound and (dtype is None or end - start == math.prod(shape) * dtype.itemsize)
         except (TypeError, KeyError, ValueError):
             sound = False
@@ -78,10 +61,14 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
                 f"{path} is damaged: its header describes {name} wrongly; copy or download it again."
             )
         if dtype is None:
-            raise CheckpointError(f"{path} stores {name} as {entry['dtype']}, expected one of {', '.join(CODES)}.")
-        if 8 + length + end > size:
+            raise CheckpointError(
+                f"{path} stores {name} as {named(entry['dtype'])}, expected one of {', '.join(CODES)}."
+            )
+        if 8 + length + end > seen.size:
             raise CheckpointError(f"{path} is incomplete: it ends before {name}; copy or download it again.")
-        tensors[name] = StoredTensor(path, dtype, tuple(shape), 8 + length + start)
+        tensors[name] = StoredTensor(path, dtype, tuple(shape), 8 + length + start, identity=seen)
+    if sum(tensor.nbytes for tensor in tensors.values()) > seen.size:
+        raise CheckpointError(f"{path} is damaged: its header gives the same bytes to several tensors.")
     return tensors
 
 
@@ -92,14 +79,31 @@ def read_weights(folder: Path, stem: str) -> dict[str, StoredTensor]:
         CheckpointError: a file is missing or damaged, or files and index disagree.
     """
     index = folder / f"{stem}.safetensors.index.json"
-    if not index.is_file():
-        return _read_safetensors_of(folder, f"{stem}.safetensors")
-    weight_map = load_json(index.read_bytes(), str(index)).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+    if index.exists():
+        return read_shards(index, read_safetensors)
+    if not (folder / f"{stem}.safetensors").exists():
+        raise CheckpointError(f"{folder} lacks {stem}.safetensors; make or download the folder again.")
+    return read_safetensors(folder / f"{stem}.safetensors")
+
+
+def read_shards(index: Path, read: Callable[[Path], dict[str, StoredTensor]]) -> dict[str, StoredTensor]:
+    """Names and places of the tensors in the files that a JSON index names, which lie beside it.
+
+    Args:
+        index: the JSON file.
+        read: gives the tensors of one file.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or files and index disagree.
+    """
+    folder, weight_map = index.parent, read_json_file(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise CheckpointError(f"{index} has no weight_map; make or download the folder again.")
     tensors = {}
     for file in sorted(set(weight_map.values())):
-        for name, tensor in _read_safetensors_of(folder, file).items():
+        if Path(file).name != file or "\0" in file or len(file) > 200 or not (folder / file).exists():
+            raise CheckpointError(f"{folder} lacks {named(file)}; make or download the folder again.")
+        for name, tensor in read(folder / file).items():
             if weight_map.get(name) != file:
                 raise CheckpointError(
                     f"{folder} holds {name} in a file its index does not name; make or download it again."
@@ -110,12 +114,6 @@ def read_weights(folder: Path, stem: str) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _read_safetensors_of(folder: Path, name: str) -> dict[str, StoredTensor]:
-    if Path(name).name != name or not (folder / name).is_file():
-        raise CheckpointError(f"{folder} lacks {name}; make or download the folder again.")
-    return read_safetensors(folder / name)
-
-
 def layout(tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> tuple[bytes, dict[str, int]]:
     """Header of a file to be written, and the offset of every tensor in it.
 
@@ -123,7 +121,7 @@ def layout(tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> tuple[
         tensors: element type and shape by name; the order is kept among types of one size.
     """
     codes = {dtype: code for code, dtype in CODES.items()}
-    header, places, end = {"__metadata__": {"format": "pt"}}, {}, 0
+    header, places, end = {METADATA: {"format": "pt"}}, {}, 0
     # wide types first: readers want every tensor aligned to its element size
     for name in sorted(tensors, key=lambda name: -tensors[name][0].itemsize):
         dtype, shape = tensors[name]

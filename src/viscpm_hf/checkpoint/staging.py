@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,6 +11,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .errors import CheckpointError
+
+LOCK, CONTENTS = "viscpm_hf.lock", "output"  # all that a folder of ours holds
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def require_space(folder: Path, nbytes: int) -> None:
@@ -28,38 +32,47 @@ def require_space(folder: Path, nbytes: int) -> None:
 def staged(output: Path) -> Iterator[Path]:
     """Gives a path to write a file or a folder to, which becomes `output` when the block ends well.
 
-    Until then everything lies in a hidden folder beside `output`. It is removed when the block fails; if the process
-    is killed, the next run to the same output finds it unlocked and removes it.
+    Until then everything lies in a hidden folder beside `output`, which a lock file marks as ours. It is removed when
+    the block fails; if the process is killed, the next run to the same output finds it unlocked and removes it.
 
     Raises:
-        CheckpointError: `output` exists, another process is writing it, or the disk is full.
+        CheckpointError: `output` exists, another process is writing it, something that is not ours lies in the way, or
+            the disk is full.
     """
     refuse_existing(output)
-    created = [folder for folder in output.parents if not folder.exists()]
     workspace = output.parent / f".{output.name}.partial"
-    workspace.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(workspace / "lock", timeout=0)
+    created = [folder for folder in output.parents if not folder.exists()]
+    try:
+        workspace.mkdir(parents=True)
+        created.insert(0, workspace)
+    except FileExistsError:
+        if _is_marked(workspace):
+            created.insert(0, workspace)
+    lock, target = FileLock(workspace / LOCK, timeout=0), workspace / CONTENTS
     try:
         lock.acquire()
     except Timeout as error:
         raise CheckpointError(f"Another process is writing {output}; wait for it or choose another output.") from error
+    spare = [os.open(os.devnull, os.O_RDONLY) for _ in range(8)]
     try:
-        target = workspace / output.name
-        if target.is_dir():  # left by a killed run
-            shutil.rmtree(target)
-        target.unlink(missing_ok=True)
+        refuse_existing(output)  # whoever had the lock before may have finished
+        _remove(target)  # left by a killed run
         yield target
         refuse_existing(output)
         os.rename(target, output)
-        created = []
+        del created[created.count(workspace) :]
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in FULL:
             raise CheckpointError(
                 f"Could not write {output} ({error.strerror}); nothing was left behind, so make room and run again."
             ) from error
         raise
     finally:
-        shutil.rmtree(workspace, ignore_errors=True)
+        for number in spare:  # removing a folder opens files, also where too many open files were the reason
+            os.close(number)
+        with suppress(OSError):
+            _remove(target)
+            (workspace / LOCK).unlink()  # before it is released: who waits for it must see that it is gone
         lock.release()
         with suppress(OSError):
             for folder in created:  # innermost first
@@ -69,3 +82,27 @@ def staged(output: Path) -> Iterator[Path]:
 def refuse_existing(output: Path) -> None:
     if os.path.lexists(output):
         raise CheckpointError(f"{output} exists already; remove it or choose another output.")
+
+
+def _is_marked(workspace: Path) -> bool:
+    """Whether a folder is left from an earlier run; an empty one may belong to anybody and can be used.
+
+    Raises:
+        CheckpointError: it is a link, or holds something without our mark.
+    """
+    is_folder = stat.S_ISDIR(workspace.lstat().st_mode)
+    names = os.listdir(workspace) if is_folder else []
+    if LOCK in names and stat.S_ISREG((workspace / LOCK).lstat().st_mode):
+        return True
+    if names or not is_folder:
+        raise CheckpointError(
+            f"{workspace} is in the way and was not made here; move it away, or choose another output."
+        )
+    return False
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,16 +1,22 @@
 """A tensor that lies in a file: where its bytes are, and reading them piece by piece."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 
 from .errors import CheckpointError
+from .files_on_disk import Identity, open_regular, require_unchanged
 
 PIECE = 256 << 10  # bytes held at a time; fits the processor's cache, so that a copy costs half the time
+BLOCK = 16 << 20  # bytes of a strided tensor put together at a time
+GAP = 64 << 10  # bytes that are sooner read than skipped
+MAX_AXES = 32
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,7 @@ class StoredTensor:
         shape: as many entries as dimensions.
         offset: of the first element, in bytes from the start of the file.
         strides: in elements, or None when the elements lie in row-major order without gaps.
+        identity: of the file when this was found out; None: the file is yet to be written.
     """
 
     path: Path
@@ -30,38 +37,103 @@ class StoredTensor:
     shape: tuple[int, ...]
     offset: int
     strides: tuple[int, ...] | None = None
+    identity: Identity | None = None
 
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def read_pieces(tensor: StoredTensor) -> Iterator[memoryview]:
-    """The tensor's bytes in row-major order, at most `PIECE` (or one row, if strided) at a time.
+def is_count(number) -> bool:
+    return type(number) is int and 0 <= number < 2**60
 
-    Files are read, not mapped: mapped pages count as resident memory. A piece is valid until the next is asked for.
+
+def is_shape(numbers: Sequence) -> bool:
+    """Whether these can be a tensor's lengths: as many and as large as libraries can count with."""
+    return (
+        len(numbers) <= MAX_AXES
+        and all(map(is_count, numbers))
+        and is_count(math.prod(number or 1 for number in numbers))
+    )
+
+
+@contextmanager
+def opened(tensor: StoredTensor) -> Iterator[BinaryIO]:
+    """The file a tensor lies in.
+
+    Raises:
+        CheckpointError: it was changed or replaced since its tensors were looked up, or meanwhile.
     """
-    if tensor.strides is not None:
-        yield from _read_strided(tensor)
-        return
-    buffer = memoryview(bytearray(min(PIECE, tensor.nbytes)))
-    with open(tensor.path, "rb") as file:
+    with open_regular(tensor.path) as file:
+        if tensor.identity is not None:
+            require_unchanged(file, tensor.path, tensor.identity)
+        yield file
+        if tensor.identity is not None:
+            require_unchanged(file, tensor.path, tensor.identity)
+
+
+def read_pieces(tensor: StoredTensor, take_buffer: Callable[[], bytearray] | None = None) -> Iterator[memoryview]:
+    """The tensor's bytes in row-major order, at most `PIECE` (or `BLOCK`, if strided) at a time.
+
+    Files are read, not mapped: mapped pages count as resident memory, and are gone when the file becomes shorter.
+
+    Args:
+        tensor: to read.
+        take_buffer: gives `PIECE` bytes to read the next piece into, unless the tensor is strided; by default a piece
+            is valid until the next is asked for.
+    """
+    with opened(tensor) as file:
+        if tensor.strides is not None:
+            yield from _read_strided(file, tensor)
+            return
+        own = bytearray(0 if take_buffer else min(PIECE, tensor.nbytes))
         file.seek(tensor.offset)
         for start in range(0, tensor.nbytes, PIECE):
-            piece = buffer[: min(PIECE, tensor.nbytes - start)]
-            if file.readinto(piece) != len(piece):
-                raise CheckpointError(f"{tensor.path} became shorter while it was being read; convert it again.")
+            piece = memoryview(take_buffer() if take_buffer else own)[: min(PIECE, tensor.nbytes - start)]
+            _read_into(file, piece)
             yield piece
 
 
-def _read_strided(tensor: StoredTensor) -> Iterator[memoryview]:
+def _read_into(file: BinaryIO, piece: memoryview) -> None:
+    if file.readinto(piece) != len(piece):
+        raise CheckpointError(f"{file.name} became shorter while it was being read; run again.")
+
+
+def _read_strided(file: BinaryIO, tensor: StoredTensor) -> Iterator[memoryview]:
     size = tensor.dtype.itemsize
-    span = 1 + sum((length - 1) * stride for length, stride in zip(tensor.shape, tensor.strides, strict=True))
-    flat = np.memmap(tensor.path, f"V{size}", "r", tensor.offset, (span,))
-    view = np.lib.stride_tricks.as_strided(flat, tensor.shape, [stride * size for stride in tensor.strides])
-    rows = max(1, PIECE * tensor.shape[0] // tensor.nbytes)
-    for start in range(0, tensor.shape[0], rows):
-        yield memoryview(np.array(view[start : start + rows], order="C").reshape(-1).view(np.uint8))
+
+    def blocks(offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Iterator[memoryview]:
+        nbytes = math.prod(shape) * size
+        if nbytes <= BLOCK:
+            block = np.empty(shape, f"u{size}")
+            _gather(file, block, offset, strides)
+            yield memoryview(block.reshape(-1).view(np.uint8))
+            return
+        rows = BLOCK * shape[0] // nbytes
+        for start in range(0, shape[0], rows or 1):
+            inner = (min(rows, shape[0] - start), *shape[1:]) if rows else shape[1:]
+            yield from blocks(offset + start * strides[0] * size, inner, strides if rows else strides[1:])
+
+    yield from blocks(tensor.offset, tensor.shape, tensor.strides)
+
+
+def _gather(file: BinaryIO, block: np.ndarray, offset: int, strides: tuple[int, ...]) -> None:
+    """Fills a block `(*shape)` with elements that lie `strides` elements apart from `offset` bytes on."""
+    size = block.dtype.itemsize
+    reach = [(length - 1) * stride for length, stride in zip(block.shape, strides, strict=True)]
+    span = (1 + sum(reach)) * size
+    if span <= max(GAP, 4 * block.nbytes):
+        data = bytearray(span)
+        file.seek(offset)
+        _read_into(file, memoryview(data))
+        elements = np.frombuffer(data, block.dtype)
+        block[...] = np.lib.stride_tricks.as_strided(elements, block.shape, [stride * size for stride in strides])
+        return
+    axis = reach.index(max(reach))
+    middle = block.shape[axis] // 2
+    first, second = np.split(block, [middle], axis)
+    _gather(file, first, offset, strides)
+    _gather(file, second, offset + middle * strides[axis] * size, strides)
 
 
 def cast_pieces(pieces: Iterator[memoryview], source: torch.dtype, target: torch.dtype) -> Iterator[memoryview]:

@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import pickle
 import struct
 import zipfile
@@ -9,11 +10,15 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
 from .errors import CheckpointError, listed
-from .stored import StoredTensor
+from .files_on_disk import Identity, identity, open_regular, require_unchanged
+from .pickled import MAX_BYTES, Global, Made, read_pickle
+from .stored import StoredTensor, is_count, is_shape
+from .wrapped import find_state_dict, is_tensor, not_plain
 
 STORAGES = {
     "DoubleStorage": torch.float64,
@@ -29,6 +34,9 @@ STORAGES = {
 }
 LOCAL_HEADER = 30  # bytes of a zip member's header before its name
 ALIGNMENT = 64  # of tensor data in the file, as torch.save does
+MAX_DIRECTORY = 8 << 20  # bytes; some 80 are needed for a tensor
+TIMES = 4  # as many bytes as the file has may its tensors have: some share them, such as tied weights
+ENCRYPTED, UTF_8 = 1, 0x800  # flags of a zip file's member
 
 
 @dataclass
@@ -43,63 +51,67 @@ class _View:
     strides: tuple[int, ...]
 
 
-class _NamedTensors(OrderedDict):
-    """Remembers which names were given twice."""
-
-    def __setitem__(self, name, value):
-        if name in self:
-            self.__dict__.setdefault("repeated", []).append(name)
-        super().__setitem__(name, value)
-
-
-class _Names(pickle.Unpickler):
-    """Reads the pickle of a state dict as data: whatever it names becomes one of the inert stand-ins below.
-
-    `torch.load(weights_only=True)` would be as safe, but it tells neither where in the file a storage lies nor that a
-    name came twice.
-    """
-
-    def __init__(self, file, path: Path):
-        super().__init__(file)
-        self.path = path
-        self.views = 0
-
-    def find_class(self, module, name):
-        if (module, name) == ("collections", "OrderedDict"):
-            return _NamedTensors
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return self._view
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return self._parameter
-        if module == "torch" and name in STORAGES:
-            return STORAGES[name]
-        raise CheckpointError(
-            f"{self.path} holds more than names and tensors: loading it would need {module}.{name}; "
-            "nothing was executed, and only checkpoints of plain tensors can be converted."
-        )
-
-    def persistent_load(self, saved_id):
-        kind, dtype, key, _device, length = saved_id
-        if kind != "storage" or not isinstance(dtype, torch.dtype) or type(length) is not int:
-            raise ValueError(f"{saved_id} is not a storage")
-        return dtype, key, length
-
-    def _view(self, storage, offset, shape, strides, *_):
-        self.views += 1
-        return _View(*storage, offset, tuple(shape), tuple(strides))
-
-    def _parameter(self, view, *_):
-        return view
-
-
-def read_torch(path: Path) -> dict[str, StoredTensor]:
+def read_torch(path: Path) -> tuple[dict[str, StoredTensor], str]:
     """Names and places of the tensors in a `.bin` or `.pt` file of today's zip format.
 
+    `torch.load(weights_only=True)` would be as safe, but it tells neither where in the file a storage lies nor that a
+    name came twice, and takes nothing that lies beside objects it does not know.
+
+    Returns:
+        Tensors by name, and the keys they lie under, with dots between them, if the file holds more than them.
+
     Raises:
-        CheckpointError: the file is damaged, or holds anything but names and tensors. Nothing in it is executed.
+        CheckpointError: the file is damaged, or holds no state dict of tensors. Nothing in it is executed.
     """
+    with open_regular(path) as file:
+        seen = identity(file)
+        members, (pickle_name, pickled) = _directory(file, path)
+        try:
+            value = read_pickle(pickled)
+        except ValueError as error:
+            raise CheckpointError(f"{path} is damaged: its data.pkl cannot be read ({error}).") from error
+        pairs, under = find_state_dict(value, path)
+        views = _views(pairs, path)
+        folder = pickle_name.removesuffix("data.pkl")
+        starts = {view.key: _data_start(file, path, members, folder, name, view) for name, view in views.items()}
+        require_unchanged(file, path, seen)
+    tensors = {name: _stored(path, name, view, starts[view.key], seen) for name, view in views.items()}
+    if tensors and not any(tensor.nbytes for tensor in tensors.values()):
+        raise CheckpointError(
+            f"All tensors in {path} are empty, as in one part of a DeepSpeed ZeRO-3 checkpoint; join the parts with "
+            "the script zero_to_fp32.py beside them and give the result."
+        )
+    nbytes = sum(tensor.nbytes for tensor in tensors.values())
+    if nbytes > TIMES * seen.size + 2**20:  # a few bytes can be called any number of tensors of any size
+        raise CheckpointError(
+            f"{path} describes {nbytes / 1e9:.3g} GB of tensors that share {seen.size / 1e9:.3g} GB; save them with "
+            ".contiguous()."
+        )
+    return tensors, under
+
+
+class _Bounded:
+    """A file of which not too much is read at once: a zip file's directory can claim to be as large as the file."""
+
+    def __init__(self, file: BinaryIO, limit: int):
+        self.file, self.limit = file, limit
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def read(self, size: int = -1) -> bytes:
+        data = self.file.read(self.limit + 1 if size < 0 else min(size, self.limit + 1))
+        if len(data) > self.limit:
+            raise zipfile.BadZipFile("it describes more than a checkpoint can hold")
+        return data
+
+
+def _directory(file: BinaryIO, path: Path) -> tuple[dict[str, zipfile.ZipInfo], tuple[str, bytes]]:
+    """A zip file's members by name, and name and contents of its pickle."""
+    bounded = _Bounded(file, MAX_DIRECTORY)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(bounded) as archive:
+            bounded.limit = MAX_BYTES
             infos = archive.infolist()
             twice = [name for name, count in Counter(info.filename for info in infos).items() if count > 1]
             members = {info.filename: info for info in infos}
@@ -107,72 +119,78 @@ def read_torch(path: Path) -> dict[str, StoredTensor]:
             if twice or len(pickles) != 1:
                 what = f"holds {listed(twice)} twice" if twice else "has no data.pkl in it"
                 raise CheckpointError(f"{path} is a zip file but not a PyTorch checkpoint: it {what}.")
-            compressed = [name for name in members if members[name].compress_type != zipfile.ZIP_STORED]
+            compressed = [name for name, info in members.items() if info.compress_type != zipfile.ZIP_STORED]
             if compressed:
                 raise CheckpointError(
                     f"{path} has compressed members ({listed(compressed, 3)}), which PyTorch does not write; "
                     "unpack it if it was zipped for transport."
                 )
-            folder = pickles[0].removesuffix("data.pkl")
-            if folder + "byteorder" in members and archive.read(folder + "byteorder") != b"little":
+            if any(info.flag_bits & ENCRYPTED for info in infos):
+                raise CheckpointError(f"{path} is an encrypted zip file; give the checkpoint as it was saved.")
+            order = pickles[0].removesuffix("data.pkl") + "byteorder"
+            if order in members and archive.read(order) != b"little":
                 raise CheckpointError(f"{path} was written on a big-endian machine; save it on a little-endian one.")
-            names = _Names(io.BytesIO(archive.read(pickles[0])), path)
+            return members, (pickles[0], archive.read(pickles[0]))
     except CheckpointError:
         raise
-    except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError, OSError, struct.error) as error:
-        # all that zipfile raises on damage
+    except Exception as error:  # all that zipfile raises on damage
         raise CheckpointError(f"{path} is damaged or incomplete ({error}); copy or download it again.") from error
-    views = _state_dict(names)
-    with open(path, "rb") as file:
-        places = {view.key: _data_start(file, members, folder, name, view) for name, view in views.items()}
-    return {name: _stored(path, name, view, places[view.key]) for name, view in views.items()}
 
 
-def _state_dict(names: _Names) -> dict[str, _View]:
-    path = names.path
-    try:
-        value = names.load()
-    except CheckpointError:
-        raise
-    except Exception as error:  # a damaged pickle fails in any way
-        raise CheckpointError(f"{path} is damaged: its data.pkl cannot be read ({error}).") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a {type(value).__name__}, expected a state dict of names and tensors.")
-    inner = {key: item for key, item in value.items() if isinstance(item, dict)}
-    if inner:
-        key = max(inner, key=lambda key: len(inner[key]))
-        raise CheckpointError(
-            f"{path} holds more than a state dict, which seems to lie under {key!r}; save it alone: "
-            f"torch.save(torch.load({str(path)!r}, 'cpu', mmap=True)[{key!r}], 'weights.bin')"
-        )
-    odd = [key for key, item in value.items() if not (isinstance(key, str) and isinstance(item, _View))]
+def _views(pairs: list[tuple], path: Path) -> dict[str, _View]:
+    """Tensors by name, in the order they have in the state dict."""
+    counts = Counter(name for name, _ in pairs if isinstance(name, str))
+    if repeated := [name for name, count in counts.items() if count > 1]:
+        raise CheckpointError(f"{path} gives several tensors one name: {listed(repeated)}.")
+    for _, value in pairs:
+        if isinstance(value, Made) and not is_tensor(value):
+            raise not_plain(value, path)
+    odd = [name for name, value in pairs if not (isinstance(name, str) and is_tensor(value))]
     if odd:
-        raise CheckpointError(f"{path} holds entries that are not named tensors: {listed(odd)}.")
-    repeated = getattr(value, "repeated", [])
-    # in a plain dict the second of two equal names replaces the first, whose tensor is then missing in the count
-    if repeated or names.views > len({id(view) for view in value.values()}):
-        raise CheckpointError(f"{path} gives several tensors one name: {listed(repeated) or 'see its data.pkl'}.")
-    return value
+        names = [name if isinstance(name, str) else f"a {type(name).__name__} as a name" for name in odd]
+        raise CheckpointError(f"{path} holds entries that are not named tensors: {listed(names)}.")
+    return {name: _view(path, name, value) for name, value in pairs}
 
 
-def _data_start(file, members, folder: str, name: str, view: _View) -> int:
+def _view(path: Path, name: str, value: Made) -> _View:
+    try:
+        if value.function.name == "_rebuild_parameter":
+            value = value.arguments[0]
+        storage, offset, shape, strides, *_ = value.arguments
+        kind, dtype, key, _device, length = storage.id
+        sound = isinstance(dtype, Global) and dtype.module == "torch" and (kind, type(key)) == ("storage", str)
+        if sound and isinstance(dtype.name, str) and dtype.name not in STORAGES:
+            raise not_plain(Made(dtype, ()), path)
+        view = _View(STORAGES[dtype.name], key, length, offset, tuple(shape), tuple(strides))
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        sound = False
+    if not sound or not is_count(offset) or not is_count(length):
+        raise CheckpointError(f"{path} is damaged: its data.pkl describes {name} wrongly.")
+    return view
+
+
+def _data_start(file: BinaryIO, path: Path, members: dict, folder: str, name: str, view: _View) -> int:
     """Offset in bytes of the storage a tensor lies in."""
     info = members.get(f"{folder}data/{view.key}")
     if info is None:
-        raise CheckpointError(f"{file.name} is incomplete: it lacks data/{view.key}, where {name} should lie.")
-    file.seek(max(info.header_offset, 0))
-    header = file.read(LOCAL_HEADER + len(info.orig_filename))
-    if not header.startswith(b"PK\3\4") or not header.endswith(info.orig_filename.encode()):
-        raise CheckpointError(f"{file.name} is damaged: it has no data/{view.key} where its directory says.")
+        raise CheckpointError(f"{path} is incomplete: it lacks data/{view.key}, where {name} should lie.")
+    size = file.seek(0, os.SEEK_END)
+    file.seek(min(max(info.header_offset, 0), size))
+    member = info.orig_filename.encode("utf-8" if info.flag_bits & UTF_8 else "cp437")
+    header = file.read(LOCAL_HEADER + len(member))
+    if not header.startswith(b"PK\3\4") or not header.endswith(member):
+        raise CheckpointError(f"{path} is damaged: it has no data/{view.key} where its directory says.")
     start = info.header_offset + LOCAL_HEADER + sum(struct.unpack("<HH", header[26:LOCAL_HEADER]))
-    if info.file_size != view.storage_length * view.dtype.itemsize or start + info.file_size > file.seek(0, 2):
-        raise CheckpointError(f"{file.name} is damaged or incomplete: data/{view.key} for {name} has a wrong size.")
+    if info.file_size != view.storage_length * view.dtype.itemsize or start + info.file_size > size:
+        raise CheckpointError(f"{path} is damaged or incomplete: data/{view.key} for {name} has a wrong size.")
     return start
 
 
-def _stored(path: Path, name: str, view: _View, start: int) -> StoredTensor:
-    numbers = [view.storage_offset, *view.shape, *view.strides]
-    sound = all(type(number) is int and number >= 0 for number in numbers) and len(view.shape) == len(view.strides)
+def _stored(path: Path, name: str, view: _View, start: int, seen: Identity) -> StoredTensor:
+    sound = is_shape(view.shape) and len(view.shape) == len(view.strides)
+    sound = sound and all(map(is_count, view.strides))
     if sound and 0 not in view.shape:
         last = sum((length - 1) * stride for length, stride in zip(view.shape, view.strides, strict=True))
         sound = view.storage_offset + last < view.storage_length
@@ -181,7 +199,7 @@ def _stored(path: Path, name: str, view: _View, start: int) -> StoredTensor:
     axes = zip(view.shape, view.strides, _row_major(view.shape), strict=True)
     dense = 0 in view.shape or all(length == 1 or stride == expected for length, stride, expected in axes)
     offset = start + view.storage_offset * view.dtype.itemsize
-    return StoredTensor(path, view.dtype, view.shape, offset, None if dense else view.strides)
+    return StoredTensor(path, view.dtype, view.shape, offset, None if dense else view.strides, seen)
 
 
 def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:

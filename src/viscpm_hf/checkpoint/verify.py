@@ -9,8 +9,9 @@ import torch
 from .keys import check_family, match
 from .repo import CONVERSION, family_of, read_json, read_repo
 from .source import open_checkpoint
-from .stored import StoredTensor
+from .stored import StoredTensor, opened
 from .weights import pieces_as, progress_bar, target_dtype
+from .wrapped import without_prefixes
 
 
 @dataclass
@@ -43,11 +44,11 @@ def verify(checkpoint: str | Path, repo: str | Path, progress: bool = True) -> d
         has is the part `surplus`.
 
     Raises:
-        CheckpointError: one of the two cannot be read, or they are of different kinds.
+        CheckpointError: one of the two cannot be read or changes meanwhile, or they are of different kinds.
     """
     checkpoint, repo = Path(checkpoint), Path(repo)
     family = family_of(repo)
-    source = open_checkpoint(checkpoint)
+    source, _ = without_prefixes(open_checkpoint(checkpoint))
     check_family(family, source, checkpoint)
     found = match(family, source, checkpoint)
     converted = read_repo(repo, family)
@@ -74,7 +75,7 @@ def verify(checkpoint: str | Path, repo: str | Path, progress: bool = True) -> d
 def _difference(name: str, tensor: StoredTensor, dtype: torch.dtype, copy: StoredTensor) -> str | None:
     if (copy.dtype, copy.shape) != (dtype, tensor.shape):
         return f"is {copy.dtype} {list(copy.shape)} instead of {dtype} {list(tensor.shape)}"
-    with open(copy.path, "rb") as file:
+    with opened(copy) as file:
         file.seek(copy.offset)
         for piece in pieces_as(name, tensor, dtype):
             if not np.array_equal(np.frombuffer(piece, np.uint8), np.frombuffer(file.read(len(piece)), np.uint8)):

@@ -1,9 +1,10 @@
 """Writing the tensors of a checkpoint into safetensors files, piece by piece."""
 
 import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import torch
@@ -19,7 +20,9 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float32": torch.float32,
 }
-UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+Reader = Callable[[StoredTensor], Iterator[memoryview]]
 
 
 def target_dtype(name: str) -> torch.dtype | None:
@@ -27,16 +30,6 @@ def target_dtype(name: str) -> torch.dtype | None:
     if name not in DTYPES:
         raise CheckpointError(f"Got dtype {name!r}, expected one of {', '.join(DTYPES)}.")
     return DTYPES[name]
-
-
-def size_in_bytes(text: str | int) -> int:
-    """`"5GB"` → 5000000000."""
-    parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Z]*)", str(text).strip().upper())
-    if not parts or parts[2] not in UNITS or not float(parts[1]):
-        raise CheckpointError(
-            f"Got {text!r} as the size of a shard, expected a number and a unit such as 5GB or 500MB."
-        )
-    return int(float(parts[1]) * UNITS[parts[2]])
 
 
 @dataclass(frozen=True)
@@ -106,36 +99,49 @@ def progress_bar(nbytes: int, progress: bool) -> tqdm:
     return tqdm(total=nbytes, unit="B", unit_scale=True, disable=None if progress else True)
 
 
-def write_weights(folder: Path, files: list[WeightFile], progress: bool) -> None:
-    """Writes the files one after the other, each in the order the checkpoint has its tensors.
+def write_weights(folder: Path, files: list[WeightFile], progress: bool, read: Reader = read_pieces) -> None:
+    """Writes the files, reading the sources from their beginnings to their ends.
+
+    Args:
+        folder: to write to.
+        files: to be written.
+        progress: whether to show a progress bar on a terminal.
+        read: gives a tensor's bytes.
 
     Raises:
-        CheckpointError: a number is too large for the type a file asks for.
+        CheckpointError: a number is too large for the type a file asks for, or a source changes meanwhile.
     """
+    places = []
+    for file in files:
+        written = file.written()
+        header, starts = layout({name: (tensor.dtype, tensor.shape) for name, tensor in written.items()})
+        (folder / file.name).write_bytes(header)
+        places += [
+            (folder / file.name, starts[name], name, tensor, written[name].dtype)
+            for name, tensor in file.tensors.items()
+        ]
+    places.sort(key=lambda place: (place[3].path, place[3].offset))
     with progress_bar(total_bytes(files), progress) as bar:
-        for file in files:
-            written = file.written()
-            header, places = layout({name: (tensor.dtype, tensor.shape) for name, tensor in written.items()})
-            with open(folder / file.name, "wb") as output:
-                output.write(header)
-                for name, tensor in file.tensors.items():
-                    output.seek(places[name])
-                    for piece in pieces_as(name, tensor, written[name].dtype):
+        for path, group in groupby(places, key=itemgetter(0)):
+            with open(path, "r+b") as output:
+                for _, start, name, tensor, dtype in group:
+                    output.seek(start)
+                    for piece in pieces_as(name, tensor, dtype, read):
                         output.write(piece)
                         bar.update(len(piece))
 
 
-def pieces_as(name: str, tensor: StoredTensor, dtype: torch.dtype) -> Iterator[memoryview]:
+def pieces_as(name: str, tensor: StoredTensor, dtype: torch.dtype, read: Reader = read_pieces) -> Iterator[memoryview]:
     """The tensor's bytes in `dtype`.
 
     Raises:
         CheckpointError: a number is too large for `dtype`.
     """
     if dtype == tensor.dtype:
-        yield from read_pieces(tensor)
+        yield from read(tensor)
         return
     try:
-        yield from cast_pieces(read_pieces(tensor), tensor.dtype, dtype)
+        yield from cast_pieces(read(tensor), tensor.dtype, dtype)
     except OverflowError as error:
         raise CheckpointError(
             f"{name} holds a number of size {error}, too large for {str(dtype).removeprefix('torch.')}; convert with "
