@@ -131,8 +131,39 @@ def test_bad_input_is_one_sentence(chat, pictures):
     for item in ("你", {"image": image, "text": "你"}, {"image": image}):
         with pytest.raises(ValueError):
             chat.batch_chat([item])
-    with pytest.raises(ValueError, match="num_return_sequences"):
-        chat.chat(image, "你", num_return_sequences=2)
+    for options, word in (
+        ({"num_return_sequences": 2}, "num_return_sequences"),
+        ({"input_ids": torch.ones(1, 1)}, "input_ids"),
+        ({"ext_table_ids": None}, "ext_table_ids"),
+        ({"num_beams": 0}, "num_beams=0, expected a whole number"),
+        ({"num_beams": "3"}, "num_beams='3'"),
+        ({"max_new_tokens": 1.5}, "max_new_tokens=1.5"),
+        ({"length_penalty": 1e9}, "length_penalty"),
+        ({"repetition_penalty": float("nan")}, "repetition_penalty=nan"),
+        ({"nonsense": 1}, "nonsense"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            chat.chat(image, "你", **options)
+    for options in ({"num_return_sequences": 2, "do_sample": True}, {"temperature": -1.0, "do_sample": True}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            list(chat.stream(image, "你", **options))
+
+
+def test_a_stop_text_ends_the_answer_whatever_it_is_made_of(chat, pictures):
+    """Words outside the vocabulary too, greedily, with beams and streamed."""
+    question = "鲲鹏是什么颜色？鲲呢？"
+    allowed = chat.processor.encode_chat(True, question)["ext_table"]
+    only = {"prefix_allowed_tokens_fn": lambda batch, ids: list(allowed), "max_new_tokens": 12, "min_new_tokens": 12}
+    whole = chat.chat(pictures[0], question, num_beams=1, **only)[0]
+    stop = whole[3:5]
+    assert set(whole) <= set("".join(allowed.values())) and set(stop) <= set("鲲鹏呢")
+    only["min_new_tokens"] = None
+    cut = chat.chat(pictures[0], question, num_beams=1, stop_strings=[stop], **only)[0]
+    assert whole.startswith(cut) and stop in cut and len(cut) < len(whole)  # up to the end of a token
+    assert "".join(chat.stream(pictures[0], question, stop_strings=stop, **only)) == cut
+    # with beams some answer has it, and none has anything behind it
+    searched = chat.chat(pictures[0], question, stop_strings=[stop], length_penalty=-1.0, **only)[0]
+    assert stop in searched and len(searched) < len(whole)
 
 
 def test_what_is_not_a_converted_model_is_one_sentence(chat_checkpoint, chat_repo_eos, tmp_path):

@@ -6,7 +6,6 @@ import threading
 import torch
 from transformers.generation import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.quantization_config import QuantizationMethod
 
 from .converted import check_is_converted
@@ -17,6 +16,13 @@ from .remote_code.configuration_viscpm_chat import VisCPMChatConfig
 from .remote_code.modeling_viscpm_chat import VisCPMChatForConditionalGeneration
 from .remote_code.processing_viscpm_chat import VisCPMChatProcessor
 from .safety import load_image_safety_checker
+
+# what generate() takes beside its settings
+_OWN_INPUTS = {
+    *("inputs", "input_ids", "inputs_embeds", "attention_mask", "segment_ids", "context_mask", "segment_rel"),
+    *("mm_token_type_ids", "pixel_values", "image_features", "mm_encoder_outputs", "unk_allowed", "labels"),
+    "shift_labels",
+}
 
 
 class VisCPMChat:
@@ -108,8 +114,7 @@ class VisCPMChat:
         Raises:
             ValueError, UnsafeContentError: see `chat`; then nothing is answered.
         """
-        if generate_kwargs.get("num_return_sequences", 1) != 1:
-            raise ValueError("Got num_return_sequences, but a question has one answer here: call model.generate().")
+        generate_kwargs = self._checked_options(generate_kwargs)
         if not items:
             return []
         inputs, tables, states = self._prepare(items)
@@ -138,7 +143,7 @@ class VisCPMChat:
         if generate_kwargs.get("num_beams", 1) != 1:
             raise ValueError(f"Got num_beams={generate_kwargs['num_beams']}, but only one beam can be streamed.")
         # length_penalty concerns beams, and transformers warns of it
-        options = {"length_penalty": 1.0, **generate_kwargs, "num_beams": 1}
+        options = {"length_penalty": 1.0, **self._checked_options(generate_kwargs), "num_beams": 1}
         item = {"image": image, "question": question, "context": context, "vision_hidden_states": vision_hidden_states}
         inputs, tables, _ = self._prepare([item])
         return self._stream(inputs, tables[0], options)
@@ -161,6 +166,20 @@ class VisCPMChat:
     def add_turn(self, context, question, answer):
         """The context with one more turn, in the original's grammar whatever the texts are."""
         return self.processor.to_grammar(context) + self.processor.format_turn(question, answer)
+
+    def _checked_options(self, generate_kwargs):
+        """Options for `generate()`, none of which are what this class gives it."""
+        if generate_kwargs.get("num_return_sequences", 1) != 1:
+            raise ValueError("Got num_return_sequences, but a question has one answer here: call model.generate().")
+        own = sorted(key for key in generate_kwargs if key in _OWN_INPUTS or key.startswith("ext_table"))
+        if own:
+            raise ValueError(
+                f"Got {', '.join(own)}, which are made of image, question and context here: leave them out, or call "
+                "model.generate()."
+            )
+        if generate_kwargs.get("stop_strings"):
+            return {"tokenizer": self.processor.tokenizer, **generate_kwargs}
+        return generate_kwargs
 
     def _prepare(self, items):
         """Model inputs, tables for decoding and vision states of checked items."""
@@ -186,7 +205,7 @@ class VisCPMChat:
         inputs = dict(batch.to(self.device))
         pictures = [state for state in states if state is not None]
         if pictures:
-            inputs["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=torch.cat(pictures))}
+            inputs["image_features"] = torch.cat(pictures)
         return inputs, tables, states
 
     def _vision_states(self, item):

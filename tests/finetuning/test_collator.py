@@ -41,6 +41,8 @@ def test_inputs_and_targets_are_the_originals(collate, recorded, chat_processor,
         {k.removeprefix(f"{case}."): v for k, v in recorded[1].items() if k.startswith(case)},
     )
     table = torch.stack([batch["ext_table_ids"], batch["ext_table_subs"]], dim=-1)[0]  # (columns, 2)
+    assert len(table) == 32
+    table = table[batch["ext_table_mask"][0].bool()]
     originals = torch.stack([tensors["ext_table_ids"], tensors["ext_table_sub"]], dim=-1)
     size = chat_processor.tokenizer.vocab_size
 
@@ -71,6 +73,12 @@ def test_loss_is_the_originals_with_a_deduplicated_table(collate, recorded, chat
 def test_without_max_length_a_batch_is_as_long_as_its_longest_sample(chat_processor, samples):
     batch = ChatCollator(chat_processor)(samples)
     assert batch["input_ids"].shape == batch["shift_labels"].shape == (3, batch["attention_mask"].sum(1).max())
+    assert torch.equal(batch["labels"][:, 1:], batch["shift_labels"][:, :-1])
+
+
+def test_a_sample_whose_columns_were_removed_says_what_to_set(chat_processor):
+    with pytest.raises(ValueError, match="remove_unused_columns=False"):
+        ChatCollator(chat_processor)([{}])
 
 
 def test_text_only_samples_have_no_pictures(chat_processor, samples):

@@ -1,5 +1,7 @@
 """Guards generation: the original's beam search token for token, and every other mode transformers offers."""
 
+import copy
+import pickle
 from pathlib import Path
 
 import pytest
@@ -8,8 +10,10 @@ from transformers import AutoModelForImageTextToText, CompileConfig, GenerationC
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from viscpm_hf import CpmBeeConfig, CpmBeeForCausalLM, CpmBeeTokenizer
+from viscpm_hf.finetuning import ChatCollator
 from viscpm_hf.remote_code.beams_cpmbee import BeamHypotheses, GrowingCacheLayer
 from viscpm_hf.remote_code.generation_cpmbee import AnswerRepetitionPenalty
+from viscpm_hf.remote_code.modeling_cpmbee import CACHE
 
 LONG = "鲲鹏是什么颜色？鲲呢？q和鲲鹏"
 SHORT = "这张图片里有什么？"
@@ -378,3 +382,161 @@ def test_one_checkpoint_in_two_precisions_loads_in_its_own(chat_repo, chat_input
     inputs = chat_inputs((0, SHORT))
     output = half.generate(**inputs, num_beams=3, max_new_tokens=6)
     assert half.dtype == torch.float16 and new_tokens(output, inputs).shape == (1, 6)
+
+
+# ---------------------------------------------------------------- what transformers' users expect of generate()
+
+OUTPUTS = dict.fromkeys(("output_scores", "output_logits", "output_hidden_states", "output_attentions"), True)
+OUTPUTS["return_dict_in_generate"] = True
+
+
+@pytest.mark.parametrize("arguments", [{"num_beams": 3, "num_return_sequences": 2}, {"num_beams": 1}])
+def test_outputs_asked_for_are_there(chat_model, chat_inputs, arguments):
+    """Scores, logits, states, attentions, beam indices and cache of beams, in transformers' shapes."""
+    inputs = chat_inputs((0, LONG), (1, SHORT))
+    beams, length = arguments["num_beams"], inputs["input_ids"].shape[1]
+    arguments = {**arguments, "max_new_tokens": 6, "min_new_tokens": 6}
+    plain = chat_model.generate(**inputs, **arguments)
+    found = chat_model.generate(**inputs, **arguments, **OUTPUTS)
+    assert torch.equal(found.sequences, plain)
+    config = chat_model.config.text_config
+    rows, width = 2 * beams, config.vocab_size + inputs["ext_table_ids"].shape[1]
+    assert len(found.scores) == len(found.logits) == len(found.hidden_states) == len(found.attentions) == 6
+    for step in range(6):
+        read = length if step == 0 else 1
+        assert found.scores[step].shape == found.logits[step].shape == (rows, width)
+        assert {tuple(state.shape) for state in found.hidden_states[step]} == {(rows, read, config.hidden_size)}
+        shape = (rows, config.num_attention_heads, read, length + step)
+        assert {tuple(weights.shape) for weights in found.attentions[step]} == {shape}
+        totals = found.attentions[step][-1].sum(-1)[inputs["attention_mask"].repeat_interleave(beams, 0).bool()[:, -1]]
+        torch.testing.assert_close(totals, torch.ones_like(totals))
+    cache = found[CACHE]
+    assert cache.get_seq_length() == length + 5 and cache.layers[0].keys.shape[0] == rows
+    scores = chat_model.compute_transition_scores(
+        found.sequences, found.scores, getattr(found, "beam_indices", None), normalize_logits=beams == 1
+    )
+    assert scores.shape == (len(plain), 6)
+    if beams > 1:
+        penalty = 6**chat_model.generation_config.length_penalty
+        torch.testing.assert_close(scores.sum(1) / penalty, found.sequences_scores)
+
+
+def test_cache_of_the_beams_is_that_of_their_sequences(chat_model, chat_inputs):
+    """What is handed out after a search is what reading each beam alone would have left."""
+    inputs = chat_inputs((0, LONG))
+    arguments = {"num_beams": 3, "num_return_sequences": 3, "max_new_tokens": 7, "min_new_tokens": 7}
+    found = chat_model.generate(**inputs, **arguments, return_dict_in_generate=True, output_hidden_states=True)
+    last = found.hidden_states[-1][-1][:, -1]  # of the token before the last, for each running beam
+    for sequence, came_from in zip(found.sequences, found.beam_indices, strict=True):
+        side = {key: value for key, value in inputs.items() if key not in ("input_ids", "attention_mask")}
+        alone = chat_model(input_ids=sequence[None, :-1], **side, output_hidden_states=True)
+        row = int(came_from[-1])
+        torch.testing.assert_close(alone.hidden_states[-1][0, -1], last[row], atol=1e-4, rtol=1e-4)
+        keys = [layer.keys for layer in (alone[CACHE].layers[-1], found[CACHE].layers[-1])]
+        assert any(torch.allclose(keys[0][0], keys[1][beam], atol=1e-4) for beam in range(3))
+
+
+def test_words_come_from_the_own_prompt_in_any_order(chat_model, chat_inputs, chat_processor):
+    """Two prompts whose ids are the same; rows, columns, copies, pickles and threads keep their words apart."""
+    only = {"prefix_allowed_tokens_fn": lambda batch, ids: [chat_processor.tokenizer.unk_token_id]}
+    read = chat_processor.post_process_image_text_to_text
+    outputs = {}
+    for word in "鲲凤":
+        inputs = chat_inputs((0, f"{word}在哪里？"))
+        length = inputs["input_ids"].shape[1]
+        outputs[word] = chat_model.generate(**inputs, max_new_tokens=2, **only)
+    for word, output in outputs.items():
+        new = output[:, length:]
+        assert read(new) == [word * 2]
+        for same in (new[0], new.cpu().clone(), pickle.loads(pickle.dumps(new)), copy.deepcopy(new), new[None][0]):
+            assert read(same) == [word * 2]
+        assert read(output)[0].endswith(word * 2)
+        assert read(new.tolist()) == ["<unk><unk>"]
+        assert type(new + 0) is torch.Tensor and torch.equal(new + 0, new)
+    both = chat_inputs((0, "鲲在哪里？"), (0, "凤在哪里？我们"))
+    new = chat_model.generate(**both, max_new_tokens=2, **only)[:, both["input_ids"].shape[1] :]
+    assert read(new) == ["鲲鲲", "凤凤"] and read(new[1:]) == ["凤凤"] and read(new[1]) == ["凤凤"]
+    assert [read(row) for row in new] == [["鲲鲲"], ["凤凤"]]
+    assert read(new.reshape(2, 1, 2).flatten(0, 1)) == ["鲲鲲", "凤凤"]
+    assert read(torch.cat([new, new])) == ["<unk><unk>"] * 4
+    plain = chat_inputs((0, "我"))
+    assert type(chat_model.generate(**plain, max_new_tokens=2)) is torch.Tensor
+
+
+def test_prompt_lookup_knows_words_of_the_question(chat_models, chat_inputs):
+    inputs = chat_inputs((0, "鲲在凤在龙"))
+    expected = chat_models["eos"].generate(**inputs, num_beams=1, max_new_tokens=12)
+    found = chat_models["eos"].generate(**inputs, num_beams=1, max_new_tokens=12, prompt_lookup_num_tokens=3)
+    assert torch.equal(found, expected)
+
+
+def test_generation_in_training_mode_with_checkpointing(chat_repo, chat_inputs):
+    model = AutoModelForImageTextToText.from_pretrained(chat_repo)
+    inputs = chat_inputs((0, LONG))
+    expected = [model.generate(**inputs, num_beams=beams, max_new_tokens=5) for beams in (1, 3)]
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable()
+    model.train()
+    assert [
+        torch.equal(model.generate(**inputs, num_beams=beams, max_new_tokens=5), ids)
+        for beams, ids in zip((1, 3), expected, strict=True)
+    ] == [True, True]
+
+
+def test_a_training_batch_is_asked_without_its_answers(chat_model, chat_inputs, chat_processor):
+    """Seq2SeqTrainer gives generate() the whole batch, padded on the right, with labels."""
+    samples = [{"image": None, "question": q, "answer": a} for q, a in ((SHORT, "我们"), (LONG, "你"))]
+    batch = ChatCollator(chat_processor)(samples)
+    prompts = chat_processor(text=[SHORT, LONG])
+    arguments = {"max_new_tokens": 5, "min_new_tokens": 5}
+    expected = chat_model.generate(**prompts, **arguments)[:, prompts["input_ids"].shape[1] :]
+    found = chat_model.generate(**batch, **arguments)
+    assert torch.equal(found[:, -5:], expected)
+
+
+def test_embeddings_keep_their_number(chat_model):
+    size = chat_model.config.text_config.vocab_size
+    assert chat_model.resize_token_embeddings(size).weight.shape[0] == size
+    for arguments in ((size + 2,), (size - 1,), (None, 64)):
+        for model in (chat_model, chat_model.model, chat_model.model.language_model):
+            with pytest.raises(ValueError, match=f"expected {size}"):
+                model.resize_token_embeddings(*arguments)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"num_beams": 0},
+        {"num_beams": True},
+        {"max_new_tokens": 0},
+        {"max_new_tokens": 2.0},
+        {"length_penalty": float("nan")},
+        {"length_penalty": float("inf")},
+        {"beam_temperature": 0.0},
+        {"repetition_window": 0},
+        {"repetition_penalty": float("nan")},
+        {"temperature": 0.0, "do_sample": True, "num_beams": 1},
+        {"top_p": 1.5, "do_sample": True, "num_beams": 1},
+        {"penalty_alpha": 0.6, "top_k": 4, "num_beams": 1},
+        {"dola_layers": "high", "num_beams": 1},
+        {"num_beam_groups": 3},
+        {"early_stopping": "never"},
+        {"synced_gpus": True},
+        {"stop_strings": ["左"]},
+        {"guidance_scale": 1.5},
+    ],
+    ids=lambda setting: next(iter(setting)),
+)
+def test_a_setting_without_meaning_is_named_before_any_work(chat_model, chat_inputs, setting, monkeypatch):
+    inputs = chat_inputs((0, LONG))
+    monkeypatch.setattr(chat_model.model, "forward", None)
+    with pytest.raises(ValueError) as error:
+        chat_model.generate(**inputs, **{"num_beams": 3, **setting})
+    assert next(iter(setting)) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_early_stopping_ends_with_enough_answers(chat_models, chat_inputs):
+    inputs, arguments = chat_inputs((0, SHORT)), {"num_beams": 3, "max_new_tokens": 60}
+    whole = chat_models["eos_strong"].generate(**inputs, **arguments)
+    early = chat_models["eos_strong"].generate(**inputs, **arguments, early_stopping=True)
+    assert early.shape[1] < whole.shape[1]

@@ -53,7 +53,13 @@ def test_batches_equal_the_collators():
     torch.testing.assert_close(pixels, expected["pixel_values"], atol=1e-6, rtol=0)
     length = batch["input_ids"].shape[1]
     # the collator adds the original's placeholder column, which teaches nothing, and what only generate() needs
-    assert expected.keys() - batch.keys() == {"ext_table_ids", "ext_table_subs", "unk_allowed"}
+    assert expected.keys() - batch.keys() == {
+        "ext_table_ids",
+        "ext_table_subs",
+        "ext_table_mask",
+        "labels",
+        "unk_allowed",
+    }
     for key in expected.keys() & batch.keys() - {"pixel_values"}:
         theirs = expected[key] if key == "segment_rel" else expected[key][:, :length]
         assert torch.equal(batch[key], theirs), key

@@ -9,35 +9,38 @@ class ChatCollator:
     """Turns samples `{"image", "question", "context", "answer"}` into the inputs of VisCPM-Chat and its targets.
 
     The targets are `shift_labels`: the token after each position, the answer's first token at its `<s>` and `</s>`
-    at its last token, so the model also learns to stop (labels aligned with `input_ids` have no room for that `</s>`).
+    at its last token, so the model also learns to stop. `labels`, aligned with `input_ids` as Trainer, metrics and
+    `generate()` look for them, have no room for that `</s>` in the longest sample; the loss does not look at them.
 
     All samples of a batch share one table of extension tokens without repetitions; the original had one column for
     every occurrence, which changes the loss. As in the original there is one unused column where the batch has no
-    extension token.
+    extension token. Further columns, which cannot be written and leave the loss as it is, make the logits of all
+    batches equally wide, so that `Trainer.predict` can put them together.
 
     Args:
         processor (`VisCPMChatProcessor`): of the model to be trained.
         max_length (`int`, *optional*, tokens): pads every batch to this length; longer samples lose their oldest
             turns. By default a batch is as long as its longest sample.
+        columns (`int`, *optional*, defaults to 32): of extension tokens, at least; raise it if batches have more words
+            outside the vocabulary.
 
     Raises:
-        ValueError: A sample is longer than `max_length` even without its earlier turns.
+        ValueError: A sample is longer than `max_length` even without its earlier turns, or lacks question or answer.
     """
 
-    def __init__(self, processor, max_length: int | None = None):
+    def __init__(self, processor, max_length: int | None = None, columns: int = 32):
         self.processor = processor
         self.max_length = max_length
+        self.columns = columns
 
     def __call__(self, samples: list[dict]) -> dict[str, torch.Tensor]:
         encodings = [self.encode(sample) for sample in samples]
         table = self._share_extension_table(encodings)
-        batch = dict(self.processor.pad(encodings, padding_side="right"))
-        batch["shift_labels"] = batch.pop("labels")
-        if self.max_length:
-            for key, filler in _FILLERS.items():
-                missing = self.max_length - batch[key].shape[1]
-                batch[key] = torch.nn.functional.pad(batch[key], (0, missing), value=filler)
-        for key, column in zip(("ext_table_ids", "ext_table_subs"), zip(*table, strict=True), strict=True):
+        batch = dict(self.processor.pad(encodings, padding_side="right", length=self.max_length))
+        batch["shift_labels"] = batch["labels"]
+        batch["labels"] = torch.nn.functional.pad(batch["labels"], (1, 0), value=IGNORED)[:, :-1]
+        keys = ("ext_table_ids", "ext_table_subs", "ext_table_mask")
+        for key, column in zip(keys, zip(*table, strict=True), strict=True):
             batch[key] = torch.tensor([column] * len(samples))
         images = [sample["image"] for sample in samples if sample.get("image") is not None]
         if images:
@@ -46,6 +49,12 @@ class ChatCollator:
 
     def encode(self, sample: dict) -> dict:
         """Model inputs of one sample as lists, as the tokenizer returns them; `labels` are the shifted targets."""
+        missing = [key for key in ("question", "answer") if key not in sample]
+        if missing:
+            raise ValueError(
+                f"Got a sample with {sorted(sample)}, expected question and answer, too: with a dataset of dicts set "
+                "TrainingArguments(remove_unused_columns=False), or use ChatDataset."
+            )
         encoding = self.processor.encode_chat(
             sample.get("image") is not None,
             sample["question"],
@@ -60,8 +69,8 @@ class ChatCollator:
         ]
         return encoding
 
-    def _share_extension_table(self, encodings: list[dict]) -> list[tuple[int, int]]:
-        """Renumbers the samples' extension tokens to columns of one table of (base id, running number)."""
+    def _share_extension_table(self, encodings: list[dict]) -> list[tuple[int, int, int]]:
+        """Renumbers the samples' extension tokens to columns of one table of (base id, running number, writable)."""
         columns: dict[tuple[int, int], int] = {}
         vocab_size = self.processor.tokenizer.vocab_size
         for encoding in encodings:
@@ -71,16 +80,7 @@ class ChatCollator:
                     if token >= vocab_size:
                         column = columns.setdefault(own[token - vocab_size], len(columns))
                         encoding[key][place] = vocab_size + column
-            for key in ("ext_table_ids", "ext_table_subs", "ext_table_mask"):
+            for key in ("ext_table_ids", "ext_table_subs", "ext_table_mask", "ext_table_words"):
                 encoding[key] = []
-        return list(columns) or [(0, 1)]
-
-
-_FILLERS = {
-    "input_ids": 0,
-    "attention_mask": 0,
-    "segment_ids": 0,
-    "context_mask": 0,
-    "mm_token_type_ids": 0,
-    "shift_labels": IGNORED,
-}
+        table = [(*column, 1) for column in columns or [(0, 1)]]
+        return table + [(0, 0, 0)] * (self.columns - len(table))

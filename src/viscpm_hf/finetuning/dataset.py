@@ -1,12 +1,20 @@
 """Conversations about pictures, in the form LLaVA made common, as one training sample per answer."""
 
 import json
+from collections import UserDict
 from pathlib import Path
 
 from PIL import Image
 from torch.utils.data import Dataset
 
 IMAGE_MARK = "<image>"
+
+
+class ChatSample(UserDict):
+    """`{"image", "question", "context", "answer"}`, which transformers' Trainer hands on whole.
+
+    From a dict it removes what is no argument of the model, before the collator has made any.
+    """
 
 
 class ChatDataset(Dataset):
@@ -22,8 +30,8 @@ class ChatDataset(Dataset):
         image_folder (`str` or `Path`, *optional*): what relative picture paths start from; by default the folder of
             the JSON file.
 
-    Items are `{"image": PIL.Image | None, "question": str, "context": str, "answer": str}`, unescaped except for
-    `context`, which is in the tokenizer's grammar.
+    Items are `ChatSample`s: `{"image": PIL.Image | None, "question": str, "context": str, "answer": str}`, unescaped
+    except for `context`, which is in the tokenizer's grammar.
 
     Raises:
         ValueError: A conversation does not alternate between human and gpt.
@@ -42,12 +50,12 @@ class ChatDataset(Dataset):
     def __len__(self) -> int:
         return len(self.turns)
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> ChatSample:
         image, question, context, answer = self.turns[index]
         if isinstance(image, str):
             with Image.open(self.image_folder / image) as file:
                 image = file.convert("RGB")
-        return {"image": image, "question": question, "context": context, "answer": answer}
+        return ChatSample(image=image, question=question, context=context, answer=answer)
 
 
 def conversation_turns(conversation: list[dict], number: int = 0) -> list[tuple[str, str, str]]:

@@ -174,7 +174,7 @@ class BeamTree:
         hidden_states, attentions = outputs.hidden_states, outputs.attentions
         if hidden_states is not None:
             hidden_states = tuple(state.flatten(0, 1)[:, None] for state in hidden_states)
-        if attentions is not None:
+        if attentions is not None:  # of the keys those on the own branch
             index = self._branch()[:, None].expand(-1, attentions[0].shape[1], -1, -1)
             attentions = tuple(
                 weights.gather(3, index.to(weights.device)).transpose(1, 2).flatten(0, 1)[:, :, None]
@@ -348,15 +348,14 @@ def beam_search(
                 done[sample] = not going_on
             # a finished sample, or one whose candidates all ended, goes on with copies nobody looks at
             chosen += (going_on + [first] * num_beams)[:num_beams]
-        chosen = torch.tensor(chosen, device=device).view(batch_size, num_beams)
-        parents = parents.view(-1)[chosen]
         if all(done) or step == max_new_tokens - 1:
             break
 
+        chosen = torch.tensor(chosen, device=device).view(batch_size, num_beams)
         input_ids, beam_scores = sequences[chosen.flatten()], scores.view(-1)[chosen]
         if record is not None:
             lineage = lineage[chosen.flatten()]
-        logits = beams.read_next(tokens.reshape(-1)[chosen], parents)
+        logits = beams.read_next(tokens.reshape(-1)[chosen], parents.view(-1)[chosen])
 
     best = [hypothesis for sample in hypotheses for hypothesis in sample.best(generation_config.num_return_sequences)]
     answer = nn.utils.rnn.pad_sequence(
@@ -371,7 +370,8 @@ def beam_search(
             [came_from for *_, came_from in best], batch_first=True, padding_value=-1
         ),
         **record.outputs(),
-        **({CACHE: beams.branches(parents)} if generation_config.use_cache else {}),
+        # of the beams that the last step's best candidates continue
+        **({CACHE: beams.branches(parents[:, :num_beams])} if generation_config.use_cache else {}),
     )
 
 

@@ -154,6 +154,8 @@ class GeneratedIds(torch.Tensor):
     @classmethod
     def of(cls, ids: torch.Tensor, rows: torch.Tensor, tables: list[dict[int, str]]) -> "GeneratedIds":
         """`rows` has the shape of `ids` and says which of `tables` each element is to be read with."""
+        if ids.ndim == 0:  # a number
+            return ids.as_subclass(torch.Tensor)
         self = ids.as_subclass(cls)
         self.rows, self.tables = rows, tables
         return self
@@ -165,6 +167,9 @@ class GeneratedIds(torch.Tensor):
 
     def __deepcopy__(self, memo):
         return self.clone()
+
+    def __repr__(self, **kwargs):
+        return repr(self.as_subclass(torch.Tensor))
 
 
 def _keeping_words(name):
@@ -497,7 +502,6 @@ class CpmBeeForCausalLM(CpmBeeGenerationMixin, CpmBeePreTrainedModel):
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         labels: torch.LongTensor | None = None,
-        shift_labels: torch.LongTensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
@@ -511,7 +515,8 @@ class CpmBeeForCausalLM(CpmBeeGenerationMixin, CpmBeePreTrainedModel):
             unk_allowed, ext_table_words: Used by `generate()` only: whether `<unk>` may be written `(batch,)`, and how
                 extension tokens are spelled.
             labels: Targets `(batch, length)` aligned with `input_ids`, -100 where there is none; shifted inside.
-            shift_labels: Targets already shifted: the token after each position. Takes the place of `labels`.
+            shift_labels: Targets already shifted: the token after each position. Takes the place of `labels`. (Not
+                named in the signature, where Trainer would look for a second kind of labels.)
             logits_to_keep: Compute logits for the last so many positions only, 0 for all.
         """
         outputs = self.model(
@@ -531,7 +536,7 @@ class CpmBeeForCausalLM(CpmBeeGenerationMixin, CpmBeePreTrainedModel):
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self._lm_logits(outputs.last_hidden_state[:, kept], ext_table_ids, ext_table_subs, ext_table_mask)
-        loss = self._lm_loss(logits, labels, shift_labels, **kwargs)
+        loss = self._lm_loss(logits, labels, **kwargs)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,

@@ -147,7 +147,7 @@ class CpmBeeAttention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, inner_size, bias=False)
         self.o_proj = nn.Linear(inner_size, config.hidden_size, bias=False)
 
-    def forward(self, hidden_states, attention_bias, query_mask=None, cache=None):
+    def forward(self, hidden_states, attention_bias, query_mask=None, cache=None, output_attentions=False):
         heads = (*hidden_states.shape[:-1], -1, self.head_dim)
         hidden_states = hidden_states / self.input_scale  # the original divides the three products, each longer
         query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
@@ -156,7 +156,9 @@ class CpmBeeAttention(nn.Module):
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
 
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        # only the eager form has weights to show
+        implementation = "eager" if output_attentions else self.config._attn_implementation
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         output, weights = attention(
             self, query, key, value, attention_bias, scaling=self.scaling, dropout=0.0, is_causal=False
         )
@@ -192,8 +194,10 @@ class CpmBeeDecoderLayer(GradientCheckpointingLayer):
         self.post_attention_layernorm = CpmBeeRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = CpmBeeMLP(config)
 
-    def forward(self, hidden_states, attention_bias, query_mask=None, cache=None):
-        attention, weights = self.self_attn(self.input_layernorm(hidden_states), attention_bias, query_mask, cache)
+    def forward(self, hidden_states, attention_bias, query_mask=None, cache=None, output_attentions=False):
+        attention, weights = self.self_attn(
+            self.input_layernorm(hidden_states), attention_bias, query_mask, cache, output_attentions
+        )
         hidden_states = (hidden_states + attention).div_(1.05)  # the original damps every residual sum
         hidden_states = (hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))).div_(1.05)
         return hidden_states, weights
@@ -408,7 +412,7 @@ class CpmBeeModel(CpmBeePreTrainedModel):
         all_attentions = () if output_attentions else None
         for layer in self.layers:
             # by place: transformers takes a cache given by name away from layers with gradient checkpointing
-            hidden_states, attention = layer(hidden_states, attention_bias, query_mask, cache)
+            hidden_states, attention = layer(hidden_states, attention_bias, query_mask, cache, output_attentions)
             if output_hidden_states:
                 all_hidden_states += (hidden_states,)
             if output_attentions:

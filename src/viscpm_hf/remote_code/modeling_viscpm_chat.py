@@ -228,7 +228,6 @@ class VisCPMChatForConditionalGeneration(CpmBeeGenerationMixin, VisCPMChatPreTra
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         labels: torch.LongTensor | None = None,
-        shift_labels: torch.LongTensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
@@ -239,7 +238,8 @@ class VisCPMChatForConditionalGeneration(CpmBeeGenerationMixin, VisCPMChatPreTra
 
         Args:
             labels: Targets `(batch, length)` aligned with `input_ids`, -100 where there is none; shifted inside.
-            shift_labels: Targets already shifted: the token after each position. Takes the place of `labels`.
+            shift_labels: Targets already shifted: the token after each position. Takes the place of `labels`. (Not
+                named in the signature, where Trainer would look for a second kind of labels.)
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -262,7 +262,7 @@ class VisCPMChatForConditionalGeneration(CpmBeeGenerationMixin, VisCPMChatPreTra
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self._lm_logits(outputs.last_hidden_state[:, kept], ext_table_ids, ext_table_subs, ext_table_mask)
-        loss = self._lm_loss(logits, labels, shift_labels, **kwargs)
+        loss = self._lm_loss(logits, labels, **kwargs)
         return VisCPMChatCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
