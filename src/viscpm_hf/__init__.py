@@ -12,7 +12,6 @@ from .quiet import quiet
 with quiet("torchao", "torch.utils._pytree"):
     from transformers import (
         AutoConfig,
-        AutoImageProcessor,
         AutoModel,
         AutoModelForCausalLM,
         AutoModelForImageTextToText,
@@ -20,6 +19,8 @@ with quiet("torchao", "torch.utils._pytree"):
         AutoProcessor,
         AutoTokenizer,
     )
+
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     from .remote_code.configuration_viscpm_chat import VisCPMChatConfig
     from .remote_code.generation_cpmbee import CpmBeeForCausalLM

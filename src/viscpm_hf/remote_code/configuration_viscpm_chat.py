@@ -19,13 +19,21 @@ class VisCPMChatConfig(PreTrainedConfig):
     """
 
     model_type = "viscpm_chat"
-    sub_configs_defaults = {"text_config": CpmBeeConfig, "vision_config": Beit3VisionConfig}
+    sub_configs = {"text_config": CpmBeeConfig, "vision_config": Beit3VisionConfig}
     keys_to_ignore_at_inference = ["past_key_values", "cache", "image_hidden_states"]
 
     text_config: dict | PreTrainedConfig | None = None
     vision_config: dict | PreTrainedConfig | None = None
     image_token_id: int = 1
     tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs):
+        # declaring `sub_configs_defaults` would do the same, but on transformers 5.20 and later only
+        for name, config_class in self.sub_configs.items():
+            part = getattr(self, name)
+            if part is None or isinstance(part, dict):
+                setattr(self, name, config_class(**(part or {})))
+        super().__post_init__(**kwargs)
 
 
 # a saved copy carries this file, so that it loads where the package is not installed
