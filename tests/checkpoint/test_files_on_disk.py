@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from viscpm_hf.checkpoint import CheckpointError
-from viscpm_hf.checkpoint.files_on_disk import identity, open_regular, require_unchanged
+from viscpm_hf.checkpoint.files_on_disk import identity, open_regular, read_small, require_unchanged
 
 
 @pytest.fixture(params=["a folder", "a named pipe", "a socket", "a device"])
@@ -28,8 +28,9 @@ def no_file(request, tmp_path):
 
 def test_only_regular_files_are_opened(no_file):
     path, what = no_file
-    with pytest.raises(CheckpointError, match=f"a.bin is {what}, expected a regular file"):
-        open_regular(path)
+    for read in (open_regular, read_small):
+        with pytest.raises(CheckpointError, match=f"a.bin is {what}, expected a regular file"):
+            read(path)
 
 
 @pytest.mark.parametrize("name", ["nowhere", "file/below", "a\0b", "x\ud800"])
@@ -37,6 +38,14 @@ def test_what_is_not_there(tmp_path, name):
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="There is no file"):
         open_regular(tmp_path / name)
+
+
+def test_small_files_are_small(tmp_path):
+    (tmp_path / "a").write_bytes(b"123")
+    assert read_small(tmp_path / "a") == b"123"
+    os.truncate(tmp_path / "a", 1 << 40)
+    with pytest.raises(CheckpointError, match="has more than 32 MB"):
+        read_small(tmp_path / "a")
 
 
 @pytest.mark.parametrize("change", ["write", "grow", "replace"])

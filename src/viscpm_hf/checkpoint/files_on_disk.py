@@ -1,4 +1,4 @@
-"""Files of others: regular ones only, opened without waiting, and whether they stayed the same while being read."""
+"""Files of others: regular ones only, opened without waiting, read within bounds, and whether they stayed the same."""
 
 import os
 import stat
@@ -8,6 +8,7 @@ from typing import BinaryIO, NamedTuple
 
 from .errors import CheckpointError
 
+SMALL = 32 << 20  # bytes that a file of text or JSON may have
 TICK = 20_000_000  # nanoseconds; file systems' clocks are finer than this
 KINDS = {
     stat.S_ISDIR: "a folder",
@@ -70,6 +71,19 @@ def require_unchanged(file: BinaryIO, path: Path, seen: Identity) -> None:
         raise CheckpointError(
             f"{path} was changed or replaced while it was being read; wait until nothing writes to it and run again."
         )
+
+
+def read_small(path: str | Path, limit: int = SMALL) -> bytes:
+    """A whole file of text or JSON.
+
+    Raises:
+        CheckpointError: there is no such file, it is no regular one, or larger than `limit` bytes.
+    """
+    with open_regular(path) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise CheckpointError(f"{path} has more than {limit >> 20} MB, far more than a file of its kind needs.")
+    return data
 
 
 def _require_regular(mode: int, path) -> None:

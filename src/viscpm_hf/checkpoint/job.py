@@ -8,8 +8,8 @@ import torch
 from ..remote_code.tokenization_cpmbee import CpmBeeTokenizer
 from . import repo
 from .errors import CheckpointError
+from .files_on_disk import read_small
 from .hashing import Digests
-from .json_file import read_small
 from .keys import Family, Match, check_family, match
 from .parts import Part
 from .sizes import parse_size
@@ -101,7 +101,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 def _tokenizer(vocab: Path) -> CpmBeeTokenizer:
     if not vocab.exists():
         raise CheckpointError(f"There is no file {vocab}; give --vocab the vocabulary file of CPM-Bee.")
-    read_small(vocab, f"--vocab {vocab}")
+    read_small(vocab)
     try:
         return CpmBeeTokenizer(vocab_file=str(vocab))
     except ValueError as error:
