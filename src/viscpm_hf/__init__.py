@@ -19,7 +19,6 @@ with quiet("torchao", "torch.utils._pytree"):
         AutoProcessor,
         AutoTokenizer,
     )
-
     from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     from .remote_code.configuration_viscpm_chat import VisCPMChatConfig
