@@ -1,6 +1,8 @@
 """Guards saving and loading of the Paint pipeline: by the package or without it, trusted, from a Hub, quantized."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +148,54 @@ def test_a_process_without_the_package_loads_saves_and_uploads(folder, tmp_path,
         torch.testing.assert_close(torch.tensor(found["image"]), paint(pipe).flatten(), **EXACT)
     for saved in (tmp_path / "again", tmp_path / "hub/local/paint"):
         assert check_folder(saved)["ranker"] == [None, None]
+
+
+TWO = """
+import sys
+from pathlib import Path
+from diffusers import DiffusionPipeline
+
+a, b, out = map(Path, sys.argv[1:])
+
+def load(folder):
+    return DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+
+first, second = load(a), load(b)
+third = load(a)
+mixed = type(first).from_pipe(third, text_projection=second.text_projection)
+for name, pipe in {"a": first, "b": second, "a again": third, "mixed": mixed}.items():
+    pipe.save_pretrained(out / name)
+    assert load(out / name).MARK == pipe.MARK
+"""
+
+
+def test_each_of_two_repositories_is_saved_with_its_own_code(folder, tmp_path):
+    """diffusers runs the code of all repositories from one file, which holds the last one loaded."""
+    sources, marked = {}, ("pipeline_viscpm_paint", "text_projection/modeling_viscpm_paint")
+    marked += ("text_encoder/modeling_cpmbee", "tokenizer/tokenization_cpmbee")
+    for mark in "ab":
+        shutil.copytree(folder, tmp_path / mark, ignore=shutil.ignore_patterns("*checker*", "*ranker*", "*extractor*"))
+        index = json.loads((tmp_path / mark / "model_index.json").read_text())
+        index |= {name: [None, None] for name in index if any(word in name for word in ("checker", "ranker", "extr"))}
+        index["prompt_checker_threshold"] = 0.5
+        index["requires_safety_checker"] = False
+        (tmp_path / mark / "model_index.json").write_text(json.dumps(index))
+        for name in marked:
+            path = tmp_path / mark / f"{name}.py"
+            text = path.read_text().replace(
+                "_callback_tensor_inputs =", f"MARK = {mark!r}\n    _callback_tensor_inputs =", 1
+            )
+            path.write_text(text + f"\n# the code of {mark}\n")
+            sources[mark, name] = path.read_text()
+    out = tmp_path / "out"
+    arguments = [sys.executable, "-c", TWO, *map(str, (tmp_path / "a", tmp_path / "b", out))]
+    env = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(arguments, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for saved in ("a", "b", "a again", "mixed"):
+        for name in marked:
+            mark = "b" if saved == "mixed" and "text_projection" in name else saved[0].replace("m", "a")
+            assert (out / saved / f"{name}.py").read_text() == sources[mark, name], (saved, name)
 
 
 def test_trust_is_asked_for_where_remote_code_runs(folder):

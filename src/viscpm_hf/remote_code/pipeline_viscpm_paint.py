@@ -376,11 +376,11 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
             raise ValueError(f"The text encoder cannot exchange its LoRA {adapter_name!r}: delete_adapters() first.")
         ranks = {}
         for name in sorted(names):
-            size = [getattr(modules.get(name), attribute, None) for attribute in ("in_features", "out_features")]
+            wide, high = (getattr(modules.get(name), side, None) for side in ("in_features", "out_features"))
             down, up = (layers.get(f"{name}.lora_linear_layer.{end}.weight") for end in ("down", "up"))
-            if down is None or up is None or [down.shape[1], up.shape[0]] != size or down.shape[0] != up.shape[1]:
+            ranks[name] = up.shape[-1] if up is not None and up.ndim == 2 else None
+            if down is None or [*down.shape] != [ranks[name], wide] or [*up.shape] != [high, ranks[name]]:
                 raise ValueError(f"The LoRA does not fit the text encoder: {name!r} is missing or of another size.")
-            ranks[name] = len(down)
         if len(layers) != 2 * len(ranks):
             raise ValueError(
                 "The LoRA of the text encoder has more than two matrices for a layer, as DoRA has: not taken."
