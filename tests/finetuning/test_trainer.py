@@ -3,7 +3,13 @@
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForImageTextToText, Trainer, TrainingArguments
+from transformers import (
+    AutoModelForImageTextToText,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    Trainer,
+    TrainingArguments,
+)
 
 from viscpm_hf.finetuning import ChatCollator, ChatDataset, parameter_groups, resume_from
 
@@ -44,7 +50,6 @@ def test_trainer_learns_a_conversation_and_resumes(chat_repo, chat_processor, pi
                 per_device_train_batch_size=2,
                 save_steps=3,
                 logging_steps=1,
-                remove_unused_columns=False,
                 use_cpu=True,
                 report_to=[],
                 disable_tqdm=True,
@@ -62,3 +67,56 @@ def test_trainer_learns_a_conversation_and_resumes(chat_repo, chat_processor, pi
     resumed, _ = train(tmp_path / "twice", steps=6)
     for (name, a), b in zip(straight.named_parameters(), resumed.parameters(), strict=True):
         torch.testing.assert_close(a, b, msg=name, atol=1e-6, rtol=1e-5)
+
+
+QUIET = {"use_cpu": True, "report_to": [], "disable_tqdm": True, "per_device_eval_batch_size": 1}
+
+
+@pytest.fixture
+def dataset(pictures):
+    """Two records, the second with words outside the vocabulary."""
+    texts = (("这是什么", "一只小猫"), ("鲲在哪里？凤呢？", "鲲在水里，凤在天上"))
+    records = [
+        {"image": pictures[0], "conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": a}]}
+        for q, a in texts
+    ]
+    return ChatDataset(records)
+
+
+def test_evaluation_prediction_and_the_best_checkpoint(chat_repo, chat_processor, dataset, tmp_path):
+    """With Trainer's defaults, over batches with different words outside the vocabulary."""
+    arguments = TrainingArguments(
+        str(tmp_path),
+        max_steps=2,
+        per_device_train_batch_size=1,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_steps=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        **QUIET,
+    )
+    model = AutoModelForImageTextToText.from_pretrained(chat_repo)
+    collator = ChatCollator(chat_processor)
+    trainer = Trainer(model, arguments, train_dataset=dataset, eval_dataset=dataset, data_collator=collator)
+    trainer.train()
+    assert trainer.state.best_model_checkpoint
+    expected = sum(model(**collator([dataset[i]])).loss.item() for i in range(2)) / 2
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-4)
+    prediction = trainer.predict(dataset)
+    assert prediction.predictions.shape[2] == model.config.text_config.vocab_size + 32
+    assert prediction.label_ids.shape == prediction.predictions.shape[:2]
+
+
+def test_answers_are_generated_in_evaluation(chat_repo, chat_processor, dataset, tmp_path):
+    arguments = Seq2SeqTrainingArguments(str(tmp_path), predict_with_generate=True, **QUIET)
+    model = AutoModelForImageTextToText.from_pretrained(chat_repo).eval()
+    trainer = Seq2SeqTrainer(model, arguments, data_collator=ChatCollator(chat_processor))
+    prediction = trainer.predict(dataset, max_new_tokens=4, min_new_tokens=4)
+    for index in range(2):
+        sample = dataset[index]
+        inputs = chat_processor(images=sample["image"], text=sample["question"])
+        length = inputs["input_ids"].shape[1]
+        expected = model.generate(**inputs, max_new_tokens=4, min_new_tokens=4)[0, length:].tolist()
+        assert prediction.predictions[index, length : length + 4].tolist() == expected
+    assert prediction.metrics["test_loss"] > 0

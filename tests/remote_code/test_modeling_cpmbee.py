@@ -289,3 +289,41 @@ def test_plain_language_model_resizes_saves_and_generates(tmp_path):
     assert torch.equal(model.generate(ids, **arguments), reloaded.generate(ids, **arguments))
     base = CpmBeeModel.from_pretrained(tmp_path)
     assert torch.equal(base(ids).last_hidden_state, reloaded.model(ids).last_hidden_state)
+
+
+def test_embeddings_are_what_the_embedding_layer_returns(chat_model, chat_inputs):
+    """As for any model: `inputs_embeds` of a prompt without unknown words, and the layer's own output."""
+    inputs = chat_inputs((None, "这是什么"))
+    assert "ext_table_ids" not in inputs
+    expected = chat_model(**inputs).logits
+    embeddings = chat_model.get_input_embeddings()(inputs.pop("input_ids"))
+    torch.testing.assert_close(chat_model(inputs_embeds=embeddings, **inputs).logits, expected)
+
+
+def test_tuples_are_returned_where_they_are_asked_for(chat_repo, chat_inputs):
+    """By the configuration as by the argument, from every model of the family; `generate()` does not mind."""
+    inputs = chat_inputs((0, "这张图片里有什么？"))
+    model = AutoModelForImageTextToText.from_pretrained(chat_repo).eval()
+    expected, answer = model(**inputs), model.generate(**inputs, max_new_tokens=3)
+    named = model(**inputs, return_dict=False)
+    for part in (model.config, model.config.text_config, model.config.vision_config):
+        part.return_dict = False
+    for found in (named, model(**inputs)):
+        assert isinstance(found, tuple)
+        assert torch.equal(found[0], expected.logits)
+    assert isinstance(model.model(**inputs), tuple) and isinstance(
+        model.get_image_features(inputs["pixel_values"]), tuple
+    )
+    assert isinstance(model.model.language_model(inputs["input_ids"].clamp(max=9)), tuple)
+    assert isinstance(model.model.vision_tower(inputs["pixel_values"]), tuple)
+    assert model(**inputs, return_dict=True).logits.shape == expected.logits.shape
+    assert torch.equal(model.generate(**inputs, max_new_tokens=3), answer)
+
+
+def test_attentions_are_shown_whatever_the_implementation(chat_model, chat_inputs):
+    inputs = chat_inputs((0, "这张图片里有什么？"), (1, "q"))
+    plain, shown = chat_model(**inputs), chat_model(**inputs, output_attentions=True)
+    torch.testing.assert_close(shown.logits, plain.logits, atol=1e-4, rtol=1e-4)
+    assert len(shown.attentions) == 3 and plain.attentions is None
+    sums = torch.stack(shown.attentions).sum(-1)
+    torch.testing.assert_close(sums, torch.ones_like(sums))

@@ -91,3 +91,37 @@ def test_lora_trains_saves_reloads_and_merges(chat_repo, chat_inputs, tmp_path):
     reloaded = peft.PeftModel.from_pretrained(base, tmp_path).eval()
     torch.testing.assert_close(reloaded(**inputs).logits, expected)
     torch.testing.assert_close(reloaded.merge_and_unload()(**inputs).logits, expected, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("targets", "language", "vision"), [(["q_proj", "v_proj"], 3 * 2, 0), ("all-linear", 3 * 7, 1)]
+)
+def test_lora_by_the_usual_names(chat_repo, chat_inputs, targets, language, vision):
+    """BEiT-3's pairs of layers are named like CpmBee's layers, but are no layers that peft knows."""
+    peft = pytest.importorskip("peft")
+    inputs = chat_inputs((0, "这张图片里有什么？"))
+    config = peft.LoraConfig(r=4, target_modules=targets, init_lora_weights=False)
+    torch.manual_seed(0)
+    model = peft.get_peft_model(AutoModelForImageTextToText.from_pretrained(chat_repo), config).eval()
+    adapted = [name for name, _ in model.named_modules() if name.endswith("lora_A.default")]
+    assert sum("language_model" in name for name in adapted) == language
+    assert (sum("vision_tower" in name for name in adapted) > 0) == bool(vision)
+    expected = model(**inputs).logits
+    torch.testing.assert_close(model.merge_and_unload()(**inputs).logits, expected, atol=1e-3, rtol=1e-4)
+
+
+def test_prompt_tuning_sees_tokens_as_the_model_does(chat_model, chat_repo, chat_inputs):
+    """With ids and mask alone; a prompt in segments has no place for tokens before it."""
+    peft = pytest.importorskip("peft")
+    base = AutoModelForImageTextToText.from_pretrained(chat_repo)
+    ids = torch.tensor([[20, 21, 30, 31, 32]])
+    expected = chat_model(input_ids=ids).logits[:, 2:]
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2, token_dim=40, num_layers=3)
+    model = peft.get_peft_model(base, config).eval()
+    with torch.no_grad():
+        prompt = base.get_input_embeddings()(ids[0, :2])
+        model.prompt_encoder["default"].embedding.weight.copy_(prompt)
+    found = model(input_ids=ids[:, 2:], attention_mask=torch.ones(1, 3, dtype=torch.long)).logits
+    torch.testing.assert_close(found[:, -3:], expected, atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="Prompt tuning"):
+        model(**{key: value for key, value in chat_inputs((None, "q")).items() if key != "mm_token_type_ids"})

@@ -35,6 +35,11 @@ class VisCPMChatConfig(PreTrainedConfig):
                 setattr(self, name, config_class(**(part or {})))
         super().__post_init__(**kwargs)
 
+    @property
+    def pad_token_id(self) -> int | None:
+        # Seq2SeqTrainer pads generated ids with it
+        return self.text_config.pad_token_id
+
 
 # a saved copy carries this file, so that it loads where the package is not installed
 VisCPMChatConfig.register_for_auto_class()

@@ -18,7 +18,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
 from .beams_cpmbee import beam_search, with_room
-from .modeling_cpmbee import CACHE, CpmBeeConfig, CpmBeeModel, CpmBeePreTrainedModel
+from .modeling_cpmbee import CACHE, CpmBeeConfig, CpmBeeModel, CpmBeePreTrainedModel, check_embeddings
 
 BANNED = -10000.0  # the original's logit for tokens that cannot be written
 
@@ -519,6 +519,8 @@ class CpmBeeForCausalLM(CpmBeeGenerationMixin, CpmBeePreTrainedModel):
                 named in the signature, where Trainer would look for a second kind of labels.)
             logits_to_keep: Compute logits for the last so many positions only, 0 for all.
         """
+        cache = past_key_values if cache is None else cache
+        check_embeddings(inputs_embeds, segment_ids, cache)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -531,7 +533,7 @@ class CpmBeeForCausalLM(CpmBeeGenerationMixin, CpmBeePreTrainedModel):
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
-            cache=past_key_values if cache is None else cache,
+            cache=cache,
             return_dict=True,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep

@@ -232,6 +232,20 @@ class CpmBeePreTrainedModel(PreTrainedModel):
         return same_embeddings(self, new_num_tokens, pad_to_multiple_of)
 
 
+def check_embeddings(
+    inputs_embeds: torch.Tensor | None, segment_ids: torch.Tensor | None, cache: Cache | None
+) -> None:
+    """Raises a ValueError if a prompt has more embeddings than segments: which of them are the new ones?"""
+    if inputs_embeds is None or segment_ids is None or inputs_embeds.shape[1] <= segment_ids.shape[1]:
+        return
+    if cache is None or not cache.get_seq_length():
+        raise ValueError(
+            f"Got {inputs_embeds.shape[1]} embeddings and segment_ids of {segment_ids.shape[1]} tokens, expected as "
+            "many. Prompt tuning puts embeddings before the prompt that are in no segment: use LoRA, or input_ids and "
+            "attention_mask alone."
+        )
+
+
 def same_embeddings(model: PreTrainedModel, new_num_tokens: int | None, pad_to_multiple_of: int | None) -> nn.Module:
     """The input embeddings of a model with CPM-Bee inside, if their number is to stay what it is."""
     embeddings, multiple = model.get_input_embeddings(), pad_to_multiple_of or 1

@@ -12,7 +12,7 @@ from transformers.utils import can_return_tuple
 from .configuration_viscpm_chat import VisCPMChatConfig
 from .generation_cpmbee import CpmBeeGenerationMixin
 from .modeling_beit3 import Beit3VisionModel
-from .modeling_cpmbee import CACHE, CpmBeeModel, CpmBeePreTrainedModel
+from .modeling_cpmbee import CACHE, CpmBeeModel, CpmBeePreTrainedModel, check_embeddings
 
 
 @dataclass
@@ -129,6 +129,8 @@ class VisCPMChatModel(VisCPMChatPreTrainedModel):
         Raises:
             ValueError: If pictures and placeholders do not match in number.
         """
+        cache = past_key_values if cache is None else cache
+        check_embeddings(inputs_embeds, segment_ids, cache)
         if inputs_embeds is None:
             inputs_embeds = self.language_model.embed(input_ids, ext_table_ids, ext_table_subs)
 
@@ -146,7 +148,7 @@ class VisCPMChatModel(VisCPMChatPreTrainedModel):
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
-            cache=past_key_values if cache is None else cache,
+            cache=cache,
             return_dict=True,
         )
         return VisCPMChatModelOutputWithPast(**outputs, image_hidden_states=image_features)
