@@ -271,7 +271,7 @@ BAD = [
     ({"num_inference_steps": True}, "num_inference_steps is a whole number"),
     ({"num_inference_steps": 2.5}, "num_inference_steps is a whole number"),
     ({"num_inference_steps": None}, "num_inference_steps is a whole number"),
-    ({"num_inference_steps": 1001}, "at most 1000 with DDPMScheduler"),
+    ({"num_inference_steps": 1001}, "num_inference_steps is a whole number from 1 to 1000, got 1001"),
     ({"timesteps": []}, "at least one entry"),
     ({"timesteps": 5}, "timesteps are falling numbers from 999 to 0"),
     ({"timesteps": "51"}, "timesteps are falling numbers"),

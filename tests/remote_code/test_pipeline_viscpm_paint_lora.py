@@ -179,3 +179,29 @@ def test_a_pipeline_with_a_lora_is_not_saved_without_a_word(pipe, tmp_path):
         loaded = VisCPMPaintPipeline.from_pretrained(tmp_path / part)
         loaded.set_progress_bar_config(disable=True)
         torch.testing.assert_close(paint(loaded), adapted, **EXACT)  # it was fused
+
+
+def test_transformers_saves_one_lora_beside_the_model_it_was_added_to(tmp_path):
+    """Without a file of its own the text encoder is loaded from where it was; so no more than that is saved."""
+    pipe = golden_pipeline()
+    pipe.text_encoder.save_pretrained(tmp_path / "text_encoder")
+    pipe.text_encoder.name_or_path = str(tmp_path / "text_encoder")
+    adapt(pipe.text_encoder, TEXT)
+    adapted = paint(pipe)
+    pipe.save_pretrained(tmp_path / "pipeline")
+    loaded = VisCPMPaintPipeline.from_pretrained(tmp_path / "pipeline")
+    loaded.set_progress_bar_config(disable=True)
+    assert torch.equal(paint(loaded), adapted)
+    for change in (
+        lambda: pipe.set_adapters("default", 0.5),
+        lambda: (pipe.set_adapters("default"), pipe.disable_lora()),
+        lambda: (pipe.enable_lora(), pipe.fuse_lora()),
+        lambda: (pipe.unfuse_lora(), adapt_again(pipe)),
+    ):
+        change()
+        with pytest.raises(ValueError, match="text_encoder has a LoRA"):
+            pipe.save_pretrained(tmp_path / "not")
+
+
+def adapt_again(pipe):
+    pipe.text_encoder.add_adapter(LoraConfig(r=2, target_modules=TEXT), "second")

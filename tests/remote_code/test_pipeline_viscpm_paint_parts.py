@@ -296,6 +296,14 @@ def test_group_offload_to_disk_keeps_parts_apart(level, tmp_path, safety_checker
         assert torch.equal(found.images, expected.images) and torch.equal(found.rank_scores, expected.rank_scores)
     models = {name for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
     assert {path.name for path in tmp_path.iterdir()} == models - {"vae"}
+    with pytest.raises(ValueError, match="weights of text_encoder are in .*load the pipeline anew"):
+        pipe.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+    other = golden_pipeline()  # which finds files of an earlier one
+    other.unet.conv_out.weight.data.mul_(2)
+    expected = paint(other)
+    other.enable_group_offload(torch.device("cpu"), **options)
+    assert torch.equal(paint(other), expected)
     with pytest.raises(TypeError, match="nonsense"):
         pipe.enable_group_offload(torch.device("cpu"), nonsense=1)
 

@@ -219,7 +219,7 @@ def test_a_callback_may_use_the_pipeline_but_not_paint_with_it(pipe):
 
     assert torch.equal(paint(pipe, callback_on_step_end=callback), expected)
     assert torch.equal(seen[1], paint(others, SHORT))
-    with pytest.raises(RuntimeError, match="called from its own callback"):
+    with pytest.raises(RuntimeError, match="call from a callback of the same pipeline"):
         paint(pipe, callback_on_step_end=lambda pipe, *_: paint(pipe))
     assert torch.equal(paint(pipe), expected) and not pipeline_viscpm_paint._BUSY
 
@@ -254,7 +254,7 @@ def test_from_pipe_shares_parts_and_leaves_their_precision(pipe):
     )
     cast = VisCPMPaintPipeline.from_pipe(golden_pipeline(), dtype=torch.bfloat16)
     assert cast.text_encoder.dtype == cast.unet.dtype == torch.bfloat16
-    with pytest.raises(TypeError, match="takes no nonsense"):
+    with pytest.raises(TypeError, match="nonsense"):
         VisCPMPaintPipeline.from_pipe(pipe, nonsense=1)
 
 

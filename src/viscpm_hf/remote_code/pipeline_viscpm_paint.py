@@ -6,6 +6,7 @@ methods of the tokenizer and the forward pass of the text encoder.
 
 import copy
 import functools
+import hashlib
 import inspect
 import itertools
 import json
@@ -50,8 +51,8 @@ _IS_REMOTE_CODE = __name__.startswith("diffusers_modules.")
 # Which thread works with which part, by id. Remote code runs anew at each load, but parts can be shared between copies
 # of this file, so what they agree on lies outside of them.
 _TURN, _BUSY = vars(sys).setdefault("_viscpm_paint_turn", (threading.Condition(), {}))
-# of an image, of a call and of a prompt: far above sensible use, far below what brings a machine down
-_PIXELS, _ALL_PIXELS, _CHARACTERS = 2**26, 2**30, 4096
+# at most, of an image, of a call, of a prompt, of guidance and LoRA: beyond sensible use, short of harm
+_PIXELS, _ALL_PIXELS, _CHARACTERS, _FACTOR = 2**26, 2**30, 4096, 1000
 
 
 def _in_turn(*names: str):
@@ -62,15 +63,12 @@ def _in_turn(*names: str):
     def decorate(method):
         @functools.wraps(method)
         def wait_and_call(self, *args, **kwargs):
-            me, parts = threading.get_ident(), [getattr(self, name) for name in names or self.components]
-            ids = {id(part) for part in parts if part is not None}
+            me, parts = threading.get_ident(), {id(getattr(self, name)) for name in names or self.components}
             with _TURN:
                 if not names and _BUSY.get(id(self.scheduler)) == me:
-                    raise RuntimeError(
-                        "The pipeline is called from its own callback, whose picture it would spoil: call it after."
-                    )
-                _TURN.wait_for(lambda: all(_BUSY.get(part, me) == me for part in ids))
-                taken = ids - _BUSY.keys()  # a method called by another one finds its parts taken
+                    raise RuntimeError("Got a call from a callback of the same pipeline: call it when it is through.")
+                _TURN.wait_for(lambda: all(_BUSY.get(part, me) == me for part in parts - {id(None)}))
+                taken = parts - {id(None)} - _BUSY.keys()  # a method called by another one finds its parts taken
                 _BUSY.update(dict.fromkeys(taken, me))
             try:
                 return method(self, *args, **kwargs)
@@ -123,11 +121,10 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         prompt_checker_threshold (`float`, defaults to 0.75): In [0, 1].
         requires_safety_checker (`bool`, defaults to True): Whether a missing safety checker is worth a warning.
 
-    Calls of several threads wait for each other, also where pipelines share parts.
+    Calls from several threads wait for each other, also those of pipelines that share parts.
 
     Raises:
-        ValueError: A checker or the ranker comes without its tokenizer or processor; a tokenizer of another model; a
-            threshold that is none.
+        ValueError: A checker or the ranker comes without its tokenizer or processor; a tokenizer or threshold is none.
 
     Example:
 
@@ -173,10 +170,7 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
                 raise ValueError(f"Got {names}, which it needs: pass both or neither.")
         if tokenizer is not None and not hasattr(tokenizer, "encode_data"):
             raise ValueError(f"tokenizer is a CpmBeeTokenizer, got a {type(tokenizer).__name__}.")
-        if not _is(prompt_checker_threshold, Real, 0, 1):
-            raise ValueError(
-                f"prompt_checker_threshold is a number from 0 to 1, got {_said(prompt_checker_threshold)}."
-            )
+        _check_number("prompt_checker_threshold", prompt_checker_threshold, 0, 1)
         if safety_checker is None and unet is not None and requires_safety_checker:
             logger.warning(
                 "There is no safety_checker, so images are returned unchecked; requires_safety_checker=False says "
@@ -201,7 +195,7 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         )
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1) if vae is not None else 8
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
-        self._own_components()
+        self._own_components()  # reads the parts' code
 
     # Loading and saving: a repository names classes by bare modules, for which diffusers looks in the part's folder.
     # The installed class takes the package's own modules instead, and so needs no trust in remote code.
@@ -237,16 +231,29 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         """See [`~diffusers.DiffusionPipeline.save_pretrained`].
 
         Raises:
-            ValueError: A LoRA lies over a part, in which form it could not be loaded. Nothing is written.
+            ValueError: A part has a LoRA with which it could not be loaded, or its weights are offloaded to disk.
         """
         for name, part in self.components.items():
-            modules = part.named_modules() if isinstance(part, torch.nn.Module) else ()
-            if any(module.endswith("base_layer") for module, _ in modules):
+            if getattr(part, "_on_disk", None):
+                raise ValueError(f"The weights of {name} are in {part._on_disk!r}: load the pipeline anew to save it.")
+            if isinstance(part, torch.nn.Module) and not self._can_be_saved(part):
                 raise ValueError(
                     f"{name} has a LoRA, with which it could not be loaded again: unload_lora_weights() first, and "
                     "before that fuse_lora() if it shall stay in; save_lora_weights() saves it by itself."
                 )
         super().save_pretrained(save_directory, *args, **kwargs)
+
+    @staticmethod
+    def _can_be_saved(part: torch.nn.Module) -> bool:
+        """Whether no LoRA lies over a part, or one that transformers writes down as it is, with the model's folder."""
+        layers = [layer for layer in part.modules() if hasattr(layer, "base_layer")]
+        one = [*getattr(part, "peft_config", {}).items()][-1:] if isinstance(part, PreTrainedModel) else []
+        return not layers or any(
+            os.path.isdir(config.base_model_name_or_path or "")
+            and all(layer.scaling == {name: layer.lora_alpha[name] / layer.r[name]} for layer in layers)
+            and not any(layer.merged or layer.disable_adapters for layer in layers)
+            for name, config in one
+        )
 
     def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
         """Writes model_index.json, and the code of pipeline and parts to where it refers to.
@@ -276,37 +283,33 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, dtype: torch.dtype | None = None, **kwargs):
-        """Makes a pipeline of the parts of another one, which both then share.
+        """Makes a pipeline that shares the parts of another one, each in its precision unless `dtype` is given.
 
         Args:
-            pipeline (`DiffusionPipeline`): Where parts and settings come from that are not given.
-            dtype (`torch.dtype`, *optional*): What all parts are cast to. By default each keeps its own.
-            **kwargs: Parts and settings of this class in place of the other's.
+            pipeline (`DiffusionPipeline`): Has the parts and settings that `kwargs` does not replace.
 
         Raises:
-            TypeError: An argument this class does not have.
-            ValueError: Parts that neither the pipeline has nor the arguments name.
+            ValueError: A part is neither there nor given.
         """
-        dtype = kwargs.pop("torch_dtype", dtype)
-        parameters = inspect.signature(cls).parameters
-        settings = [name for name, one in parameters.items() if one.default is not one.empty]
-        unknown = ", ".join(sorted(kwargs.keys() - parameters.keys()))
-        if unknown:
-            raise TypeError(f"from_pipe() of {cls.__name__} takes no {unknown}.")
-        # another class keeps settings that it does not know under names with a dash
+        dtype, parameters = kwargs.pop("torch_dtype", dtype), inspect.signature(cls).parameters
+        # what another class has no use for it keeps under names with a dash
         given = {name.removeprefix("_"): value for name, value in pipeline.config.items()}
-        given = {name: given[name] for name in settings if name in given}
+        given = {
+            name: given[name] for name in ("prompt_checker_threshold", "requires_safety_checker") if name in given
+        }
         given |= {**dict.fromkeys(cls._optional_components), **pipeline.components, **kwargs}
-        missing = ", ".join(name for name in parameters if name not in given and name not in settings)
+        missing = [name for name, one in parameters.items() if one.default is one.empty and name not in given]
         if missing:
-            raise ValueError(f"A {type(pipeline).__name__} has no {missing}: pass what is missing, too.")
-        new = cls(**{name: given[name] for name in parameters if name in given})
+            raise ValueError(f"A {type(pipeline).__name__} has no {', '.join(missing)}: pass what is missing, too.")
+        new = cls(**{name: part for name, part in given.items() if name in parameters or name in kwargs})
         new.register_to_config(_name_or_path=pipeline.config.get("_name_or_path"))
         return new if dtype is None else new.to(dtype=dtype)
 
     def enable_group_offload(self, *args, **kwargs):
-        """See [`~diffusers.DiffusionPipeline.enable_group_offload`]; on disk each part has a folder of its own, since
-        files are named by modules, and parts share names.
+        """See [`~diffusers.DiffusionPipeline.enable_group_offload`].
+
+        On disk each part has a folder of its own, since parts share names of modules, after which files are named; and
+        in it one for these weights, since diffusers takes files that are there for them.
         """
         inputs = inspect.signature(super().enable_group_offload).bind(*args, **kwargs).arguments
         path, excluded = inputs.pop("offload_to_disk_path", None), inputs.pop("exclude_modules", None) or []
@@ -316,8 +319,14 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
             if isinstance(part, torch.nn.Module) and name in ([excluded] if isinstance(excluded, str) else excluded):
                 part.to(inputs["onload_device"])
             elif isinstance(part, torch.nn.Module):
-                apply_group_offloading(part, **inputs, offload_to_disk_path=os.path.join(path, name))
+                weights = hashlib.sha256()
+                for tensor in part.state_dict().values():
+                    some = tensor.flatten()[:: tensor.numel() // 64 + 1].double().tolist()
+                    weights.update(f"{tensor.shape} {tensor.dtype} {some}".encode())
+                part._on_disk = os.path.join(path, name, weights.hexdigest()[:16])
+                apply_group_offloading(part, **inputs, offload_to_disk_path=part._on_disk)
 
+    @_in_turn("unet", "text_encoder")
     def load_lora_weights(self, pretrained_model_name_or_path_or_dict, adapter_name: str | None = None, **kwargs):
         """See [`~diffusers.loaders.StableDiffusionLoraLoaderMixin.load_lora_weights`]; under one name for all parts.
 
@@ -336,54 +345,51 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         super().load_lora_into_unet(state_dict, *args, _pipeline=_pipeline, **kwargs)
 
     @classmethod
-    def load_lora_into_text_encoder(
-        cls, state_dict, network_alphas, text_encoder, prefix=None, *, metadata=None, **kwargs
-    ):
+    def load_lora_into_text_encoder(cls, state_dict, network_alphas, text_encoder, prefix=None, **kwargs):
         """See [`~diffusers.loaders.StableDiffusionLoraLoaderMixin.load_lora_into_text_encoder`].
 
         What a LoRA for Stable Diffusion has for its CLIP text encoder is left out, with a warning.
         """
         prefix = cls.text_encoder_name if prefix is None else prefix
         layers, ranks = cls._text_lora(state_dict, text_encoder, prefix, **kwargs)
-        if ranks:
-            if not any(key.startswith(f"{prefix}.") for key in metadata or ()):
-                most = max(ranks.values(), key=list(ranks.values()).count)
-                patterns = {name: rank for name, rank in ranks.items() if rank != most}
-                metadata = {"r": most, "lora_alpha": most, "rank_pattern": patterns, "alpha_pattern": patterns}
-                metadata = {f"{prefix}.{key}": value for key, value in metadata.items()}
-                metadata[f"{prefix}.target_modules"] = list(ranks)
-            layers = {f"{prefix}.{key}": tensor for key, tensor in layers.items()}
-            super().load_lora_into_text_encoder(layers, None, text_encoder, prefix, metadata=metadata, **kwargs)
-        elif layers:
+        if layers and not ranks:
             logger.warning("The LoRA has a part for another text encoder, such as Stable Diffusion's CLIP: left out.")
-        elif kwargs.get("_pipeline") is None:  # diffusers says so
+        elif ranks:
+            if not any(key.startswith(f"{prefix}.") for key in kwargs.get("metadata") or ()):
+                most = max(ranks.values(), key=[*ranks.values()].count)
+                others = {name: rank for name, rank in ranks.items() if rank != most}
+                config = {"r": most, "lora_alpha": most, "rank_pattern": others, "alpha_pattern": others}
+                config["target_modules"] = [*ranks]
+                kwargs["metadata"] = {f"{prefix}.{key}": value for key, value in config.items()}
+            super().load_lora_into_text_encoder(layers, None, text_encoder, prefix, **kwargs)
+        elif kwargs.get("_pipeline") is None:  # says that there is nothing
             super().load_lora_into_text_encoder(state_dict, None, text_encoder, prefix, **kwargs)
 
     @staticmethod
     def _text_lora(state_dict, text_encoder, prefix, adapter_name=None, hotswap=False, **_):
         """What a LoRA has for a text encoder, and each layer's rank; no ranks if all of it is for another one."""
-        layers = {}
+        layers, ranks = {}, {}
         for key, tensor in state_dict.items():
             if key.startswith(f"{prefix}."):
-                key = key.removeprefix(f"{prefix}.").removeprefix("base_model.model.")
                 key = re.sub(r"\.(lora_A|lora\.down)\.", ".lora_linear_layer.down.", key)
-                layers[re.sub(r"\.(lora_B|lora\.up)\.", ".lora_linear_layer.up.", key)] = tensor
-        modules = dict(text_encoder.named_modules()) if text_encoder is not None else {}
+                key = re.sub(r"\.(lora_B|lora\.up)\.", ".lora_linear_layer.up.", key)
+                layers[key.replace(f"{prefix}.base_model.model.", f"{prefix}.")] = tensor
+        modules = {} if text_encoder is None else {f"{prefix}.{key}": one for key, one in text_encoder.named_modules()}
         names = {key.split(".lora_")[0] for key in layers}
         if not names & modules.keys():
             return layers, {}
         if hotswap or adapter_name in getattr(text_encoder, "peft_config", {}):
             raise ValueError(f"The text encoder cannot exchange its LoRA {adapter_name!r}: delete_adapters() first.")
-        ranks = {}
         for name in sorted(names):
             wide, high = (getattr(modules.get(name), side, None) for side in ("in_features", "out_features"))
             down, up = (layers.get(f"{name}.lora_linear_layer.{end}.weight") for end in ("down", "up"))
-            ranks[name] = up.shape[-1] if up is not None and up.ndim == 2 else None
-            if down is None or [*down.shape] != [ranks[name], wide] or [*up.shape] != [high, ranks[name]]:
+            rank = up.shape[-1] if up is not None and up.ndim == 2 else None
+            if down is None or [*down.shape] != [rank, wide] or [*up.shape] != [high, rank]:
                 raise ValueError(f"The LoRA does not fit the text encoder: {name!r} is missing or of another size.")
+            ranks[name.removeprefix(f"{prefix}.")] = rank
         if len(layers) != 2 * len(ranks):
             raise ValueError(
-                "The LoRA of the text encoder has more than two matrices for a layer, as DoRA has: not taken."
+                "The LoRA of the text encoder has more than two matrices for a layer, as DoRA: not taken."
             )
         return layers, ranks
 
@@ -444,6 +450,8 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         Raises:
             ValueError: No text or not text, numbers of prompts that differ, or a missing text encoder.
         """
+        _check_number("num_images_per_prompt", num_images_per_prompt, 1, _PIXELS, Integral)
+        _check_number("lora_scale", lora_scale, -_FACTOR, _FACTOR)
         device = torch.device(device or self._execution_device)
         if prompt_embeds is None:
             prompts, negative_prompts = _texts(prompt, negative_prompt)
@@ -519,12 +527,12 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
                 _check_tensor(name, others[name], (rows, length), mask=True)
         return rows
 
-    def _check_settings(self, callback, tensor_inputs, attention_kwargs, output_type, numbers):
+    def _check_settings(self, callback, tensor_inputs, attention_kwargs, output_type, sizes):
         """ValueError for what cannot be painted, or not without the parts that are missing."""
         missing = [name for name in ("unet", "vae", "scheduler") if getattr(self, name) is None]
         if missing and not (missing == ["vae"] and output_type == "latent"):
             raise ValueError(f"Painting needs {', '.join(missing)}, which the pipeline was loaded without: load them.")
-        names, factor = self._callback_tensor_inputs, self.vae_scale_factor
+        names = self._callback_tensor_inputs
         if output_type not in ("pil", "np", "pt", "latent"):
             raise ValueError(f'output_type is "pil", "np", "pt" or "latent", got {_said(output_type)}.')
         if not (callback is None or callable(callback)):
@@ -536,18 +544,10 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
             raise ValueError(f"callback_on_step_end_tensor_inputs lists some of {', '.join(names)}, got {said}.")
         if not isinstance(attention_kwargs, dict):
             raise ValueError(f"cross_attention_kwargs is a dict, got {_said(attention_kwargs)}.")
-        numbers["scale in cross_attention_kwargs"] = attention_kwargs.get("scale", 1)
-        for name, number in numbers.items():
-            if name in ("height", "width"):
-                if not _is(number, Integral, 1, _PIXELS) or number % factor:
-                    raise ValueError(f"{name} is a multiple of {factor} in pixels, got {_said(number)}.")
-            elif name.startswith("num_"):
-                if not _is(number, Integral, 1, _PIXELS):
-                    raise ValueError(f"{name} is a whole number from 1 on, got {_said(number)}.")
-            else:
-                low, high = (0, 1) if name == "eta" else (-1000, 1000)
-                if not _is(number, Real, low, high):
-                    raise ValueError(f"{name} is a number from {low} to {high}, got {_said(number)}.")
+        _check_number("scale in cross_attention_kwargs", attention_kwargs.get("scale", 1), -_FACTOR, _FACTOR)
+        for name, size in sizes.items():
+            if not _is(size, Integral, 1, _PIXELS) or size % self.vae_scale_factor:
+                raise ValueError(f"{name} is a multiple of {self.vae_scale_factor} in pixels, got {_said(size)}.")
 
     @staticmethod
     def _set_timesteps(scheduler, num_inference_steps, timesteps, sigmas, device) -> tuple[torch.Tensor, int]:
@@ -555,16 +555,10 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         name, config = type(scheduler).__name__, getattr(scheduler, "config", {})
         needs = ("set_timesteps", "step", "scale_model_input", "init_noise_sigma", "order", "alphas_cumprod")
         fits = all(hasattr(scheduler, need) for need in needs)
-        if fits:
-            arguments = inspect.signature(scheduler.step).parameters.values()
-            fits = {one.name for one in arguments if one.default is one.empty} == {
-                "model_output",
-                "timestep",
-                "sample",
-            }
-            fits &= config.get("prediction_type", "epsilon") in ("epsilon", "sample", "v_prediction")
-            fits &= not config.get("use_flow_sigmas") and config.get("snr_shift_scale", 1) == 1
-        if fits:
+        fits = fits and config.get("prediction_type", "epsilon") in ("epsilon", "sample", "v_prediction")
+        fits = fits and not config.get("use_flow_sigmas") and config.get("snr_shift_scale", 1) == 1
+        step = inspect.signature(scheduler.step).parameters.values() if fits else ()
+        if [one.name for one in step if one.default is one.empty] == ["model_output", "timestep", "sample"]:
             most, given = config.num_train_timesteps, {"timesteps": timesteps, "sigmas": sigmas}
             given = {key: _falling(key, values, most) for key, values in given.items() if values is not None}
             given = given or {"num_inference_steps": num_inference_steps}
@@ -572,8 +566,8 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
                 raise ValueError("Got two lists: pass either timesteps or sigmas, or num_inference_steps alone.")
             if given.keys() - inspect.signature(scheduler.set_timesteps).parameters.keys():
                 raise ValueError(f"{name} takes no {', '.join(given)}: pass num_inference_steps.")
-            if given.get("num_inference_steps", 0) > most:
-                raise ValueError(f"num_inference_steps is at most {most} with {name}, got {num_inference_steps}.")
+            if "num_inference_steps" in given:
+                _check_number("num_inference_steps", num_inference_steps, 1, most, Integral)
             try:
                 scheduler.set_timesteps(**given, device=device)
             except Exception as error:  # each scheduler has its own ways to say that it does not like a number
@@ -709,12 +703,13 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
             height, width = default[0] if height is None else height, default[1] if width is None else width
         if num_candidates is None:
             num_candidates = 4 if self.ranker is not None and prompt is not None and output_type != "latent" else 1
-        numbers = {"height": height, "width": width, "guidance_scale": guidance_scale, "eta": eta}
-        numbers |= {"num_images_per_prompt": num_images_per_prompt, "num_candidates": num_candidates}
-        if timesteps is None and sigmas is None:
-            numbers["num_inference_steps"] = num_inference_steps
         attention_kwargs = {} if cross_attention_kwargs is None else cross_attention_kwargs
-        self._check_settings(callback_on_step_end, tensor_inputs, attention_kwargs, output_type, numbers)
+        sizes = {"height": height, "width": width}
+        self._check_settings(callback_on_step_end, tensor_inputs, attention_kwargs, output_type, sizes)
+        _check_number("guidance_scale", guidance_scale, -_FACTOR, _FACTOR)
+        _check_number("eta", eta, 0, 1)
+        _check_number("num_images_per_prompt", num_images_per_prompt, 1, _PIXELS, Integral)
+        _check_number("num_candidates", num_candidates, 1, _PIXELS, Integral)
         embeds = {
             "prompt_embeds": prompt_embeds,
             "negative_prompt_embeds": negative_prompt_embeds,
@@ -789,7 +784,7 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
                     t,
                     encoder_hidden_states=prompt_embeds,
                     encoder_attention_mask=prompt_embeds_mask,
-                    cross_attention_kwargs=attention_kwargs,
+                    cross_attention_kwargs=attention_kwargs or None,
                     return_dict=False,
                 )[0]
                 if self.do_classifier_free_guidance:
@@ -854,6 +849,12 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
 def _is(value, kind: type, low: float, high: float) -> bool:
     """Whether a value is a number of a kind and in a range; no truth value, no NaN."""
     return isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high
+
+
+def _check_number(name: str, value, low: float, high: float, kind: type = Real):
+    if not _is(value, kind, low, high):
+        whole = "whole " if kind is Integral else ""
+        raise ValueError(f"{name} is a {whole}number from {low} to {high}, got {_said(value)}.")
 
 
 def _said(value) -> str:
