@@ -168,8 +168,8 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         ):
             if model is not None and preprocessor is None:
                 raise ValueError(f"Got {names}, which it needs: pass both or neither.")
-        if tokenizer is not None and not hasattr(tokenizer, "encode_data"):
-            raise ValueError(f"tokenizer is a CpmBeeTokenizer, got a {type(tokenizer).__name__}.")
+        ours = tokenizer is None or hasattr(tokenizer, "encode_data")
+        _check("tokenizer", ours, "a CpmBeeTokenizer", tokenizer)
         _check_number("prompt_checker_threshold", prompt_checker_threshold, 0, 1)
         if safety_checker is None and unet is not None and requires_safety_checker:
             logger.warning(
@@ -533,21 +533,21 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         if missing and not (missing == ["vae"] and output_type == "latent"):
             raise ValueError(f"Painting needs {', '.join(missing)}, which the pipeline was loaded without: load them.")
         names = self._callback_tensor_inputs
-        if output_type not in ("pil", "np", "pt", "latent"):
-            raise ValueError(f'output_type is "pil", "np", "pt" or "latent", got {_said(output_type)}.')
-        if not (callback is None or callable(callback)):
-            raise ValueError(f"callback_on_step_end is a function, got {_said(callback)}.")
-        listed = tensor_inputs if isinstance(tensor_inputs, list | tuple) else [tensor_inputs]
-        unknown = [name for name in listed if name not in names]
-        if unknown or listed is not tensor_inputs:
-            said = ", ".join(name if isinstance(name, str) else _said(name) for name in unknown)
-            raise ValueError(f"callback_on_step_end_tensor_inputs lists some of {', '.join(names)}, got {said}.")
-        if not isinstance(attention_kwargs, dict):
-            raise ValueError(f"cross_attention_kwargs is a dict, got {_said(attention_kwargs)}.")
+        _check(
+            "output_type", output_type in ("pil", "np", "pt", "latent"), '"pil", "np", "pt" or "latent"', output_type
+        )
+        _check("callback_on_step_end", callback is None or callable(callback), "a function", callback)
+        listed = isinstance(tensor_inputs, list | tuple)
+        _check("callback_on_step_end_tensor_inputs", listed, "a list of names", tensor_inputs)
+        unknown = ", ".join(str(name) for name in tensor_inputs if name not in self._callback_tensor_inputs)
+        if unknown:
+            names = ", ".join(self._callback_tensor_inputs)
+            raise ValueError(f"callback_on_step_end_tensor_inputs may name {names}, got {unknown}.")
+        _check("cross_attention_kwargs", isinstance(attention_kwargs, dict), "a dict", attention_kwargs)
         _check_number("scale in cross_attention_kwargs", attention_kwargs.get("scale", 1), -_FACTOR, _FACTOR)
         for name, size in sizes.items():
-            if not _is(size, Integral, 1, _PIXELS) or size % self.vae_scale_factor:
-                raise ValueError(f"{name} is a multiple of {self.vae_scale_factor} in pixels, got {_said(size)}.")
+            fits = _is(size, Integral, 1, _PIXELS) and size % self.vae_scale_factor == 0
+            _check(name, fits, f"a multiple of {self.vae_scale_factor} in pixels", size)
 
     @staticmethod
     def _set_timesteps(scheduler, num_inference_steps, timesteps, sigmas, device) -> tuple[torch.Tensor, int]:
@@ -797,8 +797,8 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
                     for name in tensor_inputs:
                         callback_kwargs[name] = locals()[name]
                     changed = callback_on_step_end(self, i, t, callback_kwargs) or {}
-                    if not isinstance(changed, dict) or not changed.keys() <= {*self._callback_tensor_inputs}:
-                        raise ValueError(f"The callback returns tensors under known names, got {_said(changed)}.")
+                    known = isinstance(changed, dict) and changed.keys() <= {*self._callback_tensor_inputs}
+                    _check("what the callback returns", known, "nothing or a dict of tensors it may get", changed)
                     latents = changed.get("latents", latents)
                     prompt_embeds = changed.get("prompt_embeds", prompt_embeds)
                     prompt_embeds_mask = changed.get("prompt_embeds_mask", prompt_embeds_mask)
@@ -851,18 +851,18 @@ def _is(value, kind: type, low: float, high: float) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high
 
 
+def _check(name: str, fits: bool, wanted: str, got):
+    if not fits:
+        try:
+            said = " ".join(repr(got).split())[:60]
+        except Exception:  # a number of 5000 digits, say
+            said = f"a {type(got).__name__}"
+        raise ValueError(f"{name} is {wanted}, got {said}.")
+
+
 def _check_number(name: str, value, low: float, high: float, kind: type = Real):
-    if not _is(value, kind, low, high):
-        whole = "whole " if kind is Integral else ""
-        raise ValueError(f"{name} is a {whole}number from {low} to {high}, got {_said(value)}.")
-
-
-def _said(value) -> str:
-    """A value in an error message: what a user passes can be long, or fail to be printed."""
-    try:
-        return " ".join(repr(value).split())[:60]
-    except Exception:
-        return f"a {type(value).__name__}"
+    whole = "whole " if kind is Integral else ""
+    _check(name, _is(value, kind, low, high), f"a {whole}number from {low} to {high}", value)
 
 
 def _falling(name: str, values, most: int) -> list:
@@ -871,8 +871,8 @@ def _falling(name: str, values, most: int) -> list:
     kind, high = (Integral, most - 1) if name == "timesteps" else (Real, 1e6)
     fits = isinstance(values, list | tuple) and 1 <= len(values) <= most
     fits = fits and all(_is(value, kind, 0, high) for value in values)
-    if not fits or any(one <= other for one, other in itertools.pairwise(values)):
-        raise ValueError(f"{name} are falling numbers from {high} to 0, at least one entry, got {_said(values)}.")
+    fits = fits and all(one > other for one, other in itertools.pairwise(values))
+    _check(name, fits, f"a list of falling numbers from {high} to 0, with at least one entry", values)
     return [int(value) if kind is Integral else float(value) for value in values]
 
 
@@ -882,12 +882,11 @@ def _texts(prompt, negative_prompt) -> tuple[list[str], list[str]]:
     if negative_prompt is None or isinstance(negative_prompt, str):
         negative_prompt = [negative_prompt or ""] * (len(prompts) if isinstance(prompts, list | tuple) else 1)
     for name, texts in (("prompt", prompts), ("negative_prompt", negative_prompt)):
-        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"{name} is a text or a list of texts, got {_said(texts)}.")
-        if any(len(text) > _CHARACTERS for text in texts):
-            raise ValueError(f"{name} is at most {_CHARACTERS} characters long, got {max(map(len, texts))}.")
-        if any(text.encode(errors="ignore").decode() != text for text in texts):
-            raise ValueError(f"{name} has half a character (a lone surrogate): decode what it comes from anew.")
+        are_texts = isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts)
+        _check(name, are_texts, "a text or a list of texts", texts)
+        longest, whole = max(texts, key=len, default=""), "".join(texts).encode(errors="ignore").decode()
+        _check(name, len(longest) <= _CHARACTERS, f"at most {_CHARACTERS} characters long", len(longest))
+        _check(name, whole == "".join(texts), "text without halves of characters (lone surrogates)", texts)
     if not prompts:
         raise ValueError("prompt is an empty list: pass at least one text.")
     if len(negative_prompt) != len(prompts):
@@ -901,12 +900,10 @@ def _generators(generator, images: int, drawn: int):
     """One generator, or one for each image drawn; seeds become generators."""
     several = list(generator) if isinstance(generator, list | tuple) else [generator]
     for i, one in enumerate(several):
-        if _is(one, Integral, -(2**63), 2**64 - 1):
-            several[i] = torch.Generator().manual_seed(int(one))
-        elif not isinstance(one, torch.Generator) and generator is not None:
-            raise ValueError(
-                f"generator is a torch.Generator or a seed of 64 bits, or a list of these, got {_said(one)}."
-            )
+        seed, none = _is(one, Integral, -(2**63), 2**64 - 1), generator is None
+        one_or_seed = "a torch.Generator or a seed of 64 bits, or a list of these"
+        _check("generator", seed or none or isinstance(one, torch.Generator), one_or_seed, one)
+        several[i] = torch.Generator().manual_seed(int(one)) if seed else one
     if not isinstance(generator, list | tuple):
         return several[0]
     if len(several) not in (images, drawn):
@@ -916,14 +913,14 @@ def _generators(generator, images: int, drawn: int):
 
 def _check_tensor(name: str, tensor, shape: tuple[int, ...], mask: bool = False):
     got = tuple(tensor.shape) if torch.is_tensor(tensor) else type(tensor).__name__
-    if got != shape or 0 in shape:
-        raise ValueError(f"{name} is a tensor {shape} here, got {got}.")
-    if tensor.layout != torch.strided or tensor.is_meta or not (mask or tensor.is_floating_point()):
-        raise ValueError(f"{name} is a dense tensor of numbers, got {tensor.layout}, {tensor.device}, {tensor.dtype}.")
-    if mask and not (((tensor == 0) | (tensor == 1)).all() and tensor.any(-1).all()):
-        raise ValueError(f"{name} is 1 or True for what the UNet may see, else 0 or False, and hides no whole row.")
-    if not (mask or tensor.isfinite().all()):
-        raise ValueError(f"{name} has entries that are not finite numbers.")
+    _check(name, got == shape and 0 not in shape, f"a tensor {shape} here", got)
+    dense = tensor.layout == torch.strided and not tensor.is_meta and (mask or tensor.is_floating_point())
+    _check(name, dense, "a dense tensor of numbers", (tensor.layout, tensor.device.type, tensor.dtype))
+    if mask:
+        fits = ((tensor == 0) | (tensor == 1)).all() and tensor.any(-1).all()
+        _check(name, fits, "1 or True for what the UNet may see, else 0 or False, and hides no whole row", tensor)
+    else:
+        _check(name, tensor.isfinite().all(), "of finite numbers", tensor)
 
 
 def _repeat(tensor, times, device):
