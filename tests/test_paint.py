@@ -1,10 +1,12 @@
 """Guards VisCPMPaint, the drop-in: the original README's snippet, its switches, refusals, and what it warns of."""
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from paint import GOLDEN, golden_pipeline, prompt_checker_parts, ranker_parts, safety_checker_parts
+from peft import LoraConfig
 from PIL import Image
 
 from viscpm_hf import UnsafeContentError, VisCPMPaint
@@ -28,6 +30,12 @@ def complete(tmp_path_factory):
         **ranker_parts(folder, [SAFE, UNSAFE]),
     ).save_pretrained(folder / "repo")
     return folder / "repo"
+
+
+@pytest.fixture(scope="module")
+def painter(complete):
+    """With all parts; shared, so tests leave it as it was."""
+    return VisCPMPaint(complete)
 
 
 def test_the_originals_snippet_works_with_another_import(paint_repo, tmp_path):
@@ -108,12 +116,69 @@ def test_arguments_reach_the_pipeline(paint_repo):
         (SAFE, {"image_size": 30}, "multiple of 4"),
         (SAFE, {"num_images_per_prompt": 0}, "number from 1 on"),
         (SAFE, {"negative_prompt": 3}, "negative_prompt is a text"),
+        (SAFE, {"guidance_scale": float("nan")}, "guidance_scale is a number"),
+        (SAFE, {"generator": "7"}, "generator is a torch.Generator or a seed"),
+        (SAFE, {"timesteps": 5}, "timesteps is a list"),
+        (SAFE, {"return_dict": False}, "got return_dict: call `pipeline`"),
+        (SAFE, {"prompt_embeds": torch.zeros(1)}, "got prompt_embeds: call `pipeline`"),
+        ("a car", {"guidance_scale": "7.5"}, "guidance_scale is a number"),
+        ("a car", {"guidance_scale": None}, "guidance_scale is a number"),
+        ("a car", {"num_candidates": 2}, "choosing needs"),
+        ("a car", {"cross_attention_kwargs": [1]}, "cross_attention_kwargs is a dict"),
+        ("a car \ud800", {}, "halves of characters"),
+        ("a car" * 1000, {}, "at most 4096 characters"),
     ],
 )
-def test_bad_input_gets_one_sentence(paint_repo, prompt, arguments, message):
-    painter = VisCPMPaint(paint_repo, False, False, False)
-    with pytest.raises(ValueError, match=message):
+def test_bad_input_gets_one_sentence(painter, prompt, arguments, message):
+    with pytest.raises(ValueError, match=message) as error, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         painter.generate(prompt, **{**FAST, **arguments})
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_arguments_are_named(painter):
+    with pytest.raises(TypeError, match="nonsense"):
+        painter.generate(SAFE, nonsense=1)
+
+
+@pytest.mark.parametrize("argument", ["image_safety_checker", "prompt_safety_checker", "add_ranker"])
+def test_switches_are_true_or_false(paint_repo, argument):
+    with pytest.raises(ValueError, match=f"{argument} is True or False, got 'folder'"):
+        VisCPMPaint(paint_repo, **{argument: "folder"})
+
+
+def test_threads_get_their_own_pictures(painter):
+    """Of one painter with fast tokenizers, checkers and ranker, by scale, number and size, in two languages."""
+    jobs = [
+        ("a red car", {"guidance_scale": 3.0}),
+        (SAFE, {"num_images_per_prompt": 2}),
+        (SAFE, {"image_size": 16, "num_inference_steps": 5}),
+        ("a dog", {"guidance_scale": 1.0}),
+    ] * 2
+
+    def paint(job):
+        images = painter.generate(job[0], **{**FAST, "generator": 3, **job[1]})
+        return [image.tobytes() for image in (images if isinstance(images, list) else [images])]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = [paint(job) for job in jobs]
+        with ThreadPoolExecutor(len(jobs)) as pool:
+            assert list(pool.map(paint, jobs, timeout=240)) == expected
+
+
+def test_the_scale_of_a_lora_counts_in_both_languages(complete):
+    painter = VisCPMPaint(complete)
+    names = ["q_proj", "v_proj", "up_proj"]
+    for prompt in (SAFE, "a car"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            plain = painter.generate(prompt, generator=1, **FAST).tobytes()
+            painter.pipeline.text_encoder.add_adapter(LoraConfig(r=4, target_modules=names, init_lora_weights=False))
+            adapted = painter.generate(prompt, generator=1, **FAST).tobytes()
+            off = painter.generate(prompt, generator=1, cross_attention_kwargs={"scale": 0.0}, **FAST).tobytes()
+        assert off == plain != adapted
+        painter.pipeline.unload_lora_weights()
 
 
 def test_what_is_not_a_converted_paint_is_refused(paint_repo, tmp_path, chat_repo):

@@ -19,6 +19,8 @@ _PARTS = {
     "prompt_safety_checker": (("prompt_checker", "prompt_checker_tokenizer"), "prompts are not checked"),
     "add_ranker": (("ranker", "ranker_processor"), "one image is painted instead of the best of four"),
 }
+_EMBEDS = ("prompt_embeds", "negative_prompt_embeds", "prompt_embeds_mask", "negative_prompt_embeds_mask")
+_FOR_THE_PIPELINE = {*_EMBEDS, "return_dict"}
 
 
 class VisCPMPaint:
@@ -42,8 +44,11 @@ class VisCPMPaint:
 
     A repository without one of the three parts is used without it, with a warning unless its argument is False.
 
+    It may be used from several threads: their pictures are painted one after the other.
+
     Raises:
-        ValueError: `model_path` is not a converted VisCPM-Paint, or `memory` is less than the least that works.
+        ValueError: `model_path` is not a converted VisCPM-Paint, an argument is none, or `memory` is less than the
+            least that works.
 
     Example:
         >>> painter = VisCPMPaint("viscpm-paint")
@@ -61,6 +66,10 @@ class VisCPMPaint:
         memory=None,
         quantization=None,
     ):
+        wanted = dict(zip(_PARTS, (image_safety_checker, prompt_safety_checker, add_ranker), strict=True))
+        for argument, want in wanted.items():
+            if not isinstance(want, bool):
+                raise ValueError(f"{argument} is True or False, got {want!r}: parts are those of the repository.")
         check_is_converted(model_path, "VisCPM-Paint", "convert_paint.py --sd-base SD_BASE", "model_index.json")
         config = VisCPMPaintPipeline.load_config(model_path)
         if config.get("_class_name") != VisCPMPaintPipeline.__name__:
@@ -68,10 +77,9 @@ class VisCPMPaint:
                 f"{model_path} holds a {config.get('_class_name')}, expected a converted VisCPM-Paint: make one with "
                 "`python conversion/convert_paint.py`."
             )
-        options = {"requires_safety_checker": bool(image_safety_checker)}
-        wanted = (image_safety_checker, prompt_safety_checker, add_ranker)
-        for (argument, (parts, consequence)), want in zip(_PARTS.items(), wanted, strict=True):
-            if not want:
+        options = {"requires_safety_checker": image_safety_checker}
+        for argument, (parts, consequence) in _PARTS.items():
+            if not wanted[argument]:
                 options |= dict.fromkeys(parts)
             elif not config.get(parts[0], [None])[0]:
                 warnings.warn(
@@ -115,7 +123,7 @@ class VisCPMPaint:
             guidance_scale (`float`, defaults to 7.5): how closely to follow the prompt.
             image_size (`int`, *optional*): width and height in pixels; by default the model's own, 512 for those
                 released.
-            generator (`torch.Generator` or a list of them, *optional*): makes the noise repeatable.
+            generator (`torch.Generator`, seed or a list of them, *optional*): makes the noise repeatable.
             **kwargs: for the pipeline, such as `num_inference_steps`, `height` and `width`.
 
         Returns:
@@ -127,15 +135,17 @@ class VisCPMPaint:
         """
         if not isinstance(prompt, str):
             raise ValueError(f"prompt is a text, got {type(prompt).__name__}: call `pipeline` for several at once.")
+        other = ", ".join(sorted(kwargs.keys() & _FOR_THE_PIPELINE))
+        if other:
+            raise ValueError(f"generate() takes a text and returns images, got {other}: call `pipeline` with it.")
         inputs = {"prompt": prompt, "negative_prompt": negative_prompt}
         chinese_only = [name for name in ("prompt_checker", "ranker") if getattr(self.pipeline, name) is not None]
         if chinese_only and not _CHINESE.search(prompt):
             warnings.warn(f"The prompt is not Chinese, so {' and '.join(chinese_only)} are left out.", stacklevel=2)
-            embeds = self.pipeline.encode_prompt(
-                prompt, do_classifier_free_guidance=guidance_scale > 1, negative_prompt=negative_prompt
-            )
-            names = ("prompt_embeds", "negative_prompt_embeds", "prompt_embeds_mask", "negative_prompt_embeds_mask")
-            inputs = dict(zip(names, embeds, strict=True))  # neither looks at embeddings
+            attention = kwargs.get("cross_attention_kwargs")
+            scale = attention.get("scale", 1) if isinstance(attention, dict) else 1
+            embeds = self.pipeline.encode_prompt(prompt, negative_prompt=negative_prompt, lora_scale=scale)
+            inputs = dict(zip(_EMBEDS, embeds, strict=True))  # neither looks at embeddings
         try:
             images = self.pipeline(
                 **inputs,

@@ -450,7 +450,8 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         Raises:
             ValueError: No text or not text, numbers of prompts that differ, or a missing text encoder.
         """
-        _check_number("num_images_per_prompt", num_images_per_prompt, 1, _PIXELS, Integral)
+        fits = _is(num_images_per_prompt, Integral, 1, _PIXELS)
+        _check("num_images_per_prompt", fits, "a whole number from 1 on", num_images_per_prompt)
         _check_number("lora_scale", lora_scale, -_FACTOR, _FACTOR)
         device = torch.device(device or self._execution_device)
         if prompt_embeds is None:
@@ -567,7 +568,8 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
             if given.keys() - inspect.signature(scheduler.set_timesteps).parameters.keys():
                 raise ValueError(f"{name} takes no {', '.join(given)}: pass num_inference_steps.")
             if "num_inference_steps" in given:
-                _check_number("num_inference_steps", num_inference_steps, 1, most, Integral)
+                fits = _is(num_inference_steps, Integral, 1, most)
+                _check("num_inference_steps", fits, f"a whole number from 1 to {most}", num_inference_steps)
             try:
                 scheduler.set_timesteps(**given, device=device)
             except Exception as error:  # each scheduler has its own ways to say that it does not like a number
@@ -708,8 +710,8 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         self._check_settings(callback_on_step_end, tensor_inputs, attention_kwargs, output_type, sizes)
         _check_number("guidance_scale", guidance_scale, -_FACTOR, _FACTOR)
         _check_number("eta", eta, 0, 1)
-        _check_number("num_images_per_prompt", num_images_per_prompt, 1, _PIXELS, Integral)
-        _check_number("num_candidates", num_candidates, 1, _PIXELS, Integral)
+        for name, number in (("num_images_per_prompt", num_images_per_prompt), ("num_candidates", num_candidates)):
+            _check(name, _is(number, Integral, 1, _PIXELS), "a whole number from 1 on", number)
         embeds = {
             "prompt_embeds": prompt_embeds,
             "negative_prompt_embeds": negative_prompt_embeds,
@@ -860,9 +862,8 @@ def _check(name: str, fits: bool, wanted: str, got):
         raise ValueError(f"{name} is {wanted}, got {said}.")
 
 
-def _check_number(name: str, value, low: float, high: float, kind: type = Real):
-    whole = "whole " if kind is Integral else ""
-    _check(name, _is(value, kind, low, high), f"a {whole}number from {low} to {high}", value)
+def _check_number(name: str, value, low: float, high: float):
+    _check(name, _is(value, Real, low, high), f"a number from {low} to {high}", value)
 
 
 def _falling(name: str, values, most: int) -> list:
