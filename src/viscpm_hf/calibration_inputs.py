@@ -10,6 +10,7 @@ import torch
 
 from .checkpoint.errors import CheckpointError, listed
 from .checkpoint.files_on_disk import read_small
+from .checkpoint.hub import first_line
 from .checkpoint.json_file import named, quoted
 from .memory import default_device, physical_memory, shown
 from .remote_code.modeling_cpmbee import CpmBeeModel
@@ -73,7 +74,9 @@ def _loaded(kind, folder, **options):
     try:
         return kind.from_pretrained(folder, **options)
     except Exception as error:  # whatever the libraries make of odd files
-        raise CheckpointError(f"{folder} does not load ({error}); convert the checkpoint again.") from error
+        raise CheckpointError(
+            f"{folder} does not load ({first_line(error)}); convert the checkpoint again."
+        ) from error
 
 
 def require_moderate(prompts: Sequence[str], tokenizer: CpmBeeTokenizer, language: Mapping, device: torch.device):

@@ -150,14 +150,18 @@ def _read_chat(folder, config, without):
     }
     shapes = {f"vision_tower.embeddings.{name}": shape for name, shape in shapes.items()}
     shapes["vision_tower.query_tokens"] = (vision["query_num"], vision["hidden_size"])
+    shapes["vision_tower.layers.0.mlp.A.fc1.weight"] = (vision["intermediate_size"], vision["hidden_size"])
     _require_shapes(tensors, shapes, f"{what}'s vision_config")
+    _require_blocks(tensors, "vision_tower.layers", vision["num_hidden_layers"], f"{what}'s vision_config")
     language = {name: t for name, t in tensors.items() if name.startswith(("language_model.", "lm_head."))}
     language = {name.removeprefix("language_model."): tensor for name, tensor in language.items()}
     parts, text = _language(language, text, f"{what}'s text_config", quantized)
     for part in ("vision_tower", "connector"):
         parts[part] = _part(folder, (tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")), part)
     if (folder / "safety_checker").is_dir() and "safety_checker" not in without:
-        parts["safety_checker"] = _in_float32(_weights_in(folder / "safety_checker"))
+        parts["safety_checker"] = _in_float32(
+            _part(folder, _tensors_in(folder / "safety_checker").values(), "safety_checker")
+        )
     return Model("chat", parts, {"": {"text_config": text, "vision_config": vision}}, quantized)
 
 
@@ -176,20 +180,26 @@ def _read_paint(folder, index, without):
     parts, configs["text_encoder"] = _language(weights, configs["text_encoder"], what, quantized)
     for name in names:
         if name != "text_encoder" and any((folder / name).glob("*.safetensors")):
-            parts[name] = _weights_in(folder / name)
-    _check_painting(folder, configs, parts)
+            tensors = _tensors_in(folder / name)
+            parts[name] = _part(folder / name, tensors.values(), "weights")
+            if name in ("unet", "vae"):
+                _check_painter(configs[name], tensors, name, f"{folder}/{name}/config.json")
     return Model("paint", parts, configs, quantized)
 
 
-def _check_painting(folder, configs, parts):
-    for name in ("unet", "vae"):
-        if name not in parts:
-            raise CheckpointError(f"{folder} has no weights in {name}; convert the checkpoint again.")
-        if not is_size_list(channels := configs[name].get("block_out_channels"), 2**16):
-            raise CheckpointError(f"{folder}/{name}/config.json has block_out_channels={quoted(channels)}.")
-    side = configs["unet"].get("sample_size")
-    if not is_size(side, MOST_SIDE) and not (is_size_list(side, MOST_SIDE) and len(side) == 2):
-        raise CheckpointError(f"{folder}/unet/config.json has sample_size={quoted(side)}, expected sides of latents.")
+def _check_painter(config, tensors, name, what):
+    """Whether the few values that the predictions use are those of the weights."""
+    channels, side = config.get("block_out_channels"), config.get("sample_size")
+    if not is_size_list(channels, 2**16):
+        raise CheckpointError(f"{what} has block_out_channels={quoted(channels)}, expected a list of sizes.")
+    first, blocks = (
+        ("conv_in.weight", "down_blocks") if name == "unet" else ("encoder.conv_in.weight", "encoder.down_blocks")
+    )
+    if first in tensors and tensors[first].shape[:1] != (channels[0],):
+        raise CheckpointError(f"{what} has block_out_channels={channels}, the weights have others.")
+    _require_blocks(tensors, blocks, len(channels), what)
+    if name == "unet" and not (is_size(side, MOST_SIDE) or is_size_list(side, MOST_SIDE) and len(side) == 2):
+        raise CheckpointError(f"{what} has sample_size={quoted(side)}, expected the side of latents.")
 
 
 def _quantized_by(config, folder):
@@ -202,9 +212,9 @@ def _quantized_by(config, folder):
     return method
 
 
-def _weights_in(folder):
+def _tensors_in(folder):
     files = sorted(path for path in folder.glob("*.safetensors") if path.is_file())
-    return _part(folder, (tensor for path in files for tensor in read_safetensors(path).values()), "weights")
+    return {name: tensor for path in files for name, tensor in read_safetensors(path).items()}
 
 
 def _in_float32(part):
@@ -232,11 +242,9 @@ def _language(tensors, config, what, quantized):
         found = re.match(r"layers\.([0-9]{1,6})\.", name)
         group = "embedding" if name.startswith(("embed_tokens.", "lm_head.")) else "language rest"
         groups[int(found[1]) if found else group].append(tensor)
-    blocks = len(groups.keys() - {"embedding", "language rest"})
     if 0 not in groups or "embedding" not in groups:
         raise CheckpointError("The weights have no language model in them; convert the checkpoint again.")
-    if blocks != sizes["num_hidden_layers"]:
-        raise CheckpointError(f"{what} has num_hidden_layers={sizes['num_hidden_layers']}, the weights have {blocks}.")
+    _require_blocks(tensors, "layers", sizes["num_hidden_layers"], what)
     found = (groups["embedding"], groups[0], groups["language rest"])
     return {name: _part(what, group, name) for name, group in zip(LANGUAGE, found, strict=True)}, sizes
 
@@ -248,3 +256,10 @@ def _require_shapes(tensors, shapes, what):
             raise CheckpointError(
                 f"{what} asks for {name} of {list(shape)}, the weights have {list(tensors[name].shape)}."
             )
+
+
+def _require_blocks(tensors, start, wanted, what):
+    pattern = re.compile(re.escape(start) + r"\.([0-9]+)\.")
+    blocks = len({found[1] for found in map(pattern.match, tensors) if found})
+    if blocks != wanted:
+        raise CheckpointError(f"{what} asks for {wanted} blocks of {start}, the weights have {blocks}.")

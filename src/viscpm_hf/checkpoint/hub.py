@@ -52,7 +52,7 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
         ).commit_url
     except Exception as error:  # the Hub's client passes on those of its HTTP library
         raise CheckpointError(
-            f"Could not upload {folder} to {repo_id} ({_first_line(error)}); the folder is complete, so repeat with "
+            f"Could not upload {folder} to {repo_id} ({first_line(error)}); the folder is complete, so repeat with "
             f"{_command(folder, repo_id, private)}"
         ) from error
 
@@ -80,7 +80,7 @@ def fetch(source: str, wanted: Wanted, patterns: Iterable[str]) -> Path:
         return Path(snapshot_download(repo_id, allow_patterns=patterns)) / inside
     except Exception as error:  # the Hub's client passes on those of its HTTP library
         raise CheckpointError(
-            f"There is no folder {source} and it could not be fetched from the Hub ({_first_line(error)}); give "
+            f"There is no folder {source} and it could not be fetched from the Hub ({first_line(error)}); give "
             f"{wanted.option} {wanted.advice}."
         ) from error
 
@@ -91,5 +91,6 @@ def _command(folder: Path, repo_id: str, private: bool) -> str:
     return shlex.join(["python", "conversion/push_to_hub.py", place, repo_id, *["--private"] * private])
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+def first_line(error: Exception) -> str:
+    """What a library says of an error, in a line that fits into a sentence."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"

@@ -9,7 +9,7 @@ import torch
 
 from .diffusers_classes import AutoencoderKL
 from .errors import CheckpointError, listed
-from .hub import Wanted, fetch
+from .hub import Wanted, fetch, first_line
 from .json_file import is_size, is_size_list, named, quoted, read_json_file, require_sizes
 from .parts import Part, located
 from .stored import StoredTensor
@@ -24,7 +24,7 @@ SD_BASE = Wanted(
 STEM = "diffusion_pytorch_model"
 CONFIG, SCHEDULER_CONFIG = "config.json", "scheduler_config.json"
 SIDE = 64  # of its latents
-MOST_BLOCKS, MOST_LAYERS = 8, 16  # of the VAE, of one of its blocks; the published one has 4 and 2
+MOST_BLOCKS, MOST_SIZE = 8, 64  # of the VAE: blocks, layers of one, latent channels; the published one has 4, 2, 4
 # what diffusers called the layers of attention until 2023
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -93,17 +93,23 @@ def _built(config: Mapping, folder: Path) -> AutoencoderKL:
         with torch.device("meta"):
             return AutoencoderKL(**values)
     except Exception as error:  # whatever a constructor makes of odd values
-        raise CheckpointError(f"diffusers can make no VAE of {folder}/config.json ({error}).") from error
+        raise CheckpointError(f"diffusers can make no VAE of {folder}/config.json ({first_line(error)}).") from error
 
 
 def _check(values: Mapping, what: str) -> None:
     """What the constructor would take, or take for ever, and nothing could be painted with."""
-    require_sizes(values, what, {"layers_per_block": 1, "latent_channels": 4}, MOST_LAYERS)
+    sizes = {"layers_per_block": 1, "latent_channels": 4, "in_channels": 3, "out_channels": 3}
+    latents = require_sizes(values, what, sizes, MOST_SIZE)["latent_channels"]
+    require_sizes(values, what, {"norm_num_groups": 32, "sample_size": 32}, 2**16)
     wanted = {
         "block_out_channels": (is_size_list(values.get("block_out_channels"), 2**16, MOST_BLOCKS), "a list of sizes"),
         "scaling_factor": (_is_number(values.get("scaling_factor", 0.18215), 1e-6), "a positive number"),
-        "shift_factor": (_is_number(values.get("shift_factor") or 0, -1e6), "a number or null"),
+        "shift_factor": (values.get("shift_factor") is None or _is_number(values["shift_factor"]), "a number or null"),
     }
+    for key in ("latents_mean", "latents_std"):
+        numbers = values.get(key)
+        sound = isinstance(numbers, list) and len(numbers) == latents and all(map(_is_number, numbers))
+        wanted[key] = numbers is None or sound, f"{latents} numbers or null"
     for key, parameter in inspect.signature(AutoencoderKL.__init__).parameters.items():
         if type(parameter.default) is bool:
             wanted[key] = type(values.get(key, True)) is bool, "true or false"
@@ -112,7 +118,7 @@ def _check(values: Mapping, what: str) -> None:
             raise CheckpointError(f"{what} has {key}={quoted(values.get(key))}, expected {expected}.")
 
 
-def _is_number(value, least):
+def _is_number(value, least=-1e6):
     return type(value) in (int, float) and least < value < 1e6
 
 

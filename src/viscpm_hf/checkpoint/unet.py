@@ -12,6 +12,8 @@ import torch
 from .configs import declared_values
 from .diffusers_classes import UNet2DConditionModel
 from .errors import CheckpointError
+from .hub import first_line
+from .json_file import quoted
 from .safetensors_file import read_weights
 from .stored import StoredTensor
 
@@ -75,7 +77,7 @@ def _described(shapes, path, prefix: str, declared: Path | None, option: str) ->
         with torch.device("meta"):
             return UNet2DConditionModel(**{**values, **known})
     except Exception as error:  # whatever a constructor makes of odd values
-        raise CheckpointError(f"diffusers can make no UNet with the sizes in {path} ({error}).") from error
+        raise CheckpointError(f"diffusers can make no UNet with the sizes in {path} ({first_line(error)}).") from error
 
 
 def _check_length(known: Mapping, path) -> None:
@@ -95,12 +97,12 @@ def _check_divisions(channels: list[int], values: Mapping) -> None:
     per_block = heads if isinstance(heads, list) else [heads] * len(channels)
     if len(per_block) != len(channels) or any(map(operator.mod, channels, per_block)):
         raise CheckpointError(
-            f"The UNet's blocks have {channels} channels, which {heads} attention heads do not fit; give the right "
-            "attention_head_dim with --unet-config."
+            f"The UNet's blocks have {quoted(channels)} channels, which {quoted(heads)} attention heads do not fit; "
+            "give the right attention_head_dim with --unet-config."
         )
     if any(width % groups for width in channels):
         raise CheckpointError(
-            f"The UNet's blocks have {channels} channels, which {groups} groups do not divide; give the right "
+            f"The UNet's blocks have {quoted(channels)} channels, which {groups} groups do not divide; give the right "
             "norm_num_groups with --unet-config."
         )
 
