@@ -30,11 +30,13 @@ CHAT_CODE = (
     "configuration_viscpm_chat.py",
     "generation_cpmbee.py",
     "image_processing_viscpm_chat.py",
+    "logits_cpmbee.py",
     "modeling_beit3.py",
     "modeling_cpmbee.py",
     "modeling_viscpm_chat.py",
     "processing_viscpm_chat.py",
     "tokenization_cpmbee.py",
+    "words_cpmbee.py",
 )
 CHAT_AUTO_MAP = {
     "AutoConfig": "configuration_viscpm_chat.VisCPMChatConfig",
@@ -51,7 +53,7 @@ CHAT_GENERATION = {
     "max_new_tokens": 514,
 }
 
-CPMBEE_CODE = ("beams_cpmbee.py", "generation_cpmbee.py", "modeling_cpmbee.py", "tokenization_cpmbee.py")
+CPMBEE_CODE = tuple(name for name in CHAT_CODE if name.endswith("_cpmbee.py"))
 CPMBEE_AUTO_MAP = {
     "AutoConfig": "modeling_cpmbee.CpmBeeConfig",
     "AutoModel": "modeling_cpmbee.CpmBeeModel",

@@ -11,16 +11,16 @@ import numbers
 
 import torch
 from torch import nn
-from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList
+from transformers import GenerationMixin, LogitsProcessorList
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.generation import StoppingCriteria, StoppingCriteriaList
+from transformers.generation import StoppingCriteriaList
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
 from .beams_cpmbee import beam_search, with_room
+from .logits_cpmbee import BANNED, AnswerRepetitionPenalty, ExtensionColumns, StopTexts, UnknownTokenBan
 from .modeling_cpmbee import CACHE, CpmBeeConfig, CpmBeeModel, CpmBeePreTrainedModel, check_embeddings
-
-BANNED = -10000.0  # the original's logit for tokens that cannot be written
+from .words_cpmbee import GeneratedIds, read_words, with_words
 
 # settings of generate(): whether whole, lowest, highest
 _LIMITS = {
@@ -56,140 +56,6 @@ _REFUSED = (
 )
 
 
-class UnknownTokenBan(LogitsProcessor):
-    """Forbid `<unk>` where the sample has no unknown word it could stand for.
-
-    Args:
-        unk_token_id (`int`): Id of `<unk>`.
-        unk_allowed (`torch.Tensor`): `(samples,)`, true where `<unk>` prints a word of the sample.
-    """
-
-    def __init__(self, unk_token_id: int, unk_allowed: torch.Tensor):
-        self.unk_token_id, self.banned = unk_token_id, ~unk_allowed.bool()
-
-    def __call__(self, input_ids, scores):
-        scores = scores.clone()
-        # not above what another processor has made of it
-        unknown = scores[:, self.unk_token_id]
-        banned = _for_rows(self.banned, scores)
-        scores[:, self.unk_token_id] = torch.where(banned, unknown.clamp(max=BANNED), unknown)
-        return scores
-
-
-class AnswerRepetitionPenalty(LogitsProcessor):
-    """Penalise what the answer already holds; the prompt is not looked at, but the answer's `<s>` counts.
-
-    As in the original, an extension token penalises its base token (so any unknown word penalises `<unk>`).
-
-    Args:
-        penalty (`float`): Negative logits are multiplied, others divided by it.
-        prompt_length (`int`, tokens): Prompt length including the answer's `<s>`.
-        vocab_size (`int`): Ids from here on are extension tokens.
-        window (`int`, *optional*, tokens): Look at the last `window` tokens only.
-        ext_table_ids (`torch.Tensor`, *optional*): Base id of each extension column `(samples, columns)`.
-    """
-
-    def __init__(self, penalty, prompt_length, vocab_size, window=None, ext_table_ids=None):
-        self.penalty, self.start, self.vocab_size = penalty, max(prompt_length - 1, 0), vocab_size
-        self.window, self.ext_table_ids = window, ext_table_ids
-
-    def __call__(self, input_ids, scores):
-        history = input_ids[:, self.start :]
-        if self.window is not None:
-            history = history[:, -self.window :]
-        if self.ext_table_ids is not None:
-            column = (history - self.vocab_size).clamp(min=0)
-            base = _for_rows(self.ext_table_ids, history).gather(1, column)
-            history = torch.where(history >= self.vocab_size, base, history)
-        logits = scores.gather(1, history)
-        penalised = torch.where(logits < 0, logits * self.penalty, logits / self.penalty)
-        return scores.scatter(1, history, penalised)
-
-
-class ExtensionColumns(LogitsProcessor):
-    """Gives the logits that prompt lookup makes up for the vocabulary a column for each extension token, too."""
-
-    def __init__(self, width: int):
-        self.width = width
-
-    def __call__(self, input_ids, scores):
-        return nn.functional.pad(scores, (0, max(self.width - scores.shape[1], 0)), value=1.0)
-
-
-class StopTexts(StoppingCriteria):
-    """Stops a row whose answer holds one of the texts; unlike transformers' own it knows words of the prompt.
-
-    Args:
-        tokenizer (`CpmBeeTokenizer`): decodes.
-        texts (`list[str]`): may be spelled as `decode` does with or without special tokens.
-        prompt_length (`int`, tokens): what comes before the answer.
-        ext_tables (`list[dict]`): of the samples, for `decode`.
-    """
-
-    def __init__(self, tokenizer, texts, prompt_length, ext_tables):
-        self.tokenizer, self.texts, self.start, self.ext_tables = tokenizer, texts, prompt_length, ext_tables
-        self.longest = max(map(len, texts))  # every token has a character, so no text has more tokens
-
-    def __call__(self, input_ids, scores, **kwargs):
-        rows = input_ids[:, max(self.start, input_ids.shape[1] - self.longest) :].tolist()
-        stops = [
-            self._stops(ids, self.ext_tables[row * len(self.ext_tables) // len(rows)]) for row, ids in enumerate(rows)
-        ]
-        return torch.tensor(stops, device=input_ids.device)
-
-    def _stops(self, ids, table):
-        written = [self.tokenizer.decode(ids, skip_special_tokens=skip, ext_table=table) for skip in (True, False)]
-        return any(text in answer for text in self.texts for answer in written)
-
-
-class GeneratedIds(torch.Tensor):
-    """Ids from `generate()` where a prompt has words outside the vocabulary: a tensor that brings these words along.
-
-    `ext_tables` lists for each row the dict from ids to words that `CpmBeeTokenizer.decode` takes. Rows, columns,
-    reshaped and moved copies keep theirs; whatever else is made of it is a plain tensor.
-    """
-
-    __torch_function__ = torch._C._disabled_torch_function_impl  # torch's documented way to get plain tensors
-
-    @classmethod
-    def of(cls, ids: torch.Tensor, rows: torch.Tensor, tables: list[dict[int, str]]) -> "GeneratedIds":
-        """`rows` has the shape of `ids` and says which of `tables` each element is to be read with."""
-        if ids.ndim == 0:  # a number
-            return ids.as_subclass(torch.Tensor)
-        self = ids.as_subclass(cls)
-        self.rows, self.tables = rows, tables
-        return self
-
-    @property
-    def ext_tables(self) -> list[dict[int, str]]:
-        rows = self.rows.reshape(-1, self.rows.shape[-1]) if self.rows.ndim > 1 else self.rows.reshape(1, -1)
-        return [self.tables[int(row[0])] if len(row) and (row == row[0]).all() else {} for row in rows]
-
-    def __deepcopy__(self, memo):
-        return self.clone()
-
-    def __repr__(self, **kwargs):
-        return repr(self.as_subclass(torch.Tensor))
-
-
-def _keeping_words(name):
-    move = getattr(torch.Tensor, name)
-
-    def method(self, *args, **kwargs):
-        ids, rows = move(self, *args, **kwargs), move(self.rows, *args, **kwargs)
-        if isinstance(ids, tuple):
-            return tuple(GeneratedIds.of(*pair, self.tables) for pair in zip(ids, rows, strict=True))
-        return GeneratedIds.of(ids, rows, self.tables)
-
-    return method
-
-
-for _name in ("__getitem__", "clone", "contiguous", "cpu", "cuda", "detach", "flatten", "reshape", "squeeze", "to"):
-    setattr(GeneratedIds, _name, _keeping_words(_name))
-for _name in ("unbind", "unsqueeze", "view"):
-    setattr(GeneratedIds, _name, _keeping_words(_name))
-
-
 class CpmBeeGenerationMixin(GenerationMixin):
     """Generation for models with a CPM-Bee inside: the original's beam search and the inputs a prefix LM needs.
 
@@ -220,66 +86,40 @@ class CpmBeeGenerationMixin(GenerationMixin):
         """
         if inputs is not None and kwargs.get("input_ids") is None:
             inputs, kwargs["input_ids"] = None, inputs
-        settings = {
-            **vars(self.generation_config),
-            **{
-                key: value
-                for key, value in vars(generation_config or self.generation_config).items()
-                if value is not None
-            },
-            **kwargs,
-        }
+        own = generation_config or self.generation_config
+        given = {key: value for key, value in vars(own).items() if value is not None}
+        settings = {**vars(self.generation_config), **given, **kwargs}
         _check_settings(settings)
-        labels, shift_labels = kwargs.pop("labels", None), kwargs.pop("shift_labels", None)
-        if shift_labels is not None:
-            labels = nn.functional.pad(shift_labels, (1, 0), value=-100)[:, :-1]
-        if labels is not None:
-            kwargs = _prompts_of(kwargs, labels)
-        kwargs = self._with_pictures(_with_columns_on_the_left(kwargs))
-
-        words, unk_allowed = kwargs.pop("ext_table_words", None), kwargs.pop("unk_allowed", None)
-        tables = _read_words(words)
-        temperature = settings.get("beam_temperature")
-        window = settings.get("repetition_window")
         kwargs = {key: value for key, value in kwargs.items() if key not in ("beam_temperature", "repetition_window")}
-        input_ids = kwargs.get("input_ids")
-        prompt_length = 0 if input_ids is None else input_ids.shape[1]
-        if isinstance(input_ids, GeneratedIds):  # an answer that goes on
-            kwargs["input_ids"] = input_ids.as_subclass(torch.Tensor)
+        kwargs = self._with_pictures(_with_columns_on_the_left(_prompts_of(kwargs)))
+        tables = read_words(kwargs.pop("ext_table_words", None))
+        if isinstance(kwargs.get("input_ids"), GeneratedIds):  # an answer that goes on
+            kwargs["input_ids"] = kwargs["input_ids"].as_subclass(torch.Tensor)
 
-        vocab_size = self.get_decoder().config.vocab_size
-        columns, penalty = kwargs.get("ext_table_ids"), settings.get("repetition_penalty")
-        processors, changed = LogitsProcessorList(), {}
-        if columns is not None and settings.get("prompt_lookup_num_tokens"):
-            processors.append(ExtensionColumns(vocab_size + columns.shape[1]))
-        if unk_allowed is not None and not unk_allowed.all():
-            processors.append(UnknownTokenBan(self.get_decoder().config.unk_token_id, unk_allowed))
-        if penalty is not None and penalty != 1.0:
-            processors.append(AnswerRepetitionPenalty(penalty, prompt_length, vocab_size, window, columns))
+        processors, criteria = self._processors(settings, kwargs), StoppingCriteriaList(stopping_criteria or [])
+        changed = {}
+        if settings.get("repetition_penalty") is not None:
             changed["repetition_penalty"] = 1.0  # transformers' own would look at the prompt, too
-        criteria = StoppingCriteriaList(stopping_criteria or [])
         if settings.get("stop_strings"):
-            criteria.append(_stop_texts(settings, prompt_length, tables))
-            changed["stop_strings"] = None
-
-        cache = next((kwargs.pop(name) for name in ("cache", "past_key_values") if kwargs.get(name) is not None), None)
-        searches = (settings.get("num_beams") or 1) > 1 and not settings.get("do_sample")
-        if searches and settings.get("custom_generate") is None:
-            kwargs["custom_generate"] = beam_search
-            if temperature is not None:
-                kwargs["beam_temperature"] = temperature
-        kwargs = {key: value for key, value in kwargs.items() if key not in ("cache", "past_key_values")}
-        if cache is None and settings.get("use_cache") is not False and not settings.get("cache_implementation"):
-            cache = DynamicCache(config=self.get_decoder().config)
-        if cache is not None:
-            kwargs[CACHE] = with_room(cache, self.get_decoder().config)
-
+            texts, tokenizer = _as_list(settings["stop_strings"]), settings["tokenizer"]
+            criteria.append(StopTexts(tokenizer, texts, _prompt_length(kwargs), tables or [{}]))
+            changed["stop_strings"] = None  # transformers' own has no word for an extension token
         if generation_config is None:
             kwargs.update(changed)
         else:
             generation_config = copy.deepcopy(generation_config)
             for key, value in changed.items():
                 setattr(generation_config, key, value)
+
+        if _is_search(settings) and settings.get("custom_generate") is None:
+            kwargs["custom_generate"] = beam_search
+            if settings.get("beam_temperature") is not None:
+                kwargs["beam_temperature"] = settings["beam_temperature"]
+        cache = _pop_cache(kwargs)
+        if cache is None and settings.get("use_cache") is not False and not settings.get("cache_implementation"):
+            cache = DynamicCache(config=self.get_decoder().config)
+        if cache is not None:
+            kwargs[CACHE] = with_room(cache, self.get_decoder().config)
         output = super().generate(
             inputs,
             generation_config,
@@ -287,14 +127,28 @@ class CpmBeeGenerationMixin(GenerationMixin):
             criteria,
             **kwargs,
         )
-        return _with_words(output, tables)
+        return with_words(output, tables)
+
+    def _processors(self, settings: dict, model_kwargs: dict) -> list:
+        """What changes the logits as the original does; `unk_allowed` is for it alone."""
+        config, columns = self.get_decoder().config, model_kwargs.get("ext_table_ids")
+        unk_allowed, penalty = model_kwargs.pop("unk_allowed", None), settings.get("repetition_penalty")
+        processors = []
+        if columns is not None and settings.get("prompt_lookup_num_tokens"):
+            processors.append(ExtensionColumns(config.vocab_size + columns.shape[1]))
+        if unk_allowed is not None and not unk_allowed.all():
+            processors.append(UnknownTokenBan(config.unk_token_id, unk_allowed))
+        if penalty is not None and penalty != 1.0:
+            length, window = _prompt_length(model_kwargs), settings.get("repetition_window")
+            processors.append(AnswerRepetitionPenalty(penalty, length, config.vocab_size, window, columns))
+        return processors
 
     def _with_pictures(self, model_kwargs: dict) -> dict:
         """The inputs with pictures encoded once, before they are repeated for beams; a text model has none."""
         return model_kwargs
 
     def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, **kwargs):
-        cache = kwargs.get(CACHE)
+        cache = kwargs[CACHE] = _pop_cache(kwargs)
         if kwargs.get("image_features") is not None and cache is not None and cache.get_seq_length():
             kwargs["image_features"] = None  # they are in the cache
         if cache is not None and cache.is_compileable and not isinstance(cache, DynamicCache):
@@ -349,10 +203,25 @@ class CpmBeeGenerationMixin(GenerationMixin):
         return self.loss_function(logits, labels, logits.shape[-1], shift_labels=shift_labels, **kwargs)
 
 
-def _for_rows(samples: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """What belongs to the samples `(samples, …)`, for the rows that generation made of each."""
-    samples = samples.to(rows.device)
-    return samples if len(samples) == len(rows) else samples.repeat_interleave(len(rows) // len(samples), dim=0)
+def _pop_cache(kwargs: dict) -> Cache | None:
+    """The cache under whichever name it was given."""
+    return next(
+        (cache for cache in (kwargs.pop("cache", None), kwargs.pop("past_key_values", None)) if cache is not None),
+        None,
+    )
+
+
+def _is_search(settings: dict) -> bool:
+    """Whether this is the original's beam search; sampling with beams is transformers'."""
+    return (settings.get("num_beams") or 1) > 1 and not settings.get("do_sample")
+
+
+def _as_list(texts: str | list[str]) -> list[str]:
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
+def _prompt_length(model_kwargs: dict) -> int:
+    return 0 if model_kwargs.get("input_ids") is None else model_kwargs["input_ids"].shape[1]
 
 
 def _check_settings(settings: dict) -> None:
@@ -373,20 +242,29 @@ def _check_settings(settings: dict) -> None:
         if isinstance(value, bool) or not isinstance(value, kind) or not lowest <= value <= highest:
             shown = "a whole number" if whole else "a number"
             raise ValueError(f"Got {name}={value!r}, expected {shown} from {lowest} to {highest}.")
-    searches = (settings.get("num_beams") or 1) > 1 and not settings.get("do_sample")
     if settings.get("do_sample") and settings.get("temperature") == 0:
         raise ValueError("Got temperature=0 with do_sample=True, expected more than 0; do_sample=False is greedy.")
-    if searches and (settings.get("repetition_penalty") or 1.0) < 1:
+    if _is_search(settings):
+        if (settings.get("repetition_penalty") or 1.0) < 1:
+            raise ValueError(
+                f"Got repetition_penalty={settings['repetition_penalty']}, expected at least 1; "
+                "use 1.0 to switch the penalty off."
+            )
+        if settings.get("early_stopping") == "never":
+            raise ValueError(
+                "Got early_stopping='never', expected True or False: the original's search has its own end."
+            )
+        for name in ("streamer", "assistant_model", "prompt_lookup_num_tokens", "synced_gpus"):
+            if settings.get(name):
+                raise ValueError(
+                    f"Got {name} with num_beams={settings['num_beams']}, expected num_beams=1: beams cannot have it."
+                )
+    texts, tokenizer = settings.get("stop_strings"), settings.get("tokenizer")
+    if texts and (tokenizer is None or not all(isinstance(text, str) and text for text in _as_list(texts))):
         raise ValueError(
-            f"Got repetition_penalty={settings['repetition_penalty']}, expected at least 1; "
-            "use 1.0 to switch the penalty off."
+            f"Got stop_strings={texts!r} and tokenizer={type(tokenizer).__name__}, expected texts and the tokenizer: "
+            "generate(..., stop_strings=[…], tokenizer=processor.tokenizer)."
         )
-    if searches and settings.get("early_stopping") == "never":
-        raise ValueError("Got early_stopping='never', expected True or False: the original's search has its own end.")
-    if searches and settings.get("streamer") is not None:
-        raise ValueError(f"Got a streamer with num_beams={settings['num_beams']}, but only one beam can be streamed.")
-    if searches and settings.get("synced_gpus"):
-        raise ValueError("Got synced_gpus=True with beams, expected num_beams=1: beams end at different steps.")
     if settings.get("ext_table_ids") is not None and settings.get("guidance_scale") not in (None, 1, 1.0):
         raise ValueError(
             f"Got guidance_scale={settings['guidance_scale']} and words outside the vocabulary, expected one of them: "
@@ -394,23 +272,29 @@ def _check_settings(settings: dict) -> None:
         )
 
 
-def _prompts_of(batch: dict, labels: torch.Tensor) -> dict:
-    """A training batch without its answers, padded on the left; answers begin where `labels` (batch, length) do."""
-    length = labels.shape[1]
-    answered = labels != -100
+def _prompts_of(batch: dict) -> dict:
+    """The inputs without `labels`; where there were any, without the answers, too, and padded on the left.
+
+    A training batch has them: `labels` (batch, length) are -100 before the answer, `shift_labels` one place earlier.
+    """
+    batch = dict(batch)
+    labels, shift_labels = batch.pop("labels", None), batch.pop("shift_labels", None)
+    if labels is None and shift_labels is None:
+        return batch
+    if labels is None:
+        labels = nn.functional.pad(shift_labels, (1, 0), value=-100)[:, :-1]
+    length, answered = labels.shape[1], labels != -100
     end = torch.where(answered.any(dim=1), answered.int().argmax(dim=1), length)
     mask = batch.get("attention_mask")
-    if mask is not None:  # right padding after a prompt without an answer
-        last = length - mask.flip(1).int().argmax(dim=1)
-        end = torch.minimum(end, last)
+    if mask is None:
+        mask = batch["attention_mask"] = torch.ones_like(labels)
+    end = torch.minimum(end, length - mask.flip(1).int().argmax(dim=1))  # padding behind a prompt without an answer
     place = torch.arange(int(end.max()), device=labels.device) - end.max() + end[:, None]  # (batch, longest prompt)
     cut = {
         key: value.gather(1, place.clamp(min=0)).masked_fill(place < 0, 0)
         for key, value in batch.items()
         if torch.is_tensor(value) and value.shape == labels.shape
     }
-    if mask is None:
-        cut["attention_mask"] = (place >= 0).long()
     return {**batch, **cut}
 
 
@@ -427,45 +311,6 @@ def _with_columns_on_the_left(batch: dict) -> dict:
     order = (columns + (subs > 0).int().argmax(dim=1, keepdim=True)) % subs.shape[-1]
     tables = ("ext_table_ids", "ext_table_subs", "ext_table_mask")
     return {**batch, **{key: batch[key].gather(1, order) for key in tables if batch.get(key) is not None}}
-
-
-def _read_words(words: torch.Tensor | None) -> list[dict[int, str]]:
-    """The dicts from ids to words of `ext_table_words` (batch, length): each word is -1 - id, then characters + 1."""
-    tables = []
-    for row in [] if words is None else words.tolist():
-        table, index = {}, None
-        for number in filter(None, row):  # 0 is padding, on either side
-            if number < 0:
-                index = -1 - number
-                table[index] = ""
-            else:
-                table[index] += chr(number - 1)
-        tables.append(table)
-    return tables
-
-
-def _stop_texts(settings: dict, prompt_length: int, tables: list[dict[int, str]]) -> StopTexts:
-    texts, tokenizer = settings["stop_strings"], settings.get("tokenizer")
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    if tokenizer is None or not all(isinstance(text, str) and text for text in texts):
-        raise ValueError(
-            f"Got stop_strings={settings['stop_strings']!r} and tokenizer={type(tokenizer).__name__}, expected texts "
-            "and the tokenizer: generate(..., stop_strings=[…], tokenizer=processor.tokenizer)."
-        )
-    return StopTexts(tokenizer, texts, prompt_length, tables or [{}])
-
-
-def _with_words(output, tables: list[dict[int, str]]):
-    """The output of `generate()` with the words of its prompts, if they have any."""
-    if not any(tables):
-        return output
-    ids = output if torch.is_tensor(output) else output.sequences
-    rows = torch.arange(len(ids), device=ids.device) * len(tables) // len(ids)  # several answers for each prompt
-    ids = GeneratedIds.of(ids, rows[:, None].expand_as(ids), tables)
-    if torch.is_tensor(output):
-        return ids
-    output.sequences = ids
-    return output
 
 
 class CpmBeeForCausalLM(CpmBeeGenerationMixin, CpmBeePreTrainedModel):

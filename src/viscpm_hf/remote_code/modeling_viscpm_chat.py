@@ -207,7 +207,8 @@ class VisCPMChatForConditionalGeneration(CpmBeeGenerationMixin, VisCPMChatPreTra
         given = {key: model_kwargs.pop(key, None) for key in ("pixel_values", "mm_encoder_outputs")}
         with torch.no_grad():
             features = self.model.picture_features(**given)
-        # with its image first in the batch a tensor is repeated for beams as it should be: each picture in its place
+        # transformers repeats a tensor's rows for beams, each in its place; of mm_encoder_outputs it would count
+        # placeholders by their id, which unknown words have, too
         return model_kwargs if features is None else {**model_kwargs, "image_features": features}
 
     @can_return_tuple
