@@ -1,12 +1,15 @@
 """Guards the `viscpm` command: what `fit` prints before anything is loaded, its picture, errors in one sentence."""
 
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
+import viscpm_hf
 from viscpm_hf.cli import main
 
 
@@ -51,6 +54,8 @@ def test_errors_are_one_sentence(chat_repo, capsys, tmp_path):
         (["--model", tmp_path / "nowhere"], "There is no folder"),
         (["--model", tmp_path], "There is no converted model"),
         (["--model", chat_repo, "--memory", "apples"], "'apples'"),
+        (["--model", chat_repo, "--memory", "8"], "Got '8' as --memory, which is 8 bytes; did you mean 8GB?"),
+        (["--model", chat_repo, "--memory", "9" * 400], "expected bytes or a size such as '5GB'"),
         (["--model", chat_repo, "--memory", "1MB", "--device", "cpu"], "too little for"),
         (["--model", chat_repo, "--plot", tmp_path / "no" / "folder.png"], "No such file"),
     ):
@@ -72,3 +77,24 @@ def test_it_runs_as_a_program(chat_repo):
     command = [sys.executable, "-m", "viscpm_hf.cli", "fit", "--model", str(chat_repo), "--device", "cpu"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "would be taken" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "program", [["-m", "viscpm_hf.cli", "fit", "--model", "x"], ["viscpm", "fit", "--model", "x"]]
+)
+def test_ctrl_c_while_libraries_are_imported_is_one_line(program, tmp_path):
+    """However far the imports are; a library that is interrupted while it is imported stands for all."""
+    (tmp_path / "transformers").mkdir()
+    code = "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept BaseException:\n    pass\n"
+    (tmp_path / "transformers" / "__init__.py").write_text(code)
+    (tmp_path / "viscpm").write_text("import sys\nfrom viscpm_hf.cli import main\nsys.exit(main())\n")
+    source = Path(viscpm_hf.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tmp_path, source)))}
+    result = subprocess.run([sys.executable, *program], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "error: interrupted\n")
+
+
+def test_a_program_of_somebody_else_keeps_its_ctrl_c(tmp_path):
+    code = "import signal, viscpm_hf.quiet; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "True\n"

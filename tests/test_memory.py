@@ -19,6 +19,7 @@ from viscpm_hf.memory import choose, find_plan, parse_size
 from viscpm_hf.memory_plans import CUDA_CONTEXT, Machine, list_plans
 from viscpm_hf.model_size import read_model
 from viscpm_hf.placement import load_chat, load_paint
+from viscpm_hf.tiny import tiny_chat_repo, tiny_paint_repo
 
 WHAT_FITS = load_benchmark("what_fits")
 GPU = Machine("cuda", ram=64 * 10**9)
@@ -135,6 +136,27 @@ def test_a_cpu_reads_weights_from_the_files_rather_than_round_them(full_chat):
     assert choose(list_plans(full_chat, without_half), without_half, None, False, "it").title == "all in RAM, float32"
     asked = by_title(list_plans(full_chat, machine, dtype=torch.bfloat16))
     assert {title for title, plan in asked.items() if plan.lossless} == {"all in RAM"}  # in one precision
+
+
+@pytest.mark.parametrize(
+    "measured", [{}, {"memory": 0.7e9}, {"memory": 0.7e9, "disk": 5e9}, {"memory": 1e8, "disk": 1e8}]
+)
+def test_a_busy_machine_changes_no_plan(full_chat, full_paint, measured):
+    """Whatever main memory and disk are measured at, what fits into RAM is not read from files."""
+    for model in (full_chat, full_paint):
+        for budget in (None, *(size * 10**9 for size in (8, 16, 24, 32, 64))):
+            for slow in (frozenset(), frozenset([torch.float16])):
+                quiet, busy = (Machine("cpu", 64 * 10**9, None, speeds, slow) for speeds in ({}, measured))
+                for lossy in (False, True):
+                    taken = [choose(list_plans(model, m, budget), m, budget, lossy, "it").title for m in (quiet, busy)]
+                    assert taken[0] == taken[1]
+    assert busy.speed("disk") <= busy.speed("memory")
+
+
+def test_what_lies_further_away_is_never_faster(full_chat):
+    machine = Machine("cuda", 64 * 10**9, None, {"gpu memory": 2e9, "link": 3e9, "pageable": 4e9, "disk": 5e9})
+    assert {machine.speed(name) for name in ("gpu memory", "link", "pageable", "disk")} == {2e9}
+    assert list_plans(full_chat, machine, 16 * 10**9)[0].in_place
 
 
 def test_rounding_is_taken_only_where_allowed_and_needed(full_chat, full_paint):
@@ -285,6 +307,32 @@ def test_int8_is_of_the_language_model_and_survives_saving(chat_repo_eos, paint_
     assert len(rounded) == 7 * painter.pipeline.text_encoder.config.num_hidden_layers
     painter.pipeline.set_progress_bar_config(disable=True)
     assert painted(painter.pipeline).shape == (1, 32, 32, 3)
+
+
+@pytest.mark.parametrize("quantization", ["int8", "4bit"])
+def test_the_rest_may_be_in_another_precision(quantization, pictures, tmp_path):
+    """A repository stored in float16, used in bfloat16 with rounded blocks."""
+    repo, chat = tiny_chat_repo(), None
+    assert read_model(repo).parts["blocks"].dtype == torch.float16
+    chat = VisCPMChat(repo, False, "cpu", torch.bfloat16, quantization=quantization)
+    block = chat.model.model.language_model.layers[0]
+    assert chat.model.get_input_embeddings().weight.dtype == block.input_layernorm.weight.dtype == torch.bfloat16
+    assert type(block.mlp.up_proj).__name__ in ("PackedInt8Linear", "Linear", "Linear4bit")
+    assert type(block.mlp.up_proj) is not torch.nn.Linear or hasattr(block.mlp.up_proj.weight, "qdata")
+    assert chat.chat(pictures[0], "图里有什么？", max_new_tokens=4)[0]
+    painter = VisCPMPaint(tiny_paint_repo(), False, False, False, "cpu", torch.bfloat16, quantization=quantization)
+    assert painter.pipeline.text_encoder.embed_tokens.weight.dtype == painter.pipeline.unet.dtype == torch.bfloat16
+    assert painter.pipeline.text_encoder.layers[0].mlp.up_proj.weight.dtype != torch.bfloat16 or hasattr(
+        painter.pipeline.text_encoder.layers[0].mlp.up_proj.weight, "qdata"
+    )
+
+
+@pytest.mark.parametrize("dtype", ["nn", "float17", "int8", torch.int8, torch, 16])
+def test_precisions_that_are_none_are_refused(chat_repo_eos, dtype):
+    with pytest.raises(ValueError, match="as dtype, expected a floating-point type"):
+        find_plan(chat_repo_eos, CPU, "2GB", dtype=dtype)
+    with pytest.raises(ValueError, match="as dtype, expected a floating-point type"):
+        find_plan(chat_repo_eos, CPU, "2GB", dtype={"unet": dtype})
 
 
 def test_quantizations_that_cannot_be_had_are_refused(chat_repo_eos):

@@ -54,7 +54,7 @@ def fit(args):
     from .memory_report import as_text, draw
     from .model_size import read_model
 
-    budget = None if args.memory is None else parse_size(args.memory)
+    budget = None if args.memory is None else parse_size(args.memory, "--memory")
     model, workload = read_model(args.model), Workload()
     machine = this_machine(args.device or default_device(), args.model)
     plans = list_plans(model, machine, budget, args.dtype and getattr(torch, args.dtype), workload)

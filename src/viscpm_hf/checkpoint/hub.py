@@ -1,5 +1,6 @@
 """What goes over the network: uploading a converted repository, fetching ready-made parts."""
 
+import os
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -69,9 +70,9 @@ def fetch(source: str, wanted: Wanted, patterns: Iterable[str]) -> Path:
     Raises:
         CheckpointError: there is neither.
     """
-    if Path(source).is_dir():
+    if os.path.isdir(source):
         return Path(source)
-    if Path(source).exists():
+    if os.path.exists(source):
         raise CheckpointError(f"{source} is no folder; give {wanted.option} {wanted.advice}.")
     parts = source.split("/")
     repo_id, inside = "/".join(parts[:2]), "/".join(parts[2:])

@@ -13,7 +13,7 @@ import torch
 import transformers
 from transformers import GenerationConfig, PreTrainedConfig
 
-from .errors import CheckpointError, listed
+from .errors import CheckpointError, listed, printable
 from .json_file import named, quoted, read_json_file
 from .keys import CHAT, PAINT, PLAIN_CPMBEE, Family, Match, with_unet
 from .safetensors_file import read_safetensors, read_weights
@@ -128,7 +128,7 @@ def copy_code(folder: Path, names: Iterable[str]) -> None:
 def write_card(folder: Path, template: str, **fields: str) -> None:
     """README.md from a template in model_cards/; the fields may be names of files, of which anything can be part."""
     text = Template((Path(__file__).parent / template).read_text(encoding="utf-8"))
-    fields = {key: " ".join(value.replace("`", "'").split()) for key, value in fields.items()}
+    fields = {key: printable(" ".join(value.replace("`", "'").split())) for key, value in fields.items()}
     _write(folder / "README.md", text.substitute(fields))
 
 

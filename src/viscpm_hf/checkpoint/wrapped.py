@@ -13,6 +13,7 @@ from .pickled import Global, Made, Pairs
 from .stored import StoredTensor
 
 TENSOR_MAKERS = {("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_parameter")}
+NEWER_TENSOR_MAKER = ("torch._utils", "_rebuild_tensor_v3")  # for types that came after the storage classes
 # modules that are put into the tree of modules, by compiling or distributing them
 WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 DEPTH = 3  # of dicts in dicts that are looked into
@@ -68,6 +69,11 @@ def not_plain(value: Made, path: Path) -> CheckpointError:
     """The error for something in the place of a tensor, or of all of them."""
     while isinstance(value.function, Made):
         value = value.function
+    if _name(value.function) == NEWER_TENSOR_MAKER:
+        return CheckpointError(
+            f"{path} holds numbers in a type that no release has, such as float8_e4m3fn; give the checkpoint it was "
+            "made from, or save it anew in bfloat16."
+        )
     return CheckpointError(
         f"{path} holds more than names and tensors: loading it would need {'.'.join(_name(value.function))[:200]}; "
         "nothing was executed, and only checkpoints of plain tensors can be converted."
