@@ -1,8 +1,9 @@
 """Tokenizer of CPM-Bee: text and data dicts to token ids and segments, and back."""
 
+import operator
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -15,10 +16,34 @@ from transformers import BatchEncoding, PreTrainedTokenizer
 _GRAMMAR = re.compile(r"[^<]+|<<|<[^<][^<>]*>")
 _REQUIRED = ("<s>", "</s>", "<unk>", "<root>", "<ans>")
 _MAX_DEPTH = 8  # the segment buckets of the bias table tell apart 8 steps up and 8 steps down
+_MAX_SEGMENTS = 4096  # their relations are a square
 # what padding puts into the lists with one entry per token
 _PADDING = {
     **dict.fromkeys(["input_ids", "attention_mask", "segment_ids", "context_mask", "mm_token_type_ids"], 0),
     "labels": -100,
+    "special_tokens_mask": 1,
+}
+_COLUMNS = ("ext_table_ids", "ext_table_subs", "ext_table_mask", "ext_table_words")
+_KNOWN = (*_PADDING, *_COLUMNS, "segment_rel", "unk_allowed")
+# where transformers takes several special tokens from
+_TOKEN_LISTS = ("extra_special_tokens", "additional_special_tokens", "model_specific_special_tokens")
+_TOKEN_LISTS += ("added_tokens_decoder", "new_tokens")
+_UNLIMITED = 10**20  # transformers writes a higher model_max_length for none
+# options of transformers' tokenizers that have no meaning here, and what to do instead
+_PAIR = 'for two texts write a dict such as {"input": first, "prompt": second, "<ans>": ""}'
+_TARGET = 'write the target into the dict as the value of "<ans>"'
+_NOT_HERE = {
+    **dict.fromkeys(("text_pair", "pair", "pair_ids", "token_ids_1"), _PAIR),
+    **dict.fromkeys(("text_target", "text_pair_target"), _TARGET),
+    **dict.fromkeys(("stride", "return_overflowing_tokens"), "cut the text before"),
+    "is_split_into_words": "join the words to one text",
+    "return_token_type_ids": "see the segment_ids",
+    "return_offsets_mapping": "see tokenize()",
+    "return_length": "sum the attention_mask",
+    "tokenizer_kwargs": "give the options themselves",
+    "spaces_between_special_tokens": "leave it out",
+    "use_source_tokenizer": "leave it out",
+    "sanitize_control_tokens": "apply_chat_template takes messages for text anyway",
 }
 
 
@@ -58,6 +83,8 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
         if vocab_file is None:  # from_pretrained found none
             raise ValueError("CpmBeeTokenizer got no vocabulary; put CPM-Bee's into the folder as vocab.txt.")
         self.vocab_file = str(vocab_file)
+        if os.path.exists(vocab_file) and not os.path.isfile(vocab_file):  # a pipe might never end
+            raise ValueError(f"The vocabulary {self.vocab_file!r} is not a file; give CPM-Bee's, a text file.")
         with open(vocab_file, "rb") as file:
             self._vocab_bytes = file.read()
         self._encoder = self._read_vocabulary()
@@ -77,13 +104,47 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
         self._engine = Tokenizer(WordLevel(places, unk_token="<unk>"))
         self._engine.add_tokens([AddedToken(piece, normalized=False) for piece in pieces])
 
-        # the vocabulary decides what is special, whatever a saved tokenizer_config.json says
-        named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-        named |= {"ans_token": "<ans>", "root_token": "<root>"}
+        # the vocabulary decides what is special
+        self._fixed = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+        self._fixed |= {"ans_token": "<ans>", "root_token": "<root>"}
         if self._decoder.get(0) in self._specials:
-            named["pad_token"] = self._decoder[0]
-        kwargs.update(named, extra_special_tokens=[entry for entry in self._specials if entry not in named.values()])
+            self._fixed["pad_token"] = self._decoder[0]
+        self._check_specials({name: value for name, value in kwargs.items() if value is not None})
+        if "<mask>" in self._specials:
+            kwargs.setdefault("mask_token", "<mask>")
+        kwargs.update(self._fixed)
+        named = {str(value) for name, value in kwargs.items() if name.endswith("_token")}
+        kwargs["extra_special_tokens"] = [entry for entry in self._specials if entry not in named]
+        for name in _TOKEN_LISTS[1:]:
+            kwargs.pop(name, None)
         super().__init__(vocab_file=self.vocab_file, **kwargs)
+        # Collators of transformers set this note and reset it to False. As it is there already, the hash of a
+        # tokenizer, which `datasets` remembers results by, stays as it is.
+        self.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = False
+
+    def _check_specials(self, options: dict):
+        """Refuses other special tokens than the vocabulary's: a further id would be an extension column."""
+        for name, value in options.items():
+            if name.endswith("_token_id") and value is not None:
+                name, value = name[:-3], self._decoder.get(value, value)
+            if name in self._fixed and str(value) != self._fixed[name]:
+                raise ValueError(f"Got {name}={value!s:.99}, but CPM-Bee's is {self._fixed[name]}: leave it as it is.")
+            tokens = [value] if name.endswith("_token") else value if name in _TOKEN_LISTS else None
+            if isinstance(tokens, Mapping):
+                tokens = tokens.values()
+                if name != "added_tokens_decoder":
+                    self._check_specials(value)  # they have names
+            for token in map(str, filter(None, tokens or ())):
+                if token not in (self._encoder if name == "new_tokens" else self._specials):
+                    raise ValueError(
+                        f"CpmBeeTokenizer cannot add {token!r}, as ids from {self.vocab_size} on are the unknown "
+                        "words of a text; append it to the vocabulary file and resize the model's embedding."
+                    )
+
+    def __setattr__(self, name, value):
+        if "_fixed" in self.__dict__:
+            self._check_specials({name: value})
+        super().__setattr__(name, value)
 
     def _read_vocabulary(self) -> dict[str, int]:
         try:
@@ -97,6 +158,11 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
                 encoder[entry] = len(encoder)  # a repeated line gets a new id, as in the original
         for entry, character in (("</n>", "\n"), ("</_>", " ")):
             if entry in encoder:
+                if character in encoder:  # ids would reach beyond the number of entries
+                    raise ValueError(
+                        f"The vocabulary {self.vocab_file!r} has {entry!r} and {character!r}, two entries for one "
+                        "character; give CPM-Bee's."
+                    )
                 encoder[character] = encoder.pop(entry)
         return encoder
 
@@ -202,9 +268,9 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
 
     @staticmethod
     def _segments(data: str | dict) -> list[tuple[str, int, str | None]]:
-        """Depth-first (text, depth, top-level key that a value stands under); keys and a bare string have None."""
+        """Depth-first (text, depth, top-level key that a value stands under); keys have None, a bare string ''."""
         segments: list[tuple[str, int, str | None]] = [("<root>", 0, None)]
-        stack = [(data, 1, None)]
+        stack = [(data, 1, "")]
         while stack:
             value, depth, owner = stack.pop()
             if isinstance(value, str):
@@ -216,6 +282,8 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
             else:
                 got = "a dict with other keys" if isinstance(value, dict) else type(value).__name__
                 raise ValueError(f"CpmBeeTokenizer takes texts and dicts of texts, got {got}; write it as text.")
+            if len(segments) > _MAX_SEGMENTS:
+                raise ValueError(f"Got a dict of more than {_MAX_SEGMENTS} keys and values; join some to one text.")
         return segments
 
     def encode_data(self, data: str | dict) -> dict:
@@ -238,13 +306,17 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
         Raises:
             ValueError: Neither text nor a nested dict of texts, text outside the grammar, or an unknown special token.
         """
-        segments = self._segments(data)
+        return self._encode(self._segments(data))
+
+    def _encode(self, segments, max_length: int | None = None, one_text: bool = False, wrapped: bool = True) -> dict:
+        tokens = (self._tokens(text) for text, _, _ in segments)
+        if max_length is not None:
+            tokens = self._shorten(list(tokens), segments, max_length, one_text, wrapped)
         input_ids, segment_ids, context_mask, image_bounds = [], [], [], []
         numbers: dict[str, dict[str, int]] = {}  # kind → string → running number
         numbered: list[tuple[int, tuple[str, int]]] = []  # position → kind and number, for numbers > 0
-        for segment, (text, _, owner) in enumerate(segments):
-            ids, unknown = self._tokens(text)
-            start = len(input_ids) + 1
+        for segment, ((_, _, owner), (ids, unknown)) in enumerate(zip(segments, tokens, strict=True)):
+            start = len(input_ids) + wrapped
             for position, string, base in unknown:
                 if base not in self._specials:
                     raise ValueError(f"Invalid token {string}")
@@ -254,9 +326,10 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
                     numbered.append((start + position, (base, number)))
             if owner == "image":
                 image_bounds.append((start, start + len(ids)))
-            input_ids.append(self._bos_id)
+            if wrapped:
+                input_ids.append(self._bos_id)
             input_ids += ids
-            if owner != "<ans>":
+            if wrapped and owner != "<ans>":
                 input_ids.append(self._eos_id)
             length = len(input_ids) - len(segment_ids)
             segment_ids += [segment] * length
@@ -287,76 +360,256 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
             "ext_table": ext_table,
         }
 
+    def _shorten(self, tokens, segments, max_length, one_text, wrapped):
+        """Drops tokens of the longest values until the sample has `max_length`; keys, answers and pictures stay."""
+        around = sum(2 - (owner == "<ans>") for _, _, owner in segments) if wrapped else 0
+        texts = [i for i, (_, _, owner) in enumerate(segments) if owner not in (None, "image", "<ans>")]
+        lengths = [len(ids) for ids, _ in tokens]
+        left = max_length - around - sum(lengths) + sum(lengths[i] for i in texts)
+        if left < 0:
+            raise ValueError(
+                f"Got max_length={max_length}, but a sample has {max_length - left} tokens beside those to shorten: "
+                "keys, answers and pictures stay whole."
+            )
+        if one_text and len(texts) > 1:
+            raise ValueError(f"Got truncation='only_first' for a sample of {len(texts)} texts, expected True.")
+        # what short texts leave of their equal share is for the longer ones
+        for behind, i in zip(range(len(texts), 0, -1), sorted(texts, key=lengths.__getitem__), strict=True):
+            keep = min(lengths[i], -(-left // behind))
+            left -= keep
+            first = lengths[i] - keep if self.truncation_side == "left" else 0
+            ids, unknown = tokens[i]
+            kept = [(place - first, *rest) for place, *rest in unknown if first <= place < first + keep]
+            tokens[i] = ids[first : first + keep], kept
+        return tokens
+
+    @staticmethod
+    def _refuse(options: dict):
+        """No option is ignored: one without a meaning here must be None, False or 0."""
+        for name, value in options.items():
+            if name not in _NOT_HERE:
+                raise ValueError(f"Got {name}={value!r}, which CpmBeeTokenizer does not know: leave it out.")
+            if not (value is None or value is False or value == 0):
+                raise ValueError(f"Got {name}, which has no meaning for CpmBeeTokenizer: {_NOT_HERE[name]}.")
+
+    def _limits(self, padding, truncation, max_length, pad_to_multiple_of):
+        """Length to shorten to, whether a single text only, least length to pad to, multiple to round it up to."""
+        padding, truncation = (getattr(option, "value", option) for option in (padding, truncation))
+        for name, value in (("max_length", max_length), ("pad_to_multiple_of", pad_to_multiple_of)):
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1
+            ):
+                raise ValueError(f"Got {name}={value!r}, expected a whole number above 0.")
+        if padding not in (None, True, False, "longest", "max_length", "do_not_pad"):
+            raise ValueError(f"Got padding={padding!r}, expected True, False or 'max_length'.")
+        if truncation not in (None, True, False, "longest_first", "only_first", "do_not_truncate"):
+            raise ValueError(f"Got truncation={truncation!r}, expected True, False, 'longest_first' or 'only_first'.")
+        is_padded = padding not in (False, "do_not_pad")
+        multiple = pad_to_multiple_of if is_padded and pad_to_multiple_of else 1
+        if truncation is None:
+            truncation = max_length is not None and padding != "max_length"
+        is_cut = truncation not in (False, "do_not_truncate")
+        if is_cut and max_length is not None and max_length % multiple:
+            raise ValueError(f"Got max_length={max_length}, expected a multiple of pad_to_multiple_of={multiple}.")
+        if max_length is None and self.model_max_length < _UNLIMITED:
+            max_length = self.model_max_length
+        if padding == "max_length" and max_length is None:
+            raise ValueError("Got padding='max_length' without max_length, expected both.")
+        least = max_length if padding == "max_length" else 0
+        return max_length if is_cut else None, truncation == "only_first", least if is_padded else None, multiple
+
     def __call__(
         self,
-        data: str | dict | list[str | dict],
-        padding: bool = True,
+        text: str | dict | list[str | dict] | None = None,
+        text_pair: None = None,
+        add_special_tokens: bool = True,
+        padding: bool | str = True,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
         padding_side: str | None = None,
         return_tensors: str | None = None,
+        return_attention_mask: bool | None = None,
+        return_special_tokens_mask: bool = False,
+        verbose: bool = True,
+        **kwargs,
     ) -> BatchEncoding:
         """Model inputs of one sample or of a list of samples, see [`~CpmBeeTokenizer.encode_data`].
 
         Args:
-            data (`str`, `dict` or a list of them): The samples.
-            padding (`bool`, *optional*, defaults to True): Pads the samples of a list to the longest.
+            text (`str`, `dict` or a list of them): A text is a sample without keys and without a place for an answer.
+            add_special_tokens (`bool`, *optional*, defaults to True): False for the tokens of a text alone: one
+                segment without `<root>`, `<s>` and `</s>`.
+            padding (`bool` or `str`, *optional*, defaults to True): Pads a list of samples to the longest;
+                `"max_length"` pads to `max_length`; False does not pad.
+            truncation (`bool` or `str`, *optional*): True or `"longest_first"` shortens the longest values of a sample
+                to `max_length` tokens, never keys, pictures and answers; `"only_first"` refuses several values. By
+                default on if `max_length` is given, but for `padding="max_length"`.
+            max_length (`int`, *optional*, tokens): `model_max_length` by default, which is not set.
+            pad_to_multiple_of (`int`, *optional*, tokens): Rounds up the length to pad to.
             padding_side (`str`, *optional*): `"left"` or `"right"`; the tokenizer's side (left) by default.
-            return_tensors (`str`, *optional*): `"pt"` for tensors with a batch dimension; lists by default.
+            return_tensors (`str`, *optional*): `"pt"` or `"np"` with a batch dimension; lists by default.
+            return_attention_mask (`bool`, *optional*): False leaves it out.
+            return_special_tokens_mask (`bool`, *optional*): Adds 1 for padding and special tokens other than `<unk>`.
+            verbose (`bool`, *optional*): Without effect.
+            kwargs: Other options of transformers' tokenizers must be None or False.
 
         Returns:
-            `BatchEncoding` with `model_input_names`, where `ext_…` is left out if no column exists; its attribute
+            `BatchEncoding` with `model_input_names`, tensors without `ext_…` if no sample has columns; its attribute
             `ext_tables` has for each sample the table that [`~CpmBeeTokenizer.decode`] takes.
+
+        Raises:
+            ValueError: See `encode_data`; a sample that cannot be shortened so far; samples of several lengths as
+                tensors without padding; an option without a meaning here.
         """
-        if return_tensors not in (None, "pt"):
-            raise ValueError(f'CpmBeeTokenizer returns tensors as "pt" or lists as None, got {return_tensors!r}.')
-        is_batch = isinstance(data, (list, tuple))
-        encodings = [self.encode_data(sample) for sample in (data if is_batch else [data])]
-        if return_tensors == "pt" or (is_batch and padding):
-            batch = self.pad_encodings(encodings, padding_side)
-            if return_tensors is None:
-                batch.update({key: value.tolist() for key, value in batch.items()})
-            return batch
-        keys = [key for key in self.model_input_names if not key.startswith("ext_") or any(e[key] for e in encodings)]
-        batch = BatchEncoding({key: [e[key] for e in encodings] if is_batch else encodings[0][key] for key in keys})
+        self._refuse({"text_pair": text_pair, **kwargs})
+        cut, one_text, length, multiple = self._limits(padding, truncation, max_length, pad_to_multiple_of)
+        is_batch = isinstance(text, (list, tuple))
+        encodings = []
+        for sample in text if is_batch else [text]:
+            if not add_special_tokens and not isinstance(sample, str):
+                raise ValueError(f"Got add_special_tokens=False for a {type(sample).__name__}, expected a text.")
+            segments = self._segments(sample) if add_special_tokens else [(sample, 0, "")]
+            encodings.append(self._encode(segments, cut, one_text, bool(add_special_tokens)))
+        names = [*self.model_input_names]
+        if return_attention_mask is False:
+            names.remove("attention_mask")
+        if return_special_tokens_mask:
+            names.append("special_tokens_mask")
+            for encoding in encodings:
+                encoding["special_tokens_mask"] = self.get_special_tokens_mask(encoding["input_ids"], None, True)
+        longest = max((len(encoding["input_ids"]) for encoding in encodings), default=0)
+        is_stacked = return_tensors is not None or (
+            length is not None and (is_batch or length > longest or longest % multiple)
+        )
+        columns = self._stack(encodings, padding_side, length, multiple) if is_stacked else _columns(encodings)
+        columns = _as_tensors({name: columns[name] for name in names if name in columns}, return_tensors)
+        if not is_batch and return_tensors is None:
+            columns = {name: column[0] for name, column in columns.items()}
+        batch = BatchEncoding(columns)
         batch.ext_tables = [encoding["ext_table"] for encoding in encodings]
         return batch
 
-    def pad_encodings(self, encodings: list[dict], padding_side: str | None = None) -> BatchEncoding:
+    def encode(self, text, text_pair=None, add_special_tokens: bool = True, padding: bool | str = False, **kwargs):
+        """The `input_ids` alone, see `__call__`; without their tables those from `vocab_size` on cannot be read."""
+        return self(text, text_pair, add_special_tokens, padding, **kwargs)["input_ids"]
+
+    def pad(
+        self,
+        encoded_inputs,
+        padding: bool | str = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_attention_mask: bool | None = None,
+        return_tensors: str | None = None,
+        verbose: bool = True,
+    ) -> BatchEncoding:
+        """Pads what `__call__` returned, further keys or not: what the collators of transformers call.
+
+        Args:
+            encoded_inputs (`dict` or list of them): A batch, a sample or a list of samples, as lists, arrays or
+                tensors. `segment_rel` becomes a square of the most segments, `ext_…` is filled on the right, `labels`
+                with an entry per token with -100. What is not known here stays as it is.
+            padding, max_length, pad_to_multiple_of, padding_side, return_attention_mask, verbose: See `__call__`.
+            return_tensors (`str`, *optional*): `"pt"` or `"np"`; by default what came.
+
+        Raises:
+            ValueError: Samples without `input_ids`, with different keys, or with what makes no tensor.
+        """
+        _, _, length, multiple = self._limits(padding, False, max_length, pad_to_multiple_of)
+        samples, is_sample = encoded_inputs, False
+        if isinstance(encoded_inputs, Mapping):
+            ids = encoded_inputs.get("input_ids", ())
+            is_sample = not _has_rows(ids)
+            if not is_sample and any(len(value) != len(ids) for value in encoded_inputs.values()):
+                raise ValueError(f"Got a batch of {len(ids)} samples, but not as many values of each key.")
+            samples = [encoded_inputs] if is_sample else _rows(encoded_inputs)
+        if not all(isinstance(sample, Mapping) and "input_ids" in sample for sample in samples):
+            raise ValueError("CpmBeeTokenizer pads what it returned, got samples without input_ids.")
+        first = samples[0]["input_ids"] if samples else None
+        if return_tensors is None and hasattr(first, "dtype"):
+            return_tensors = "pt" if torch.is_tensor(first) else "np"
+
+        known, further = [], []
+        for sample in samples:
+            row = {key: value for key, value in sample.items() if key not in ("ext_table", "image_bounds")}
+            kept = {key: _as_list(row.pop(key)) for key in _KNOWN if key in row}
+            kept.setdefault("attention_mask", [1] * len(kept["input_ids"]))
+            if return_attention_mask is False:
+                del kept["attention_mask"]
+            if np.shape(kept.get("labels", kept["input_ids"])) != np.shape(kept["input_ids"]):
+                row["labels"] = kept.pop("labels")  # one for the whole sample
+            known.append(kept)
+            further.append(row)
+        for key in _COLUMNS:  # tensors leave out what is empty
+            if any(key in kept for kept in known):
+                known = [{key: [], **kept} for kept in known]
+        keys = {frozenset((*kept, *row)) for kept, row in zip(known, further, strict=True)}
+        if len(keys) > 1:
+            raise ValueError(f"Got samples with different keys: not all have {sorted(set.union(*map(set, keys)))}.")
+        is_stacked = length is not None or return_tensors is not None
+        columns = self._stack(known, padding_side, length, multiple) if is_stacked else _columns(known)
+        columns = _as_tensors({**columns, **_columns(further)}, return_tensors)
+        batch = BatchEncoding({key: column[0] for key, column in columns.items()} if is_sample else columns)
+        sources = [encoded_inputs] if isinstance(encoded_inputs, Mapping) else samples
+        tables = [table for source in sources for table in getattr(source, "ext_tables", [source.get("ext_table")])]
+        if len(tables) == len(samples) and None not in tables:
+            batch.ext_tables = tables
+        return batch
+
+    def pad_encodings(
+        self, encodings: list[dict], padding_side: str | None = None, length: int | None = None
+    ) -> BatchEncoding:
         """Stacks encodings of [`~CpmBeeTokenizer.encode_data`] to one batch of int64 tensors.
 
         Args:
             encodings (`list[dict]`): They may also have `mm_token_type_ids` and `labels`, an entry per token.
             padding_side (`str`, *optional*): `"left"` or `"right"`; the tokenizer's side (left) by default.
+            length (`int`, *optional*, tokens): The least number to pad to.
 
         Returns:
             `BatchEncoding` of tensors (B, L); `segment_rel` (B, S, S); `ext_…` (B, E) unless E is 0; `unk_allowed`
             (B,). Its attribute `ext_tables` lists the tables of the samples.
         """
+        batch = BatchEncoding(_as_tensors(self._stack(encodings, padding_side, length or 0), "pt"))
+        batch.ext_tables = [encoding["ext_table"] for encoding in encodings]
+        return batch
+
+    def _stack(self, encodings: list[dict], padding_side, length: int | None, multiple: int = 1) -> dict:
+        """Arrays of the keys that are known here; `length` is the least one to pad to, None for no padding."""
         side = padding_side or self.padding_side
         if side not in ("left", "right"):
             raise ValueError(f'padding_side is "left" or "right", got {side!r}.')
         if not encodings:
             raise ValueError("CpmBeeTokenizer got an empty list, wanted at least one sample.")
+        lengths = {len(encoding["input_ids"]) for encoding in encodings}
+        if length is None and len(lengths) > 1:
+            raise ValueError(
+                f"Got samples of {min(lengths)} to {max(lengths)} tokens, expected padding=True for tensors."
+            )
+        width = -(-max(*lengths, length or 0) // multiple) * multiple
 
-        def stack(key, filler, side):
-            rows = [encoding[key] for encoding in encodings]
-            stacked = np.full((len(rows), max(map(len, rows))), filler, dtype=np.int64)
-            for padded, row in zip(stacked, rows, strict=True):
-                start = len(padded) - len(row) if side == "left" else 0
+        def stack(key, filler, side, width):
+            stacked = np.full((len(encodings), width), filler, dtype=np.int64)
+            for padded, encoding in zip(stacked, encodings, strict=True):
+                row = encoding[key]
+                start = width - len(row) if side == "left" else 0
                 padded[start : start + len(row)] = row
-            return torch.from_numpy(stacked)
+            return stacked
 
-        batch = {key: stack(key, filler, side) for key, filler in _PADDING.items() if key in encodings[0]}
-        segments = max(len(encoding["segment_rel"]) for encoding in encodings)
-        batch["segment_rel"] = torch.zeros(len(encodings), segments, segments, dtype=torch.long)
-        for row, encoding in zip(batch["segment_rel"], encodings, strict=True):
-            relations = torch.tensor(encoding["segment_rel"])
-            row[: len(relations), : len(relations)] = relations
-        for key in ("ext_table_ids", "ext_table_subs", "ext_table_mask", "ext_table_words"):
-            if any(encoding[key] for encoding in encodings):
-                batch[key] = stack(key, 0, "right")
-        batch["unk_allowed"] = torch.tensor([encoding["unk_allowed"] for encoding in encodings])
-        batch = BatchEncoding(batch)
-        batch.ext_tables = [encoding["ext_table"] for encoding in encodings]
+        batch = {key: stack(key, filler, side, width) for key, filler in _PADDING.items() if key in encodings[0]}
+        if "segment_rel" in encodings[0]:
+            segments = max(len(encoding["segment_rel"]) for encoding in encodings)
+            batch["segment_rel"] = np.zeros((len(encodings), segments, segments), dtype=np.int64)
+            for square, encoding in zip(batch["segment_rel"], encodings, strict=True):
+                relations = encoding["segment_rel"]
+                square[: len(relations), : len(relations)] = relations
+        for key in _COLUMNS:
+            if key in encodings[0]:
+                batch[key] = stack(key, 0, "right", max(len(encoding[key]) for encoding in encodings))
+        if "unk_allowed" in encodings[0]:
+            batch["unk_allowed"] = np.array([encoding["unk_allowed"] for encoding in encodings], dtype=np.int64)
         return batch
 
     def decode(
@@ -365,6 +618,7 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
         skip_special_tokens: bool = False,
         clean_up_tokenization_spaces: bool | None = None,
         ext_table: dict[int, str] | None = None,
+        **kwargs,
     ) -> str | list[str]:
         """Text of ids, token by token: the text of a prefix is a prefix of the text.
 
@@ -373,24 +627,39 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
             skip_special_tokens (`bool`, *optional*, defaults to False): Leaves special tokens out and `<` single.
                 Otherwise the text is in the grammar of the class, as the original's.
             clean_up_tokenization_spaces: Without effect; the text is exact.
-            ext_table (`dict[int, str]`, *optional*): The sample's table, whose strings appear as they are. Any other
-                id outside the vocabulary is an `<unk>`.
+            ext_table (`dict[int, str]`, *optional*): The sample's table, whose strings appear as they are; by default
+                what the ids bring along, as those of `generate()` do. Any other id outside the vocabulary is an
+                `<unk>`.
+            kwargs: Other options of transformers' tokenizers must be None or False.
+
+        Raises:
+            ValueError: Neither ids nor rows of them, or an option without a meaning here.
         """
+        self._refuse(kwargs)
         ids = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
         ids = [ids] if isinstance(ids, int) else ids
-        if len(ids) and np.ndim(ids[0]):
-            return self.batch_decode(ids, skip_special_tokens)
-        table = ext_table or {}
+        if not isinstance(ids, (list, tuple)):
+            raise ValueError(f"Got {type(ids).__name__} to decode, expected ids of tokens.")
+        if _has_rows(ids):
+            tables = None if ext_table is None else [ext_table] * len(ids)
+            return self.batch_decode(token_ids, skip_special_tokens, ext_tables=tables)
+        if ext_table is None:
+            ext_table = (getattr(token_ids, "ext_tables", None) or [{}])[0]
         pieces = []
-        for index in map(int, ids):
-            if index in table:
-                pieces.append(table[index])
-            elif index >= 0:
-                entry = self._decoder.get(index, "<unk>")
-                if entry not in self._specials:
-                    pieces.append(entry if skip_special_tokens else self.escape(entry))
-                elif not skip_special_tokens:
-                    pieces.append(entry)
+        try:
+            for index in map(operator.index, ids):
+                if index in ext_table:
+                    pieces.append(ext_table[index])
+                elif index >= 0:
+                    entry = self._decoder.get(index, "<unk>")
+                    if entry not in self._specials:
+                        pieces.append(entry if skip_special_tokens else self.escape(entry))
+                    elif not skip_special_tokens:
+                        pieces.append(entry)
+        except TypeError as error:
+            raise ValueError(
+                f"Got ids or an ext_table of other kinds to decode, expected whole numbers ({error})."
+            ) from error
         return "".join(pieces)
 
     def batch_decode(
@@ -399,11 +668,76 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
         skip_special_tokens: bool = False,
         clean_up_tokenization_spaces: bool | None = None,
         ext_tables: list[dict[int, str]] | None = None,
+        **kwargs,
     ) -> list[str]:
-        """[`~CpmBeeTokenizer.decode`] of each row, with that row's table."""
-        tables = [None] * len(sequences) if ext_tables is None else ext_tables
-        rows = zip(sequences, tables, strict=True)
-        return [self.decode(ids, skip_special_tokens, ext_table=table) for ids, table in rows]
+        """[`~CpmBeeTokenizer.decode`] of each row, with that row's table; ids without rows are one row."""
+        if not isinstance(sequences, (list, tuple)) and not getattr(sequences, "ndim", 0):
+            raise ValueError(f"Got {type(sequences).__name__} to decode, expected rows of ids.")
+        if len(sequences) and not _has_rows(sequences):
+            sequences = [sequences]
+        if ext_tables is None:
+            ext_tables = getattr(sequences, "ext_tables", [None] * len(sequences))
+        if len(ext_tables) != len(sequences):
+            raise ValueError(f"Got {len(sequences)} rows of ids and {len(ext_tables)} ext_tables, expected one each.")
+        rows = zip(sequences, ext_tables, strict=True)
+        return [self.decode(ids, skip_special_tokens, ext_table=table, **kwargs) for ids, table in rows]
+
+    def tokenize(self, text: str, **kwargs) -> list[str]:
+        """Pieces of a text, whose ids `__call__` gives without special tokens; outside the grammar `<` is itself."""
+        if kwargs.pop("add_special_tokens", False):
+            raise ValueError("Got add_special_tokens=True, expected False: tokenize() shows the pieces of a text.")
+        self._refuse(kwargs)
+        if not isinstance(text, str):
+            raise ValueError(f"Got {type(text).__name__} to tokenize, expected a text.")
+        try:
+            parts = list(self._split(text))
+        except ValueError:
+            return super().tokenize(text)
+        return [piece for part, special in parts for piece in ([part] if special else self._tokenize(part))]
+
+    def build_inputs_with_special_tokens(self, token_ids_0: list[int], token_ids_1: None = None) -> list[int]:
+        """Ids of a text in its place: `<s><root></s><s>…</s>`."""
+        self._refuse({"token_ids_1": token_ids_1})
+        bos, root, eos = self._bos_id, self._specials["<root>"], self._eos_id
+        return [bos, root, eos, bos, *token_ids_0, eos]
+
+    def get_special_tokens_mask(self, token_ids_0, token_ids_1=None, already_has_special_tokens: bool = False):
+        """1 for special tokens but `<unk>`, which may stand for a word."""
+        self._refuse({"token_ids_1": token_ids_1})
+        ids = token_ids_0 if already_has_special_tokens else self.build_inputs_with_special_tokens(token_ids_0)
+        special = set(self._specials.values()) - {self._unk_id}
+        return [int(index in special) for index in ids]
+
+    def prepare_for_model(self, *args, **kwargs):
+        """Refuses: ids alone do not say where their segments are."""
+        raise ValueError("CpmBeeTokenizer makes no inputs of ids, as their segments are lost: call it with the text.")
+
+    def apply_chat_template(
+        self, conversation, tools=None, documents=None, chat_template=None, tokenize: bool = True, **kwargs
+    ):
+        """transformers', with a template of your own, if at all: messages are text, never special tokens.
+
+        Raises:
+            ValueError: Neither the tokenizer has a template nor the call.
+        """
+        if chat_template is None and self.chat_template is None:
+            raise ValueError(
+                "CpmBeeTokenizer has no chat template, as CPM-Bee reads dicts: call it with such as "
+                '{"input": question, "<ans>": ""}, or call apply_chat_template of VisCPM-Chat\'s processor.'
+            )
+        kwargs.pop("sanitize_control_tokens", None)  # the same for what a vocabulary has
+        conversation = self._escaped(conversation) if tokenize else conversation
+        return super().apply_chat_template(
+            conversation, tools=tools, documents=documents, chat_template=chat_template, tokenize=tokenize, **kwargs
+        )
+
+    def _escaped(self, value):
+        if isinstance(value, str):
+            return self.escape(value)
+        if isinstance(value, dict):
+            return {key: self._escaped(part) for key, part in value.items()}
+        value = getattr(value, "messages", value)
+        return [self._escaped(part) for part in value] if isinstance(value, (list, tuple)) else value
 
     @property
     def vocab_size(self) -> int:
@@ -421,13 +755,16 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
     def add_tokens(self, new_tokens, special_tokens: bool = False) -> int:
         """Only for entries of the vocabulary: a further id would be an extension column."""
         new_tokens = new_tokens if isinstance(new_tokens, (list, tuple)) else [new_tokens]
-        for token in map(str, new_tokens):
-            if token not in self._encoder:
-                raise ValueError(
-                    f"CpmBeeTokenizer cannot add {token!r}, as ids from {self.vocab_size} on are the unknown words of "
-                    "a text; append it to the vocabulary file and resize the model's embedding."
-                )
-        return super().add_tokens(new_tokens, special_tokens)
+        self._check_specials({"extra_special_tokens" if special_tokens else "new_tokens": new_tokens})
+        return 0
+
+    def add_special_tokens(self, special_tokens_dict: dict, replace_extra_special_tokens: bool = True) -> int:
+        """As `add_tokens`; gives a special token of the vocabulary a name such as `sep_token`."""
+        self._check_specials(special_tokens_dict)
+        for name, token in special_tokens_dict.items():
+            if name.endswith("_token"):
+                setattr(self, name, token)
+        return 0
 
     def _tokenize(self, text: str, **kwargs) -> list[str]:
         return [text[start:end] for start, end in self._match(text).offsets]
@@ -448,6 +785,41 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
         with open(path, "wb") as file:
             file.write(self._vocab_bytes)
         return (path,)
+
+
+def _has_rows(ids) -> bool:
+    return len(ids) > 0 and (isinstance(ids[0], (list, tuple)) or getattr(ids[0], "ndim", 0) > 0)
+
+
+def _as_list(value):
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _rows(columns: Mapping) -> list[dict]:
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _columns(rows: list[dict]) -> dict[str, list]:
+    return {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
+
+
+def _as_tensors(columns: dict, kind: str | None) -> dict:
+    """Lists, or tensors but for extension columns where no sample has any."""
+    kind = getattr(kind, "value", kind)
+    if kind is None:
+        return {key: _as_list(column) for key, column in columns.items()}
+    if kind not in ("pt", "np"):
+        raise ValueError(f'CpmBeeTokenizer returns tensors as "pt" or "np" and lists as None, got {kind!r}.')
+    tensors = {}
+    for key, column in columns.items():
+        try:
+            is_array = isinstance(column, np.ndarray)
+            tensor = torch.from_numpy(column) if is_array else torch.stack([torch.as_tensor(part) for part in column])
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"The values of {key!r} make no tensor ({error}): leave them out.") from error
+        if key not in _COLUMNS or tensor.numel():
+            tensors[key] = tensor if kind == "pt" else tensor.numpy()
+    return tensors
 
 
 @lru_cache(maxsize=256)
