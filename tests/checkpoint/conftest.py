@@ -2,7 +2,10 @@
 
 import os
 import re
+import resource
+import signal
 import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -107,6 +110,31 @@ def wait_for():
             time.sleep(0.01)
 
     return wait
+
+
+@pytest.fixture
+def bounded(child):
+    """Runs a function in a process that may take a minute and, beyond what it has, a gigabyte; 0 if it returns.
+
+    What the function raises is printed there.
+    """
+
+    def run(function, spare=1 << 30):
+        def limited():
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            limit = pages * resource.getpagesize() + spare
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+            signal.alarm(60)
+            try:
+                function()
+            except BaseException:
+                traceback.print_exc()
+                return 1
+            return 0
+
+        return child(limited).code()
+
+    return run
 
 
 def peak_memory():

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 MAX_BYTES = 32 << 20
-MAX_STEPS = 2_000_000  # some 40 describe a tensor
+MAX_STEPS = 1_000_000  # some 40 describe a tensor
 DICTS = {("collections", "OrderedDict")}  # classes read as a dict
 
 
@@ -17,8 +17,8 @@ DICTS = {("collections", "OrderedDict")}  # classes read as a dict
 class Global:
     """A function or class by name."""
 
-    module: object
-    name: object
+    module: str
+    name: str
 
 
 @dataclass(eq=False, repr=False, slots=True)
@@ -137,7 +137,7 @@ _PUSHING: dict[str, _Step] = {
     "DICT": lambda machine, _: Pairs(_pairs(machine.since_mark())),
     "DUP": lambda machine, _: machine.stack[-1],
     "GLOBAL": lambda machine, text: _global(text),
-    "STACK_GLOBAL": lambda machine, _: Global(*machine.last(2)),
+    "STACK_GLOBAL": lambda machine, _: _global(" ".join(machine.last(2))),  # fails if it is not text
     "PERSID": lambda machine, saved_id: Persistent(saved_id),
     "BINPERSID": lambda machine, _: Persistent(machine.stack.pop()),
     "REDUCE": lambda machine, _: _call(*machine.last(2)),

@@ -159,7 +159,7 @@ def _view(path: Path, name: str, value: Made) -> _View:
         storage, offset, shape, strides, *_ = value.arguments
         kind, dtype, key, _device, length = storage.id
         sound = isinstance(dtype, Global) and dtype.module == "torch" and (kind, type(key)) == ("storage", str)
-        if sound and isinstance(dtype.name, str) and dtype.name not in STORAGES:
+        if sound and dtype.name not in STORAGES:
             raise not_plain(Made(dtype, ()), path)
         view = _View(STORAGES[dtype.name], key, length, offset, tuple(shape), tuple(strides))
     except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:

@@ -81,8 +81,7 @@ def not_plain(value: Made, path: Path) -> CheckpointError:
 
 
 def _name(function) -> tuple[str, str]:
-    names = (function.module, function.name) if isinstance(function, Global) else ()
-    return names if names and all(isinstance(name, str) for name in names) else ("something", "computed")
+    return (function.module, function.name) if isinstance(function, Global) else ("something", "computed")
 
 
 def _tensors(value: Pairs) -> int:
