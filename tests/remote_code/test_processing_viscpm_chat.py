@@ -1,6 +1,7 @@
 """Guards the prompt of Chat: messages become the original's inputs, no text is structure, ids become text."""
 
 import base64
+import dataclasses
 import json
 import pickle
 import warnings
@@ -177,6 +178,25 @@ def test_forms_of_a_message_do_not_matter(processor, picture):
         assert_equal(tensors(processor, [{"role": "user", "content": [text, part]}]), expected)
 
 
+def test_messages_may_be_objects(processor, picture):
+    """As API libraries make them: dataclasses and pydantic models."""
+
+    @dataclasses.dataclass
+    class Message:
+        role: str
+        content: object
+
+    class Part:
+        def __init__(self, **content):
+            self.content = content
+
+        def model_dump(self, exclude_none=False):
+            return self.content
+
+    messages = [Message("user", [Part(type="image", image=picture), {"type": "text", "text": "你"}])]
+    assert_equal(tensors(processor, messages), tensors(processor, [user(picture, "你")]))
+
+
 def test_picture_of_a_later_turn_is_the_conversations(processor, picture):
     early = [user(picture, "你"), assistant("我"), user("他")]
     late = [user("你"), assistant("我"), user(picture, "他")]
@@ -237,6 +257,7 @@ def test_arguments_of_the_call(processor, picture):
         ({"max_length": 0}, "max_length=0"),
         ({"add_special_tokens": False}, "add_special_tokens"),
         ({"videos": [1]}, "videos"),
+        ({"max_length": 50, "text_kwargs": {"max_length": 60}}, "max_length by name and in text_kwargs"),
         ({"return_tensors": "tf"}, "return_tensors='tf'"),
         ({"context": context, "max_length": 60, "truncation": False}, "truncation=False"),
     ):

@@ -20,7 +20,7 @@ class VisCPMChatConfig(PreTrainedConfig):
 
     model_type = "viscpm_chat"
     sub_configs = {"text_config": CpmBeeConfig, "vision_config": Beit3VisionConfig}
-    keys_to_ignore_at_inference = ["past_key_values", "cache", "image_hidden_states"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache", "image_hidden_states", "image_outputs"]
 
     text_config: dict | PreTrainedConfig | None = None
     vision_config: dict | PreTrainedConfig | None = None
@@ -39,6 +39,10 @@ class VisCPMChatConfig(PreTrainedConfig):
     def pad_token_id(self) -> int | None:
         # Seq2SeqTrainer pads generated ids with it
         return self.text_config.pad_token_id
+
+    @pad_token_id.setter
+    def pad_token_id(self, value):
+        self.text_config.pad_token_id = value
 
 
 # a saved copy carries this file, so that it loads where the package is not installed

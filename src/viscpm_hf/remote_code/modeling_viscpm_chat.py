@@ -17,16 +17,18 @@ from .modeling_cpmbee import CACHE, CpmBeeModel, CpmBeePreTrainedModel, check_em
 
 @dataclass
 class VisCPMChatModelOutputWithPast(BaseModelOutputWithPast):
-    """`BaseModelOutputWithPast` and the pictures' features `(images, query_num, hidden)`."""
+    """`BaseModelOutputWithPast`, the pictures' features `(images, query_num, hidden)` and what they come from."""
 
     image_hidden_states: torch.FloatTensor | None = None
+    image_outputs: BaseModelOutputWithPooling | None = None
 
 
 @dataclass
 class VisCPMChatCausalLMOutputWithPast(CausalLMOutputWithPast):
-    """`CausalLMOutputWithPast` and the pictures' features `(images, query_num, hidden)`."""
+    """`CausalLMOutputWithPast`, the pictures' features `(images, query_num, hidden)` and what they come from."""
 
     image_hidden_states: torch.FloatTensor | None = None
+    image_outputs: BaseModelOutputWithPooling | None = None
 
 
 class VisCPMChatConnector(nn.Module):
@@ -134,8 +136,14 @@ class VisCPMChatModel(VisCPMChatPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.language_model.embed(input_ids, ext_table_ids, ext_table_subs)
 
-        if image_features is None:
-            image_features = self.picture_features(pixel_values, kwargs.get("mm_encoder_outputs"))
+        image_outputs = self.picture_outputs(
+            pixel_values,
+            kwargs.get("mm_encoder_outputs"),
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        if image_outputs is not None:
+            image_features = image_outputs.pooler_output
         if image_features is not None:
             inputs_embeds = self._insert_image_features(inputs_embeds, image_features, mm_token_type_ids)
 
@@ -151,16 +159,20 @@ class VisCPMChatModel(VisCPMChatPreTrainedModel):
             cache=cache,
             return_dict=True,
         )
-        return VisCPMChatModelOutputWithPast(**outputs, image_hidden_states=image_features)
+        return VisCPMChatModelOutputWithPast(
+            **outputs, image_hidden_states=image_features, image_outputs=image_outputs
+        )
 
-    def picture_features(self, pixel_values=None, mm_encoder_outputs=None) -> torch.FloatTensor | None:
-        """Features `(images, query_num, hidden)` of pictures in either form, None if there are none."""
-        encoded = mm_encoder_outputs and mm_encoder_outputs.get("image")
+    def picture_outputs(
+        self, pixel_values=None, mm_encoder_outputs=None, **kwargs
+    ) -> BaseModelOutputWithPooling | None:
+        """What `get_image_features` returns of pictures in either form, None if there are none."""
+        encoded = mm_encoder_outputs.get("image") if mm_encoder_outputs else None
         if encoded is not None and pixel_values is not None:
             raise ValueError("Got pixel_values and mm_encoder_outputs, expected the picture in one of them.")
-        if encoded is not None:
-            return encoded.pooler_output
-        return None if pixel_values is None else self.get_image_features(pixel_values, return_dict=True).pooler_output
+        if pixel_values is None:
+            return encoded
+        return self.get_image_features(pixel_values, **kwargs, return_dict=True)
 
     def _insert_image_features(self, inputs_embeds, image_features, mm_token_type_ids):
         if image_features.ndim != 3 or image_features.shape[2] != inputs_embeds.shape[2]:
@@ -206,10 +218,10 @@ class VisCPMChatForConditionalGeneration(CpmBeeGenerationMixin, VisCPMChatPreTra
     def _with_pictures(self, model_kwargs: dict) -> dict:
         given = {key: model_kwargs.pop(key, None) for key in ("pixel_values", "mm_encoder_outputs")}
         with torch.no_grad():
-            features = self.model.picture_features(**given)
+            pictures = self.model.picture_outputs(**given)
         # transformers repeats a tensor's rows for beams, each in its place; of mm_encoder_outputs it would count
         # placeholders by their id, which unknown words have, too
-        return model_kwargs if features is None else {**model_kwargs, "image_features": features}
+        return model_kwargs if pictures is None else {**model_kwargs, "image_features": pictures.pooler_output}
 
     @can_return_tuple
     def forward(
@@ -272,6 +284,7 @@ class VisCPMChatForConditionalGeneration(CpmBeeGenerationMixin, VisCPMChatPreTra
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_hidden_states=outputs.image_hidden_states,
+            image_outputs=outputs.image_outputs,
             **{CACHE: outputs[CACHE] if CACHE in outputs else None},
         )
 

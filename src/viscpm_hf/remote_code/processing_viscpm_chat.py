@@ -1,6 +1,7 @@
 """Processor of VisCPM-Chat: messages with at most one picture become the original's prompt, ids become text."""
 
 import bisect
+import dataclasses
 import re
 import warnings
 
@@ -220,8 +221,9 @@ class VisCPMChatProcessor(ProcessorMixin):
             raise ValueError("Got tools or documents, but VisCPM-Chat has no use for them: leave them out.")
         if not isinstance(conversation, (list, tuple)) or not conversation:
             raise ValueError("Got no messages, expected a list of at least one message with role 'user'.")
-        is_batch = not isinstance(conversation[0], dict)
+        is_batch = isinstance(conversation[0], (list, tuple)) or hasattr(conversation[0], "messages")
         conversations = [getattr(c, "messages", c) for c in conversation] if is_batch else [conversation]
+        conversations = [_as_dicts(messages) for messages in conversations]
         parsed = [_read(messages, add_generation_prompt, continue_final_message) for messages in conversations]
         if not tokenize:
             options = {
@@ -379,10 +381,16 @@ class VisCPMChatProcessor(ProcessorMixin):
 
     def _options(self, kwargs):
         """The options of a call by kind: (text's, the image processor's)."""
-        grouped = {}
+        options = dict(kwargs)
         for group in ("text_kwargs", "images_kwargs", "common_kwargs"):
-            grouped |= kwargs.pop(group, None) or {}
-        options = {key: value for key, value in {**grouped, **kwargs}.items() if key != "return_tensors"}
+            grouped = options.pop(group, None) or {}
+            twice = sorted(grouped.keys() & options.keys())
+            if twice:
+                raise ValueError(f"Got {', '.join(twice)} by name and in {group}, expected it in one of them.")
+            options |= grouped
+        options.pop("return_tensors", None)
+        if options.get("return_mm_token_type_ids"):  # they always are
+            del options["return_mm_token_type_ids"]
         text = {key: options.pop(key) for key in _TEXT_OPTIONS if key in options}
         images = {key: options.pop(key) for key in _IMAGE_OPTIONS if key in options}
         unknown = sorted(key for key, value in options.items() if value is not None)
@@ -449,6 +457,19 @@ def _one_picture_each(images, count):
         if isinstance(image, (list, tuple)) and len(image) > 1:
             raise ValueError(f"Got {len(image)} pictures for one question, expected at most one.")
     return [(image[0] if image else None) if isinstance(image, (list, tuple)) else image for image in images]
+
+
+def _as_dicts(value):
+    """Messages as dicts of dicts, also where they are objects of an API's library."""
+    if isinstance(value, (list, tuple)):
+        return [_as_dicts(item) for item in value]
+    if hasattr(value, "model_dump"):
+        value = value.model_dump(exclude_none=True)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, dict) and isinstance(value.get("content"), (list, tuple)):
+        return {**value, "content": _as_dicts(value["content"])}
+    return value
 
 
 def _read(messages, add_generation_prompt, continue_final_message):
