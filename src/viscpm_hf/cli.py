@@ -64,7 +64,7 @@ def fit(args):
     except ValueError as error:
         refusal = error
     print(as_text(args.model, model, machine, workload, plans, taken))
-    if args.plot:
+    if args.plot is not None:
         draw(plans, taken, budget, args.plot)
         print(f"\nDrawn to {args.plot}")
     if refusal:

@@ -156,8 +156,8 @@ def find_plan(model_path, device, memory=None, quantization=None, dtype=None, wi
     word = quantization if isinstance(quantization, str) else None
     if word not in (None, "auto", *WORDS) or (memory is not None and quantization is not None and word is None):
         raise ValueError(
-            f"Got {quantization!r} as quantization, expected 'auto', 'int8' or '4bit', or without a memory limit a "
-            "transformers quantization config such as BitsAndBytesConfig(load_in_4bit=True)."
+            f"Got {quoted(quantization)} as quantization, expected 'auto', 'int8' or '4bit', or without a memory "
+            "limit a transformers quantization config such as BitsAndBytesConfig(load_in_4bit=True)."
         )
     dtype = _checked_dtype(dtype)
     limit = os.environ.get(BUDGET_VARIABLE) or None if memory is None else memory

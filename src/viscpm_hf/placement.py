@@ -7,6 +7,7 @@ import os
 
 import torch
 
+from .checkpoint.json_file import quoted
 from .memory import WORDS, physical_memory
 from .model_size import CHECKERS, LANGUAGE
 from .packing import pack_chat
@@ -141,7 +142,7 @@ def sparing_vision(config):
     name = next((name for name in names if hasattr(config, name)), None)
     if name is None:
         raise ValueError(
-            f"Got {config!r} as quantization, expected a transformers quantization config such as "
+            f"Got {quoted(config)} as quantization, expected a transformers quantization config such as "
             "BitsAndBytesConfig(load_in_4bit=True)."
         )
     config = copy.deepcopy(config)

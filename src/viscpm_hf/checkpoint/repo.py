@@ -194,7 +194,7 @@ def read_json(repo: Path, name: str) -> dict:
         CheckpointError: it is no JSON, or conversion.json or model_index.json with something else than these hold.
     """
     path = repo / name
-    if not path.is_file():
+    if not path.exists():
         return {}
     fields = read_json_file(path)
     if name == CONVERSION:
