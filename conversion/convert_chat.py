@@ -6,7 +6,7 @@ python conversion/convert_chat.py --checkpoint pytorch_model.v1.bin --vocab bee.
 import argparse
 import sys
 
-from viscpm_hf.checkpoint import DTYPES, VARIANTS, convert_chat, push_to_hub, run_script
+from viscpm_hf.checkpoint import DTYPES, VARIANTS, convert_chat, printable, push_to_hub, run_script
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
         variant=args.variant,
         safety_checker=safety_checker,
     )
-    print(f"Converted {args.checkpoint} to {folder}")
+    print(printable(f"Converted {args.checkpoint} to {folder}"))
     if safety_checker is None:
         print("Note: no image safety checker was put in; add one with --safety-checker.")
     if args.push_to_hub:

@@ -6,7 +6,7 @@ python conversion/convert_cpmbee.py --checkpoint pytorch_model.bin --vocab vocab
 import argparse
 import sys
 
-from viscpm_hf.checkpoint import DTYPES, convert_cpmbee, push_to_hub, run_script
+from viscpm_hf.checkpoint import DTYPES, convert_cpmbee, printable, push_to_hub, run_script
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
         dtype=args.dtype,
         max_shard_size=args.max_shard_size,
     )
-    print(f"Converted {args.checkpoint} to {folder}")
+    print(printable(f"Converted {args.checkpoint} to {folder}"))
     if args.push_to_hub:
         print("Uploaded:", push_to_hub(folder, args.push_to_hub, private=args.private))
 

@@ -7,7 +7,7 @@ python conversion/convert_paint.py --checkpoint pytorch_model.balance.bin --voca
 import argparse
 import sys
 
-from viscpm_hf.checkpoint import DTYPES, PAINT_VARIANTS, convert_paint, push_to_hub, run_script
+from viscpm_hf.checkpoint import DTYPES, PAINT_VARIANTS, convert_paint, printable, push_to_hub, run_script
 
 OPTIONAL_PARTS = {
     "safety_checker": "image safety checker, such as CompVis/stable-diffusion-safety-checker",
@@ -50,7 +50,7 @@ def main() -> None:
         variant=args.variant,
         **parts,
     )
-    print(f"Converted {args.checkpoint} to {folder}")
+    print(printable(f"Converted {args.checkpoint} to {folder}"))
     for name, what in OPTIONAL_PARTS.items():
         if name not in parts:
             print(f"warning: without --{name.replace('_', '-')} there is no {what}", file=sys.stderr)

@@ -6,7 +6,7 @@ python conversion/export_original.py --repo VisCPM-Chat --checkpoint pytorch_mod
 import argparse
 import sys
 
-from viscpm_hf.checkpoint import export_original, run_script
+from viscpm_hf.checkpoint import export_original, printable, run_script
 
 
 def main() -> None:
@@ -14,7 +14,7 @@ def main() -> None:
     parser.add_argument("--repo", required=True, help="converted repository, also after fine-tuning")
     parser.add_argument("--checkpoint", required=True, help="file to create; safetensors if it ends so")
     args = parser.parse_args()
-    print("Wrote", export_original(args.repo, args.checkpoint))
+    print("Wrote", printable(str(export_original(args.repo, args.checkpoint))))
 
 
 if __name__ == "__main__":

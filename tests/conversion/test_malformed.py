@@ -306,9 +306,52 @@ def vocabulary(folder, kept, *more):
     return written(folder, "vocab.txt", "\n".join([*entries, *more]).encode())
 
 
+def written_long(path):
+    path.touch()
+    os.truncate(path, 1 << 40)
+    return path
+
+
 def written(folder, name, data):
     (folder / name).write_bytes(data)
     return folder / name
+
+
+@malformed("is a named pipe, expected a regular file")
+def named_pipe(folder, weights, sound):
+    os.mkfifo(folder / "a.bin")
+    return folder / "a.bin"
+
+
+@malformed("is a device, expected a regular file")
+def device(folder, weights, sound):
+    return Path("/dev/zero")
+
+
+@malformed("is a named pipe", **{"--vocab": lambda folder: os.mkfifo(folder / "v.txt") or folder / "v.txt"})
+def vocabulary_from_a_pipe(folder, weights, sound):
+    return sound
+
+
+@malformed("far more than a file of its kind", **{"--vocab": lambda folder: written_long(folder / "v.txt")})
+def vocabulary_without_end(folder, weights, sound):
+    return sound
+
+
+@malformed("is a named pipe", **{"--llm-config": lambda folder: os.mkfifo(folder / "c.json") or folder / "c.json"})
+def configuration_from_a_pipe(folder, weights, sound):
+    return sound
+
+
+@malformed("There is no file")
+def name_with_escapes(folder, weights, sound):
+    return folder / "\x1b[2J\n\udcff"
+
+
+@malformed("old format", "python -c ", "'\"'\"'")
+def old_format_in_a_file_whose_name_is_a_command(folder, weights, sound):
+    torch.save(weights, folder / "$(touch PWNED)'.bin", _use_new_zipfile_serialization=False)
+    return folder / "$(touch PWNED)'.bin"
 
 
 @pytest.mark.parametrize("case", MALFORMED)

@@ -52,6 +52,27 @@ def test_convert_cpmbee_and_the_note_about_the_safety_checker(script, chat_check
     assert "no image safety checker" in result.out
 
 
+NAMES = ["$(touch PWNED)'.bin", "图 片.bin", "\udcff\udcfe.bin", "\x1b[2J`x`\n# Title.bin", "-x.bin"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_of_a_file(script, chat_checkpoint, chat_options, tmp_path, monkeypatch, name):
+    """It is printed, and written into conversion.json and the model card, without what a terminal would act on."""
+    monkeypatch.chdir(tmp_path)
+    os.symlink(chat_checkpoint / "pytorch_model.plain.bin", name)
+    folder = name.removesuffix(".bin")
+    result = script("convert_chat.py", f"--checkpoint={name}", f"--output={folder}", *chat_options)
+    assert (result.code, result.err) == (0, "")
+    assert all(line.isprintable() for line in result.out.splitlines()) and len(result.out.splitlines()) == 2
+    report = json.loads(open(os.path.join(folder, "conversion.json"), encoding="utf-8").read())
+    assert report["source"]["file"].isprintable() and report["source"]["file"].endswith(".bin")
+    card = open(os.path.join(folder, "README.md"), encoding="utf-8").read()
+    assert not [line for line in card.splitlines() if not line.isprintable() or line == "# Title.bin"]
+    assert script("verify.py", f"--checkpoint={name}", f"--repo={folder}").code == 0
+    assert script("export_original.py", f"--repo={folder}", f"--checkpoint={name}.back").code == 0
+    assert sorted(os.listdir()) == sorted([name, folder, f"{name}.back"])
+
+
 def test_a_failed_upload_leaves_the_converted_folder(script, chat_checkpoint, chat_options, tmp_path):
     """The tests run offline, so every upload fails."""
     checkpoint = chat_checkpoint / "pytorch_model.plain.bin"

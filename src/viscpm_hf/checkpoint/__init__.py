@@ -16,7 +16,7 @@
 from importlib import import_module
 
 from .convert import VARIANTS, convert_chat, convert_cpmbee
-from .errors import CheckpointError, listed, run_script
+from .errors import CheckpointError, listed, printable, run_script
 from .export import export_original
 from .hub import push_to_hub
 from .verify import verify
@@ -42,6 +42,7 @@ __all__ = [
     "convert_paint",
     "export_original",
     "listed",
+    "printable",
     "push_to_hub",
     "run_script",
     "verify",

@@ -1,6 +1,7 @@
 """The one error a user can cause, and how the scripts report it."""
 
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -21,6 +22,12 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def pasted(path: str | os.PathLike) -> str:
+    """A path as a part of a command to be pasted into a shell."""
+    path = os.fspath(path)
+    return shlex.quote(f"./{path}" if path.startswith("-") else path)  # else it would be taken for an option
 
 
 def listed(names: Iterable, limit: int = 10) -> str:

@@ -3,7 +3,7 @@
 import warnings
 from pathlib import Path
 
-from .errors import CheckpointError, listed
+from .errors import CheckpointError, listed, printable
 from .keys import inverted, match
 from .repo import CONVERSION, UNUSED, family_of, read_json, read_repo
 from .staging import refuse_existing, require_space, staged
@@ -41,7 +41,7 @@ def export_original(repo: str | Path, checkpoint: str | Path, progress: bool = T
         raise CheckpointError(f"{repo} lacks {listed(lost)}; put its {UNUSED} back beside the weights.")
     if family.unused and not found.unused:
         warnings.warn(
-            f"{repo} has no {UNUSED}, so {checkpoint} lacks tensors that the original's loader insists on.",
+            printable(f"{repo} has no {UNUSED}, so {checkpoint} lacks tensors that the original's loader insists on."),
             stacklevel=2,
         )
     originals = {found.names.get(name, name): tensor for name, tensor in tensors.items()}

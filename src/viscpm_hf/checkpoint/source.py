@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .errors import CheckpointError, listed
+from .errors import CheckpointError, listed, pasted, printable
 from .files_on_disk import Identity, open_regular
 from .json_file import quoted
 from .safetensors_file import METADATA, read_safetensors, read_shards
@@ -42,11 +42,11 @@ class Source:
             prefixes: that were taken from the names.
         """
         files = [
-            {"file": path.name, "bytes": identity.size, "sha256": sha256[path]}
+            {"file": printable(path.name), "bytes": identity.size, "sha256": sha256[path]}
             for path, identity in self.files().items()
         ]
         if self.path.name.endswith(INDEX):
-            about = {"file": self.path.name, "bytes": sum(file["bytes"] for file in files), "shards": files}
+            about = {"file": printable(self.path.name), "bytes": sum(file["bytes"] for file in files), "shards": files}
         else:
             about = files[0]
         return about | ({"under": self.under} if self.under else {}) | ({"prefixes": prefixes} if prefixes else {})
@@ -122,7 +122,7 @@ def _what(path: Path, head: bytes) -> str:
         code = 'import sys, torch; torch.save(torch.load(sys.argv[1], "cpu", weights_only=True), "new.bin")'
         return (
             "is in PyTorch's old format; save it anew, which needs memory for all of it: "
-            f"python -c {shlex.quote(code)} {shlex.quote(str(path))}"
+            f"python -c {shlex.quote(code)} {pasted(path)}"
         )
     if head[:1] == b"\x80":
         return "is a bare Python pickle, which may hold code and was not executed; give a checkpoint of torch.save"
@@ -141,7 +141,7 @@ def _advice(folder: Path) -> str:
     if ".metadata" in names:
         return (
             "it is a distributed checkpoint; join it with `python -m torch.distributed.checkpoint.format_utils "
-            f"dcp_to_torch {shlex.quote(str(folder))} whole.bin` and give whole.bin"
+            f"dcp_to_torch {pasted(folder)} whole.bin` and give whole.bin"
         )
     if DEEPSPEED in names:
         return f"give {folder / DEEPSPEED}"

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from .errors import CheckpointError, listed
+from .errors import CheckpointError, listed, pasted
 from .keys import ORIGINAL
 from .pickled import Global, Made, Pairs
 from .stored import StoredTensor
@@ -62,7 +62,8 @@ def without_prefixes(tensors: Mapping[str, StoredTensor]) -> tuple[dict[str, Sto
     original = dict(zip((name[start:] for name in names), tensors.values(), strict=True))
     if len(original) < len(tensors):  # two names differ in nothing else, so it is not clear whose it is
         return dict(tensors), []
-    return original, sorted({common[:start], *WRAPPERS.findall("\n".join(tensors))} - {""})
+    wrappers = {found for name in tensors for found in WRAPPERS.findall(name)}
+    return original, sorted({common[:start], *wrappers} - {""})
 
 
 def not_plain(value: Made, path: Path) -> CheckpointError:
@@ -105,7 +106,7 @@ def _inner(value: Pairs, above: tuple[str, ...], seen: set[int]) -> Iterator[tup
 def _alone(path: Path, keys: tuple[str, ...]) -> str:
     inside = "".join(f"[{json.dumps(key)}]" for key in keys)
     code = f'import sys, torch; torch.save(torch.load(sys.argv[1], "cpu", mmap=True){inside}, "weights.bin")'
-    return f"save one alone, for instance: python -c {shlex.quote(code)} {shlex.quote(str(path))}"
+    return f"save one alone, for instance: python -c {shlex.quote(code)} {pasted(path)}"
 
 
 def _refuse_parts(value: Pairs, path: Path) -> None:
