@@ -217,8 +217,13 @@ def _inputs_of_first_block(model, tokenizer, prompts, device):
     """States `(prompts, tokens, hidden)` of each batch, and what else a block is given."""
     inputs = []
 
+    def moved(each):
+        if not isinstance(each, torch.Tensor):
+            return each
+        return each.to(device, torch.float32 if each.is_floating_point() else each.dtype)
+
     def record(_, args):
-        states, *others = [None if each is None else each.to(device, torch.float32) for each in args]
+        states, *others = map(moved, args)
         inputs.append((states, others))
         raise _FirstBlockReached
 

@@ -14,24 +14,15 @@ from .checkpoint.errors import CheckpointError
 from .checkpoint.json_file import is_size, is_size_list, quoted, require_section, require_sizes
 from .checkpoint.repo import INDEX, OPTIONAL_PAINT_PARTS, PAINT_PARTS, is_paint, read_json
 from .checkpoint.safetensors_file import read_safetensors, read_weights
-from .remote_code.modeling_beit3 import Beit3VisionConfig
+from .remote_code.modeling_beit3 import POSITION_OFFSET, Beit3VisionConfig
 from .remote_code.modeling_cpmbee import CpmBeeConfig
 
 LANGUAGE = ("embedding", "blocks", "language rest")  # parts of the language model
 MOST_SIDE = 1024  # of latents
 CHECKERS = ("safety_checker", "prompt_checker", "ranker")
-# what is asked of configurations, and what counts where one says nothing
-LANGUAGE_SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "head_dim",
-)
-LANGUAGE_SIZES = {key: getattr(CpmBeeConfig, key) for key in LANGUAGE_SIZES}
-VISION_SIZES = ("image_size", "patch_size", "hidden_size", "intermediate_size", "num_hidden_layers", "query_num")
-VISION_SIZES = {key: getattr(Beit3VisionConfig, key) for key in VISION_SIZES}
+# what is asked of configurations; what one does not say is as its class has it
+LANGUAGE_SIZES = "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads head_dim".split()
+VISION_SIZES = "image_size patch_size hidden_size intermediate_size num_hidden_layers query_num".split()
 
 
 @dataclass(frozen=True)
@@ -138,30 +129,17 @@ def read_model(folder: str | os.PathLike, without: Iterable[str] = ()) -> Model:
 
 def _read_chat(folder, config, without):
     tensors = {name.removeprefix("model."): tensor for name, tensor in read_weights(folder, "model").items()}
-    what, quantized = f"{folder / 'config.json'}", _quantized_by(config, folder)
+    what, quantized = str(folder / "config.json"), _quantized_by(config, folder)
     text, vision = (require_section(config, what, key) for key in ("text_config", "vision_config"))
-    vision = require_sizes(vision, f"{what}'s vision_config", VISION_SIZES)
-    shapes = {
-        "patch_embedding.weight": (vision["hidden_size"], 3, vision["patch_size"], vision["patch_size"]),
-        "position_embedding.A.weight": (
-            (vision["image_size"] // vision["patch_size"]) ** 2 + 3,
-            vision["hidden_size"],
-        ),
-    }
-    shapes = {f"vision_tower.embeddings.{name}": shape for name, shape in shapes.items()}
-    shapes["vision_tower.query_tokens"] = (vision["query_num"], vision["hidden_size"])
-    shapes["vision_tower.layers.0.mlp.A.fc1.weight"] = (vision["intermediate_size"], vision["hidden_size"])
-    _require_shapes(tensors, shapes, f"{what}'s vision_config")
-    _require_blocks(tensors, "vision_tower.layers", vision["num_hidden_layers"], f"{what}'s vision_config")
+    vision = _vision_sizes(tensors, vision, f"{what}'s vision_config")
     language = {name: t for name, t in tensors.items() if name.startswith(("language_model.", "lm_head."))}
     language = {name.removeprefix("language_model."): tensor for name, tensor in language.items()}
     parts, text = _language(language, text, f"{what}'s text_config", quantized)
     for part in ("vision_tower", "connector"):
         parts[part] = _part(folder, (tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")), part)
     if (folder / "safety_checker").is_dir() and "safety_checker" not in without:
-        parts["safety_checker"] = _in_float32(
-            _part(folder, _tensors_in(folder / "safety_checker").values(), "safety_checker")
-        )
+        checker = _part(folder / "safety_checker", _tensors_in(folder / "safety_checker").values())
+        parts["safety_checker"] = _in_float32(checker)
     return Model("chat", parts, {"": {"text_config": text, "vision_config": vision}}, quantized)
 
 
@@ -172,19 +150,34 @@ def _read_paint(folder, index, without):
     for name in ("text_encoder", "unet", "vae"):
         if not configs.get(name):
             raise CheckpointError(f"{folder} has no {name}/config.json; convert the checkpoint again.")
-    what, quantized = (
-        f"{folder}/text_encoder/config.json",
-        _quantized_by(configs["text_encoder"], folder / "text_encoder"),
-    )
-    weights = read_weights(folder / "text_encoder", "model")
-    parts, configs["text_encoder"] = _language(weights, configs["text_encoder"], what, quantized)
+    encoder, config = folder / "text_encoder", configs["text_encoder"]
+    quantized = _quantized_by(config, encoder)
+    parts, sizes = _language(read_weights(encoder, "model"), config, str(encoder / "config.json"), quantized)
+    configs["text_encoder"] = sizes
     for name in names:
         if name != "text_encoder" and any((folder / name).glob("*.safetensors")):
             tensors = _tensors_in(folder / name)
-            parts[name] = _part(folder / name, tensors.values(), "weights")
+            parts[name] = _part(folder / name, tensors.values())
             if name in ("unet", "vae"):
-                _check_painter(configs[name], tensors, name, f"{folder}/{name}/config.json")
+                _check_painter(configs[name], tensors, name, str(folder / name / "config.json"))
+    for name in ("unet", "vae"):
+        if name not in parts:
+            raise CheckpointError(f"{folder / name} has no weight files; convert the checkpoint again.")
     return Model("paint", parts, configs, quantized)
+
+
+def _vision_sizes(tensors, config, what):
+    sizes = require_sizes(config, what, {key: getattr(Beit3VisionConfig, key) for key in VISION_SIZES})
+    width, side = sizes["hidden_size"], sizes["patch_size"]
+    shapes = {
+        "embeddings.patch_embedding.weight": (width, 3, side, side),
+        "embeddings.position_embedding.A.weight": ((sizes["image_size"] // side) ** 2 + 1 + POSITION_OFFSET, width),
+        "query_tokens": (sizes["query_num"], width),
+        "layers.0.mlp.A.fc1.weight": (sizes["intermediate_size"], width),
+    }
+    _require_shapes(tensors, {f"vision_tower.{name}": shape for name, shape in shapes.items()}, what)
+    _require_blocks(tensors, "vision_tower.layers", sizes["num_hidden_layers"], what)
+    return sizes
 
 
 def _check_painter(config, tensors, name, what):
@@ -192,12 +185,11 @@ def _check_painter(config, tensors, name, what):
     channels, side = config.get("block_out_channels"), config.get("sample_size")
     if not is_size_list(channels, 2**16):
         raise CheckpointError(f"{what} has block_out_channels={quoted(channels)}, expected a list of sizes.")
-    first, blocks = (
-        ("conv_in.weight", "down_blocks") if name == "unet" else ("encoder.conv_in.weight", "encoder.down_blocks")
-    )
-    if first in tensors and tensors[first].shape[:1] != (channels[0],):
+    start = "" if name == "unet" else "encoder."
+    first = tensors.get(f"{start}conv_in.weight")
+    if first is not None and first.shape[:1] != (channels[0],):
         raise CheckpointError(f"{what} has block_out_channels={channels}, the weights have others.")
-    _require_blocks(tensors, blocks, len(channels), what)
+    _require_blocks(tensors, f"{start}down_blocks", len(channels), what)
     if name == "unet" and not (is_size(side, MOST_SIDE) or is_size_list(side, MOST_SIDE) and len(side) == 2):
         raise CheckpointError(f"{what} has sample_size={quoted(side)}, expected the side of latents.")
 
@@ -221,7 +213,7 @@ def _in_float32(part):
     return Part(tuple((count, torch.float32) for count, _ in part.tensors))
 
 
-def _part(folder, tensors, name):
+def _part(folder, tensors, name="tensor"):
     found = tuple((math.prod(tensor.shape), tensor.dtype) for tensor in tensors)
     if not any(count for count, _ in found):
         raise CheckpointError(f"{folder} has no {name} in its weight files; convert the checkpoint again.")
@@ -230,7 +222,7 @@ def _part(folder, tensors, name):
 
 def _language(tensors, config, what, quantized):
     """Parts of a language model, and the sizes its configuration names."""
-    sizes = require_sizes(config, what, LANGUAGE_SIZES)
+    sizes = require_sizes(config, what, {key: getattr(CpmBeeConfig, key) for key in LANGUAGE_SIZES})
     heads = sizes["num_attention_heads"] * sizes["head_dim"]
     shapes = {"embed_tokens.weight": (sizes["vocab_size"], sizes["hidden_size"])}
     if not quantized:

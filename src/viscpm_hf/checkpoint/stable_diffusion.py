@@ -45,7 +45,7 @@ def vae(sd_base: str) -> tuple[Part, int]:
     weights = {_todays_name(name): tensor for name, tensor in weights.items()}
     model = _built(config, folder)
     _require_complete(model, weights, folder)
-    files = {"config.json": (folder / "config.json").read_bytes()}
+    files = {CONFIG: (folder / CONFIG).read_bytes()}
     return Part("vae", files, weights, STEM), model.config.latent_channels
 
 
@@ -93,7 +93,7 @@ def _built(config: Mapping, folder: Path) -> AutoencoderKL:
         with torch.device("meta"):
             return AutoencoderKL(**values)
     except Exception as error:  # whatever a constructor makes of odd values
-        raise CheckpointError(f"diffusers can make no VAE of {folder}/config.json ({first_line(error)}).") from error
+        raise CheckpointError(f"diffusers can make no VAE of {folder / CONFIG} ({first_line(error)}).") from error
 
 
 def _check(values: Mapping, what: str) -> None:
