@@ -9,6 +9,7 @@ import importlib.util
 import io
 import json
 import pickle
+import random
 import resource
 import struct
 import threading
@@ -442,6 +443,28 @@ def test_bad_picture_is_one_sentence(processor, kind):
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "ICO"])
+def test_any_bytes_are_a_picture_or_a_sentence(processor, kind, capfd):
+    """Files with a few bytes changed, where sizes, tables and lengths stand or anywhere."""
+    image = Image.open(PATHS[1]).convert("RGB" if kind in ("JPEG", "BMP", "PPM") else "RGBA")
+    sound = base64.b64decode(_file(image, kind).partition(",")[2])
+    rng, seen = random.Random(kind), set()
+    for _ in range(150):
+        data = bytearray(sound[: rng.choice([len(sound), len(sound), rng.randrange(len(sound))])])
+        for _ in range(rng.choice([1, 2, 8]) if data else 0):
+            place = rng.randrange(min(len(data), rng.choice([40, len(data)])))
+            data[place : place + 4] = rng.choice([b"\xff\xff\xff\xff", b"\0\0\1\0", bytes([rng.randrange(256)])])
+        try:
+            assert pixels(processor, base64.b64encode(data).decode()).shape == (1, 3, 32, 32)
+            seen.add("picture")
+        except ValueError as error:
+            assert "\n" not in str(error) and len(str(error)) < 500
+            seen.add("sentence")
+    capfd.readouterr()  # libtiff prints
+    assert seen == {"picture", "sentence"}
+
+
 def test_closed_picture_says_so(processor):
     with pytest.raises(ValueError, match="was its file closed before"):
         processor(_closed())
@@ -592,8 +615,10 @@ def test_torchvision_must_be_installed_when_asked_for(processor):
 
 def test_torchvision_is_within_one_level(expected):
     pytest.importorskip("torchvision")
-    actual = pixels(VisCPMChatImageProcessor(size=32, backend="torchvision"), [Image.open(path) for path in PATHS])
-    assert np.abs(actual - expected).max() <= 2.1 / 255
+    processor = VisCPMChatImageProcessor(size=32, backend="torchvision")
+    assert np.abs(pixels(processor, [Image.open(path) for path in PATHS]) - expected).max() <= 2.1 / 255
+    with pytest.raises(ValueError, match="resample=LANCZOS"):
+        processor(PATHS[0], resample=Image.Resampling.LANCZOS)
 
 
 def test_survives_saving(processor, expected, tmp_path):

@@ -223,29 +223,28 @@ def _pixel_values(image, options):
     pixels = _resize(picture, options) if options.do_resize else np.asarray(picture)
     values = (pixels if pixels.ndim == 3 else pixels[..., None]).astype(np.float32)
     # the order of these operations is torchvision's ToTensor and Normalize, which the original used
-    if options.do_rescale:
-        factor = options.rescale_factor
-        values = values / 255 if factor == 1 / 255 else values * np.float32(factor)
-    elif white == 1:
-        values = values / 255
+    if options.do_rescale and options.rescale_factor != 1 / 255:
+        values *= np.float32(options.rescale_factor)
+    elif options.do_rescale or white == 1:
+        values /= 255
     if options.do_normalize:
         if {len(options.image_mean), len(options.image_std)} - {1, values.shape[2]}:
             raise ValueError(
                 f"Got image_mean={options.image_mean} and image_std={options.image_std} for a picture of "
                 f"{values.shape[2]} channels, expected a number for each or one for all."
             )
-        values = (values - np.float32(options.image_mean)) / np.float32(options.image_std)
+        values -= np.float32(options.image_mean)
+        values /= np.float32(options.image_std)
     return values if options.data_format == "channels_last" else values.transpose(2, 0, 1)
 
 
 def _resize(picture, options):
     height, width, resample = options.size["height"], options.size["width"], options.resample
+    if width * picture.height > _MAX_INTERMEDIATE:  # higher than any that people have: width first takes gigabytes
+        picture = picture.resize((picture.width, height), resample)
     if options.backend == "pil":
-        # Each pass rounds to 8 bits, so their order shows; Pillow 13 reversed it, the original's went width first.
-        # That would take gigabytes for a picture higher than any that people have.
-        width_first = width * picture.height <= _MAX_INTERMEDIATE
-        between = (width, picture.height) if width_first else (picture.width, height)
-        return np.asarray(picture.resize(between, resample).resize((width, height), resample))
+        # each pass rounds to 8 bits, so their order shows; Pillow 13 reversed it, the original's went width first
+        return np.asarray(picture.resize((width, picture.height), resample).resize((width, height), resample))
     try:
         from torchvision.transforms.v2 import InterpolationMode
         from torchvision.transforms.v2 import functional as F
@@ -254,8 +253,11 @@ def _resize(picture, options):
             f"backend='torchvision' needs a working torchvision ({error}): install the one for your torch, "
             "or leave the default backend='pil'."
         ) from error
-    mode = InterpolationMode[Image.Resampling(resample).name]
-    return F.resize(F.pil_to_tensor(picture), [height, width], mode, antialias=True).permute(1, 2, 0).numpy()
+    name = Image.Resampling(resample).name
+    if name not in ("NEAREST", "BILINEAR", "BICUBIC"):
+        raise ValueError(f"Got resample={name}, which backend='torchvision' does not have: choose another of the two.")
+    pixels = F.resize(F.pil_to_tensor(picture), [height, width], InterpolationMode[name], antialias=True)
+    return pixels.permute(1, 2, 0).numpy()
 
 
 def _flatten(images, depth=0):
@@ -453,10 +455,12 @@ def _to_rgb(image, key):
     purpose; opaque pictures are the same to the bit.
     """
     if image.mode in ("P", "PA", "LA", "La", "RGBA", "RGBa") or (key is not None and image.mode in ("1", "L", "RGB")):
-        image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-        canvas = Image.new("RGB", image.size, "white")
-        canvas.paste(image, mask=image)
-        return canvas
+        image = image.convert("LA") if image.mode == "La" else image
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+        if np.asarray(image.getchannel("A")).min() < 255:
+            canvas = Image.new("RGB", image.size, "white")
+            canvas.paste(image, mask=image)
+            return canvas
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

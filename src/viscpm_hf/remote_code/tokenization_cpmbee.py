@@ -345,12 +345,14 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
             if base != "<ans>"
             for string, number in table.items()
         }
+        # the cache is for what comes often, not for the megabytes of a large dict
+        relations_of = _segment_relations if len(segments) <= 64 else _segment_relations.__wrapped__
         return {
             "input_ids": input_ids,
             "attention_mask": [1] * len(input_ids),
             "segment_ids": segment_ids,
             "context_mask": context_mask,
-            "segment_rel": _segment_relations(tuple(depth for _, depth, _ in segments)).tolist(),
+            "segment_rel": relations_of(tuple(depth for _, depth, _ in segments)).tolist(),
             "ext_table_ids": [self._specials[base] for base, _ in columns],
             "ext_table_subs": [number for _, number in columns],
             "ext_table_mask": [int(base != "<ans>") for base, _ in columns],
@@ -389,7 +391,7 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
         for name, value in options.items():
             if name not in _NOT_HERE:
                 raise ValueError(f"Got {name}={value!r}, which CpmBeeTokenizer does not know: leave it out.")
-            if not (value is None or value is False or value == 0):
+            if value is not None and value is not False and not (isinstance(value, int) and value == 0):
                 raise ValueError(f"Got {name}, which has no meaning for CpmBeeTokenizer: {_NOT_HERE[name]}.")
 
     def _limits(self, padding, truncation, max_length, pad_to_multiple_of):
@@ -522,9 +524,11 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
         if isinstance(encoded_inputs, Mapping):
             ids = encoded_inputs.get("input_ids", ())
             is_sample = not _has_rows(ids)
-            if not is_sample and any(len(value) != len(ids) for value in encoded_inputs.values()):
-                raise ValueError(f"Got a batch of {len(ids)} samples, but not as many values of each key.")
-            samples = [encoded_inputs] if is_sample else _rows(encoded_inputs)
+            samples = [encoded_inputs]
+            if not is_sample:
+                if any(len(value) != len(ids) for value in encoded_inputs.values()):
+                    raise ValueError(f"Got a batch of {len(ids)} samples, but not as many values of each key.")
+                samples = [{key: value[i] for key, value in encoded_inputs.items()} for i in range(len(ids))]
         if not all(isinstance(sample, Mapping) and "input_ids" in sample for sample in samples):
             raise ValueError("CpmBeeTokenizer pads what it returned, got samples without input_ids.")
         first = samples[0]["input_ids"] if samples else None
@@ -793,10 +797,6 @@ def _has_rows(ids) -> bool:
 
 def _as_list(value):
     return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _rows(columns: Mapping) -> list[dict]:
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _columns(rows: list[dict]) -> dict[str, list]:
