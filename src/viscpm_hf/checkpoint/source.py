@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .errors import CheckpointError, listed, pasted, printable
+from .errors import CheckpointError, listed, pasted
 from .files_on_disk import Identity, open_regular
 from .json_file import quoted
 from .safetensors_file import METADATA, read_safetensors, read_shards
@@ -42,11 +42,11 @@ class Source:
             prefixes: that were taken from the names.
         """
         files = [
-            {"file": printable(path.name), "bytes": identity.size, "sha256": sha256[path]}
+            {"file": path.name, "bytes": identity.size, "sha256": sha256[path]}
             for path, identity in self.files().items()
         ]
         if self.path.name.endswith(INDEX):
-            about = {"file": printable(self.path.name), "bytes": sum(file["bytes"] for file in files), "shards": files}
+            about = {"file": self.path.name, "bytes": sum(file["bytes"] for file in files), "shards": files}
         else:
             about = files[0]
         return about | ({"under": self.under} if self.under else {}) | ({"prefixes": prefixes} if prefixes else {})
