@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import (
@@ -127,6 +130,21 @@ def seeded(seed=0):
 
 def paint(pipe, prompt=PROMPT, seed=0, **arguments):
     return pipe(prompt, **{**FEW, "generator": seeded(seed), **arguments}).images
+
+
+def add_lora(model, **options):
+    """Adds a random LoRA to a UNet or a text encoder; its tensors. transformers can ask for a peft yet to come."""
+    names = ["to_k", "to_v"] if hasattr(model, "conv_in") else ["q_proj", "v_proj", "up_proj"]
+    torch.manual_seed(0)
+    name = options.pop("adapter_name", "default")
+    try:
+        config = {"r": 4, "lora_alpha": 4, "target_modules": names, "init_lora_weights": False, **options}
+        model.add_adapter(LoraConfig(**config), adapter_name=name)
+    except ValueError as error:
+        if "version of PEFT" in str(error):
+            pytest.skip(str(error))
+        raise
+    return get_peft_model_state_dict(model, adapter_name=name)
 
 
 def record(module, kept):

@@ -5,8 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from paint import GOLDEN, golden_pipeline, prompt_checker_parts, ranker_parts, safety_checker_parts
-from peft import LoraConfig
+from paint import GOLDEN, add_lora, golden_pipeline, prompt_checker_parts, ranker_parts, safety_checker_parts
 from PIL import Image
 
 from viscpm_hf import UnsafeContentError, VisCPMPaint
@@ -169,12 +168,11 @@ def test_threads_get_their_own_pictures(painter):
 
 def test_the_scale_of_a_lora_counts_in_both_languages(complete):
     painter = VisCPMPaint(complete)
-    names = ["q_proj", "v_proj", "up_proj"]
     for prompt in (SAFE, "a car"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             plain = painter.generate(prompt, generator=1, **FAST).tobytes()
-            painter.pipeline.text_encoder.add_adapter(LoraConfig(r=4, target_modules=names, init_lora_weights=False))
+            add_lora(painter.pipeline.text_encoder)
             adapted = painter.generate(prompt, generator=1, **FAST).tobytes()
             off = painter.generate(prompt, generator=1, cross_attention_kwargs={"scale": 0.0}, **FAST).tobytes()
         assert off == plain != adapted

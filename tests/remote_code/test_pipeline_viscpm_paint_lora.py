@@ -5,22 +5,9 @@ import logging
 import pytest
 import torch
 from diffusers.utils import convert_state_dict_to_diffusers
-from paint import EXACT, golden_pipeline, paint
-from peft import LoraConfig
-from peft.utils import get_peft_model_state_dict
+from paint import EXACT, add_lora, golden_pipeline, paint
 
 from viscpm_hf import VisCPMPaintPipeline
-
-UNET, TEXT = ["to_k", "to_v"], ["q_proj", "v_proj", "up_proj"]
-
-
-def adapt(model, names, **options):
-    """Adds a random LoRA; its tensors."""
-    torch.manual_seed(0)
-    model.add_adapter(
-        LoraConfig(**{"r": 4, "lora_alpha": 4, "init_lora_weights": False, "target_modules": names, **options})
-    )
-    return get_peft_model_state_dict(model)
 
 
 @pytest.fixture
@@ -35,7 +22,7 @@ def said(caplog):
 @pytest.mark.parametrize("parts", [["unet"], ["text_encoder"], ["unet", "text_encoder"]])
 def test_a_lora_is_saved_loaded_weighed_and_fused(pipe, tmp_path, said, parts):
     plain, trained = paint(pipe), golden_pipeline()
-    layers = {f"{part}_lora_layers": adapt(getattr(trained, part), UNET if part == "unet" else TEXT) for part in parts}
+    layers = {f"{part}_lora_layers": add_lora(getattr(trained, part)) for part in parts}
     adapted = paint(trained)
     assert (adapted - plain).abs().max() > 1e-3
     VisCPMPaintPipeline.save_lora_weights(tmp_path, **layers)
@@ -65,7 +52,7 @@ def test_a_lora_is_saved_loaded_weighed_and_fused(pipe, tmp_path, said, parts):
 @pytest.mark.parametrize("convert", [dict, convert_state_dict_to_diffusers])
 def test_every_layer_of_the_text_encoder_takes_part(tmp_path, names, convert):
     trained, fresh = golden_pipeline(), golden_pipeline()
-    layers = convert(adapt(trained.text_encoder, names))
+    layers = convert(add_lora(trained.text_encoder, target_modules=names))
     VisCPMPaintPipeline.save_lora_weights(tmp_path, text_encoder_lora_layers=layers, safe_serialization=False)
     fresh.load_lora_weights(tmp_path)
     assert torch.equal(paint(fresh), paint(trained))
@@ -74,10 +61,10 @@ def test_every_layer_of_the_text_encoder_takes_part(tmp_path, names, convert):
 def test_ranks_that_differ_and_factors_in_the_files_metadata(tmp_path):
     trained, fresh, again = golden_pipeline(), golden_pipeline(), golden_pipeline()
     pattern = {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 2}}
-    layers = adapt(trained.text_encoder, TEXT, **pattern)
+    layers = add_lora(trained.text_encoder, **pattern)
     fresh.load_lora_weights({f"text_encoder.{name}": tensor for name, tensor in layers.items()})
     assert torch.equal(paint(fresh), paint(trained))
-    layers = adapt(again.text_encoder, TEXT, lora_alpha=32)
+    layers = add_lora(again.text_encoder, lora_alpha=32)
     metadata = again.text_encoder.peft_config["default"].to_dict()
     VisCPMPaintPipeline.save_lora_weights(
         tmp_path, text_encoder_lora_layers=layers, text_encoder_lora_adapter_metadata=metadata
@@ -89,8 +76,8 @@ def test_ranks_that_differ_and_factors_in_the_files_metadata(tmp_path):
 
 def test_loras_of_several_parts_have_one_name(pipe):
     unet, text = golden_pipeline(), golden_pipeline()
-    of_unet = {f"unet.{name}": tensor for name, tensor in adapt(unet.unet, UNET).items()}
-    of_text = {f"text_encoder.{name}": tensor for name, tensor in adapt(text.text_encoder, TEXT).items()}
+    of_unet = {f"unet.{name}": tensor for name, tensor in add_lora(unet.unet).items()}
+    of_text = {f"text_encoder.{name}": tensor for name, tensor in add_lora(text.text_encoder).items()}
     both = golden_pipeline()
     both.load_lora_weights(of_unet)
     both.load_lora_weights({**of_unet, **of_text})
@@ -107,7 +94,7 @@ def test_the_text_part_of_another_model_is_left_out(said, pipe):
     other = golden_pipeline()
     layer = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora"
     text = {f"{layer}_A.weight": torch.ones(2, 32), f"{layer}_B.weight": torch.ones(24, 2)}
-    unet = {f"unet.{name}": tensor for name, tensor in adapt(golden_pipeline().unet, UNET).items()}
+    unet = {f"unet.{name}": tensor for name, tensor in add_lora(golden_pipeline().unet).items()}
     other.load_lora_weights({**text, **unet})
     assert said.text.count("left out") == 1 and other.get_list_adapters() == {"unet": ["default_0"]}
     assert said.text.count("WARNING") == 1
@@ -116,7 +103,7 @@ def test_the_text_part_of_another_model_is_left_out(said, pipe):
 
 
 def broken(case):
-    layers = adapt(golden_pipeline().text_encoder, TEXT)
+    layers = add_lora(golden_pipeline().text_encoder)
     down, up = "layers.0.self_attn.q_proj.lora_A.weight", "layers.0.self_attn.q_proj.lora_B.weight"
     return (
         layers
@@ -135,7 +122,7 @@ def broken(case):
 @pytest.mark.parametrize("case", ["wider", "longer", "ranks", "layers", "dora", "half", "no matrix"])
 def test_a_lora_that_does_not_fit_changes_nothing(pipe, case):
     other = golden_pipeline()
-    kept = {f"unet.{name}": tensor for name, tensor in adapt(golden_pipeline().unet, UNET).items()}
+    kept = {f"unet.{name}": tensor for name, tensor in add_lora(golden_pipeline().unet).items()}
     other.load_lora_weights(kept)
     other.set_adapters("default_0", 0.5)
     before = paint(other)
@@ -146,11 +133,28 @@ def test_a_lora_that_does_not_fit_changes_nothing(pipe, case):
     assert other.get_list_adapters() == {"unet": ["default_0"]} and torch.equal(paint(other), before)
 
 
+def test_a_library_that_refuses_the_text_encoders_part_changes_nothing(monkeypatch):
+    other = golden_pipeline()
+    kept = {f"unet.{name}": tensor for name, tensor in add_lora(golden_pipeline().unet).items()}
+    text = {f"text_encoder.{name}": tensor for name, tensor in add_lora(golden_pipeline().text_encoder).items()}
+    other.load_lora_weights(kept)
+    other.set_adapters("default_0", 0.5)
+    before = paint(other)
+    monkeypatch.setattr(type(other.text_encoder), "load_adapter", lambda *_, **__: int("x"), raising=False)
+    with pytest.raises(ValueError, match="invalid literal"):
+        other.load_lora_weights({**kept, **text}, adapter_name="new")
+    assert other.get_list_adapters() == {"unet": ["default_0"]} and torch.equal(paint(other), before)
+
+
 def test_names_in_use_and_hotswapping(pipe):
     other = golden_pipeline()
-    layers = {f"text_encoder.{name}": tensor for name, tensor in adapt(golden_pipeline().text_encoder, TEXT).items()}
+    layers = {f"text_encoder.{name}": tensor for name, tensor in add_lora(golden_pipeline().text_encoder).items()}
     other.load_lora_weights(layers, adapter_name="mine")
     adapted = paint(other)
+    unet = {f"unet.{name}": tensor for name, tensor in add_lora(golden_pipeline().unet).items()}
+    with pytest.raises(ValueError, match="cannot exchange its LoRA 'mine'"):
+        other.load_lora_weights({**unet, **layers}, adapter_name="mine")
+    assert "unet" not in other.get_list_adapters() or not other.get_list_adapters()["unet"]
     for options in ({}, {"hotswap": True}):
         with pytest.raises(ValueError, match="cannot exchange its LoRA 'mine'"):
             other.load_lora_weights(layers, adapter_name="mine", **options)
@@ -161,9 +165,9 @@ def test_names_in_use_and_hotswapping(pipe):
 
 
 def test_a_pipeline_with_a_lora_is_not_saved_without_a_word(pipe, tmp_path):
-    for part, names in (("unet", UNET), ("text_encoder", TEXT)):
+    for part in ("unet", "text_encoder"):
         other = golden_pipeline()
-        adapt(getattr(other, part), names)
+        add_lora(getattr(other, part))
         adapted = paint(other)
         for prepare in (
             lambda other=other: None,
@@ -186,7 +190,7 @@ def test_transformers_saves_one_lora_beside_the_model_it_was_added_to(tmp_path):
     pipe = golden_pipeline()
     pipe.text_encoder.save_pretrained(tmp_path / "text_encoder")
     pipe.text_encoder.name_or_path = str(tmp_path / "text_encoder")
-    adapt(pipe.text_encoder, TEXT)
+    add_lora(pipe.text_encoder)
     adapted = paint(pipe)
     pipe.save_pretrained(tmp_path / "pipeline")
     loaded = VisCPMPaintPipeline.from_pretrained(tmp_path / "pipeline")
@@ -196,12 +200,8 @@ def test_transformers_saves_one_lora_beside_the_model_it_was_added_to(tmp_path):
         lambda: pipe.set_adapters("default", 0.5),
         lambda: (pipe.set_adapters("default"), pipe.disable_lora()),
         lambda: (pipe.enable_lora(), pipe.fuse_lora()),
-        lambda: (pipe.unfuse_lora(), adapt_again(pipe)),
+        lambda: (pipe.unfuse_lora(), add_lora(pipe.text_encoder, adapter_name="second")),
     ):
         change()
         with pytest.raises(ValueError, match="text_encoder has a LoRA"):
             pipe.save_pretrained(tmp_path / "not")
-
-
-def adapt_again(pipe):
-    pipe.text_encoder.add_adapter(LoraConfig(r=2, target_modules=TEXT), "second")

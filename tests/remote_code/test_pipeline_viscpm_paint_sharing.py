@@ -16,17 +16,10 @@ from diffusers import (
     StableDiffusionPipeline,
     UniPCMultistepScheduler,
 )
-from paint import FEW, LONG, PROMPT, SHORT, golden_components, golden_pipeline, paint, seeded
-from peft import LoraConfig
+from paint import FEW, LONG, PROMPT, SHORT, add_lora, golden_components, golden_pipeline, paint, seeded
 
 from viscpm_hf import VisCPMPaintPipeline
 from viscpm_hf.remote_code import pipeline_viscpm_paint
-
-
-def lora(model, **options):
-    torch.manual_seed(0)
-    names = ["to_k", "to_v"] if hasattr(model, "conv_in") else ["q_proj", "v_proj", "up_proj"]
-    model.add_adapter(LoraConfig(**{"r": 4, "target_modules": names, "init_lora_weights": False, **options}))
 
 
 def together(*calls):
@@ -47,8 +40,8 @@ def together(*calls):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda encoder: lora(encoder, lora_alpha=32),
-        lambda encoder: (lora(encoder, lora_alpha=32), encoder.disable_adapters(), encoder.enable_adapters()),
+        lambda encoder: add_lora(encoder, lora_alpha=32),
+        lambda encoder: (add_lora(encoder, lora_alpha=32), encoder.disable_adapters(), encoder.enable_adapters()),
         lambda encoder: encoder.layers[0].mlp.up_proj.weight.data.mul_(2),
         lambda encoder: encoder.norm.register_forward_hook(lambda module, args, output: 2 * output),
         lambda encoder: encoder.to(torch.bfloat16),
@@ -67,7 +60,7 @@ def test_pictures_are_those_of_a_fresh_pipeline_whatever_changed_the_text_encode
 def test_adapters_off_and_on_fused_and_unfused_leave_nothing_behind():
     pipe = golden_pipeline()
     plain = paint(pipe)
-    lora(pipe.text_encoder, lora_alpha=32)
+    add_lora(pipe.text_encoder, lora_alpha=32)
     adapted = paint(pipe)
     assert (adapted - plain).abs().max() > 1e-2
     pipe.disable_lora()
@@ -85,8 +78,8 @@ def test_adapters_off_and_on_fused_and_unfused_leave_nothing_behind():
 def test_the_scale_of_a_call_reaches_both_loras_and_ends_with_it():
     pipe = golden_pipeline()
     plain = paint(pipe)
-    lora(pipe.text_encoder)
-    lora(pipe.unet)
+    add_lora(pipe.text_encoder)
+    add_lora(pipe.unet)
     pipe.set_adapters("default", 0.7)
     adapted = paint(pipe)
     scaled = {}
@@ -179,8 +172,8 @@ def test_threads_swap_schedulers_while_others_paint():
 
 def test_pipelines_that_share_parts_wait_for_each_other(prompt_checker, ranker):
     pipe = golden_pipeline(**prompt_checker, **ranker)
-    lora(pipe.unet)
-    lora(pipe.text_encoder)
+    add_lora(pipe.unet)
+    add_lora(pipe.text_encoder)
     pipe.enable_model_cpu_offload(device="cpu")
     other = VisCPMPaintPipeline.from_pipe(pipe, scheduler=DDIMScheduler.from_config(pipe.scheduler.config))
     other.set_progress_bar_config(disable=True)

@@ -333,16 +333,15 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         Raises:
             ValueError: The part for the text encoder does not fit. Nothing is changed then.
         """
-        taken = {name for names in self.get_list_adapters().values() for name in names}
-        adapter_name = adapter_name or next(f"default_{i}" for i in itertools.count() if f"default_{i}" not in taken)
-        super().load_lora_weights(pretrained_model_name_or_path_or_dict, adapter_name=adapter_name, **kwargs)
-
-    @classmethod
-    def load_lora_into_unet(cls, state_dict, *args, _pipeline=None, **kwargs):
-        """See [`~diffusers.loaders.StableDiffusionLoraLoaderMixin.load_lora_into_unet`]."""
-        if _pipeline is not None:  # the text encoder's turn is next: where that fails, nothing is to be changed
-            cls._text_lora(state_dict, _pipeline.text_encoder, cls.text_encoder_name, **kwargs)
-        super().load_lora_into_unet(state_dict, *args, _pipeline=_pipeline, **kwargs)
+        before = self.get_list_adapters()
+        free = (f"default_{i}" for i in itertools.count() if f"default_{i}" not in itertools.chain(*before.values()))
+        adapter_name = adapter_name or next(free)
+        try:
+            super().load_lora_weights(pretrained_model_name_or_path_or_dict, adapter_name=adapter_name, **kwargs)
+        except Exception:  # the text encoder's part, which comes second, does not fit or is not taken
+            if adapter_name in set(self.get_list_adapters().get("unet", ())) - set(before.get("unet", ())):
+                self.unet.delete_adapters(adapter_name)
+            raise
 
     @classmethod
     def load_lora_into_text_encoder(cls, state_dict, network_alphas, text_encoder, prefix=None, **kwargs):
