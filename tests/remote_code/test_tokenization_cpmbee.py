@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.tokenization_utils_base import PaddingStrategy, TensorType, TruncationStrategy
 
+from viscpm_hf.remote_code.processing_viscpm_chat import CHAT_TEMPLATE
 from viscpm_hf.remote_code.tokenization_cpmbee import CpmBeeTokenizer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -938,8 +939,12 @@ TEMPLATE = "{% for message in messages %}{{ message['role'] + ' ' + message['con
 
 def test_chat_template(tokenizer):
     messages = [{"role": "user", "content": "a<b <ans></s>"}]
-    with pytest.raises(ValueError, match="no chat template, as CPM-Bee reads dicts.*VisCPM-Chat's processor"):
-        tokenizer.apply_chat_template(messages)
+    loaded = copy.deepcopy(tokenizer)
+    loaded.chat_template = CHAT_TEMPLATE  # from_pretrained() finds it in a repository of VisCPM-Chat
+    for unable in (tokenizer, loaded):
+        with pytest.raises(ValueError, match="no chat template.*as CPM-Bee reads dicts.*VisCPM-Chat's processor"):
+            unable.apply_chat_template(messages)
+    assert loaded.apply_chat_template(messages, tokenize=False).startswith("User: a<b <ans></s>")
     shown = tokenizer.apply_chat_template(messages, chat_template=TEMPLATE, tokenize=False)
     assert shown == "user a<b <ans></s><sep>"
     for conversations in (messages, [messages, messages]):

@@ -719,17 +719,18 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
     def apply_chat_template(
         self, conversation, tools=None, documents=None, chat_template=None, tokenize: bool = True, **kwargs
     ):
-        """transformers', with a template of your own, if at all: messages are text, never special tokens.
+        """transformers', for a template of your own: what messages hold is text, never a special token.
 
         Raises:
-            ValueError: Neither the tokenizer has a template nor the call.
+            ValueError: No template, or VisCPM-Chat's, which shows a conversation to people, is to be tokenized.
         """
-        if chat_template is None and self.chat_template is None:
+        template = chat_template or self.chat_template
+        if template is None or (tokenize and "'User: '" in str(template)):
             raise ValueError(
-                "CpmBeeTokenizer has no chat template, as CPM-Bee reads dicts: call it with such as "
+                "CpmBeeTokenizer has no chat template to tokenize with, as CPM-Bee reads dicts: call it with such as "
                 '{"input": question, "<ans>": ""}, or call apply_chat_template of VisCPM-Chat\'s processor.'
             )
-        kwargs.pop("sanitize_control_tokens", None)  # the same for what a vocabulary has
+        kwargs.pop("sanitize_control_tokens", None)  # as below
         conversation = self._escaped(conversation) if tokenize else conversation
         return super().apply_chat_template(
             conversation, tools=tools, documents=documents, chat_template=chat_template, tokenize=tokenize, **kwargs
