@@ -247,12 +247,15 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
     def _can_be_saved(part: torch.nn.Module) -> bool:
         """Whether no LoRA lies over a part, or one that transformers writes down as it is, with the model's folder."""
         layers = [layer for layer in part.modules() if hasattr(layer, "base_layer")]
-        one = [*getattr(part, "peft_config", {}).items()][-1:] if isinstance(part, PreTrainedModel) else []
-        return not layers or any(
-            os.path.isdir(config.base_model_name_or_path or "")
-            and all(layer.scaling == {name: layer.lora_alpha[name] / layer.r[name]} for layer in layers)
+        (name, config), *more = getattr(part, "peft_config", {}).items() or [("", None)]
+        folder = isinstance(part, PreTrainedModel) and os.path.isdir(
+            getattr(config, "base_model_name_or_path", 0) or ""
+        )
+        return not layers or (
+            folder
+            and not more
             and not any(layer.merged or layer.disable_adapters for layer in layers)
-            for name, config in one
+            and all(layer.scaling == {name: layer.lora_alpha[name] / layer.r[name]} for layer in layers)
         )
 
     def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
@@ -293,15 +296,15 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         """
         dtype, parameters = kwargs.pop("torch_dtype", dtype), inspect.signature(cls).parameters
         # what another class has no use for it keeps under names with a dash
-        given = {name.removeprefix("_"): value for name, value in pipeline.config.items()}
-        given = {
-            name: given[name] for name in ("prompt_checker_threshold", "requires_safety_checker") if name in given
-        }
-        given |= {**dict.fromkeys(cls._optional_components), **pipeline.components, **kwargs}
-        missing = [name for name, one in parameters.items() if one.default is one.empty and name not in given]
+        config = {name.removeprefix("_"): value for name, value in pipeline.config.items()}
+        defaults = {name: one.default for name, one in parameters.items() if one.default is not one.empty}
+        settings = {name: config.get(name, default) for name, default in defaults.items()}
+        parts = {name: part for name, part in pipeline.components.items() if name in parameters}
+        given = {**dict.fromkeys(cls._optional_components), **settings, **parts, **kwargs}
+        missing = ", ".join(parameters.keys() - given.keys())
         if missing:
-            raise ValueError(f"A {type(pipeline).__name__} has no {', '.join(missing)}: pass what is missing, too.")
-        new = cls(**{name: part for name, part in given.items() if name in parameters or name in kwargs})
+            raise ValueError(f"A {type(pipeline).__name__} has no {missing}: pass what is missing, too.")
+        new = cls(**given)
         new.register_to_config(_name_or_path=pipeline.config.get("_name_or_path"))
         return new if dtype is None else new.to(dtype=dtype)
 
@@ -323,8 +326,9 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
                 for tensor in part.state_dict().values():
                     some = tensor.flatten()[:: tensor.numel() // 64 + 1].double().tolist()
                     weights.update(f"{tensor.shape} {tensor.dtype} {some}".encode())
-                part._on_disk = os.path.join(path, name, weights.hexdigest()[:16])
-                apply_group_offloading(part, **inputs, offload_to_disk_path=part._on_disk)
+                folder = os.path.join(path, name, weights.hexdigest()[:16])
+                apply_group_offloading(part, **inputs, offload_to_disk_path=folder)
+                part._on_disk = folder
 
     @_in_turn("unet", "text_encoder")
     def load_lora_weights(self, pretrained_model_name_or_path_or_dict, adapter_name: str | None = None, **kwargs):
