@@ -1,5 +1,7 @@
 """Guards the drop-in class: the original's two recorded turns, batches and streams like single answers, its errors."""
 
+import json
+import shutil
 import threading
 import warnings
 
@@ -179,6 +181,33 @@ def test_what_is_not_a_converted_model_is_one_sentence(chat_checkpoint, chat_rep
         VisCPMChat(tmp_path)
     with pytest.raises(ValueError, match="image_safety_checker=False"):  # none in the repository, and no network
         VisCPMChat(chat_repo_eos, image_safety_checker=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("config.json", "text_config", None),
+        ("config.json", "text_config", []),
+        ("config.json", "vision_config", "wide"),
+        ("config.json", "vision_config", {"image_size": "large"}),
+        ("config.json", "architectures", 7),
+        ("config.json", None, [1]),
+        ("generation_config.json", "num_beams", []),
+        ("generation_config.json", None, 3),
+        ("processor_config.json", "query_num", "many"),
+        ("processor_config.json", "image_processor", 3),
+        ("tokenizer_config.json", None, []),
+    ],
+)
+def test_odd_files_of_a_repository_are_one_sentence(chat_repo_eos, tmp_path, name, key, value):
+    repo = shutil.copytree(chat_repo_eos, tmp_path / "repo")
+    content = json.loads((repo / name).read_text())
+    (repo / name).write_text(json.dumps(value if key is None else {**content, key: value}))
+    try:
+        chat = VisCPMChat(repo, image_safety_checker=False)
+        chat.chat(None, "你", max_new_tokens=2)
+    except (ValueError, OSError) as error:
+        assert str(error) and len(str(error)) < 1000
 
 
 def test_dtype_device_and_memory(chat_repo_eos, monkeypatch, pictures):

@@ -8,7 +8,7 @@ from transformers.generation import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils.quantization_config import QuantizationMethod
 
-from .converted import check_is_converted
+from .converted import check_is_converted, loads_or_says_why
 from .memory import default_device, find_plan
 from .packing import pack_chat
 from .placement import load_chat, sparing_vision
@@ -51,6 +51,7 @@ class VisCPMChat:
         >>> answer, context, vision_hidden_states = chat.chat(Image.open("picture.png"), "这是什么？")
     """
 
+    @loads_or_says_why
     def __init__(
         self,
         model_path,

@@ -1,8 +1,42 @@
 """Whether a path is a converted checkpoint, and what to do if it is not."""
 
+import functools
 import os
+from collections.abc import Callable
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 
 from .checkpoint.errors import CheckpointError, pasted
+from .checkpoint.hub import first_line
+
+
+def loads_or_says_why(load: Callable) -> Callable:
+    """Decorator of `load(self, model_path, …)`: what libraries make of odd files is one sentence, a CheckpointError.
+
+    ValueError, OSError and ImportError are sentences already.
+    """
+
+    @functools.wraps(load)
+    def loading(self, model_path, *args, **kwargs):
+        try:
+            return load(self, model_path, *args, **kwargs)
+        except torch.OutOfMemoryError:
+            raise
+        except (
+            TypeError,
+            AttributeError,
+            LookupError,
+            RuntimeError,  # which a too deep nesting is, too
+            SafetensorError,
+            StrictDataclassError,
+        ) as error:
+            raise CheckpointError(
+                f"{model_path} does not load ({first_line(error)}): convert the checkpoint again."
+            ) from error
+
+    return loading
 
 
 def check_is_converted(model_path, name: str, script: str, config_file: str):

@@ -167,6 +167,8 @@ def find_plan(model_path, device, memory=None, quantization=None, dtype=None, wi
         warnings.warn(f"The memory limit of {limit} has no effect on {device.type}.", stacklevel=3)
         budget = None
     if budget is None and word in (None, "auto"):
+        if os.path.isdir(model_path):  # configurations that are not what the weights need could build without end
+            read_model(model_path, without)
         return None
 
     model, machine = read_model(_folder(model_path), without), this_machine(device)

@@ -6,7 +6,7 @@ import warnings
 import torch
 from diffusers import PipelineQuantizationConfig
 
-from .converted import check_is_converted
+from .converted import check_is_converted, loads_or_says_why
 from .memory import default_device, find_plan
 from .placement import load_paint
 from .remote_code.pipeline_viscpm_paint import UnsafePromptError, VisCPMPaintPipeline
@@ -55,6 +55,7 @@ class VisCPMPaint:
         >>> painter.generate("人闲桂花落，月静春山空").save("picture.png")
     """
 
+    @loads_or_says_why
     def __init__(
         self,
         model_path,
