@@ -20,14 +20,16 @@ CHAT_CODE = {
     "configuration_viscpm_chat.py",
     "generation_cpmbee.py",
     "image_processing_viscpm_chat.py",
+    "logits_cpmbee.py",
     "modeling_beit3.py",
     "modeling_cpmbee.py",
     "modeling_viscpm_chat.py",
     "processing_viscpm_chat.py",
     "tokenization_cpmbee.py",
+    "words_cpmbee.py",
 }
 ANSWERS = ("ids", "answer", "pipeline", "tokens", "generation")
-LANGUAGE_CODE = {"beams_cpmbee.py", "generation_cpmbee.py", "modeling_cpmbee.py", "tokenization_cpmbee.py"}
+LANGUAGE_CODE = {name for name in CHAT_CODE if name.endswith("_cpmbee.py")}
 
 
 def run_python(*arguments, env):

@@ -535,6 +535,13 @@ def test_a_setting_without_meaning_is_named_before_any_work(chat_model, chat_inp
     assert next(iter(setting)) in str(error.value) and "\n" not in str(error.value)
 
 
+def test_ids_of_words_without_their_tables_are_refused(chat_model, chat_inputs):
+    """As from a pipeline that hands on ids and mask alone."""
+    inputs = chat_inputs((None, "鲲在凤在龙"))
+    with pytest.raises(ValueError, match="need ext_table_ids"):
+        chat_model.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+
+
 def test_early_stopping_ends_with_enough_answers(chat_models, chat_inputs):
     inputs, arguments = chat_inputs((0, SHORT)), {"num_beams": 3, "max_new_tokens": 60}
     whole = chat_models["eos_strong"].generate(**inputs, **arguments)

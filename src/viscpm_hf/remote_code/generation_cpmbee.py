@@ -90,6 +90,7 @@ class CpmBeeGenerationMixin(GenerationMixin):
         given = {key: value for key, value in vars(own).items() if value is not None}
         settings = {**vars(self.generation_config), **given, **kwargs}
         _check_settings(settings)
+        self._check_ids(kwargs)
         kwargs = {key: value for key, value in kwargs.items() if key not in ("beam_temperature", "repetition_window")}
         kwargs = self._with_pictures(_with_columns_on_the_left(_prompts_of(kwargs)))
         tables = read_words(kwargs.pop("ext_table_words", None))
@@ -128,6 +129,15 @@ class CpmBeeGenerationMixin(GenerationMixin):
             **kwargs,
         )
         return with_words(output, tables)
+
+    def _check_ids(self, model_kwargs: dict) -> None:
+        input_ids, columns = model_kwargs.get("input_ids"), model_kwargs.get("ext_table_ids")
+        size = self.get_decoder().config.vocab_size + (0 if columns is None else columns.shape[1])
+        if input_ids is not None and input_ids.numel() and int(input_ids.max()) >= size:
+            raise ValueError(
+                f"Got the id {int(input_ids.max())}, expected ids below {size}: those of unknown words need "
+                "ext_table_ids and ext_table_subs, so hand over all that the processor or tokenizer returned."
+            )
 
     def _processors(self, settings: dict, model_kwargs: dict) -> list:
         """What changes the logits as the original does; `unk_allowed` is for it alone."""

@@ -113,14 +113,7 @@ class VisCPMChatProcessor(ProcessorMixin):
             `BatchFeature` of tensors; its attribute `ext_tables` lists a dict per sample from output ids to words
             outside the vocabulary.
         """
-        padded = self.tokenizer.pad_encodings(encodings, padding_side)
-        missing = (length or 0) - padded["input_ids"].shape[1]
-        if missing > 0:
-            sides = (missing, 0) if (padding_side or self.tokenizer.padding_side) == "left" else (0, missing)
-            for key in ("input_ids", "attention_mask", "segment_ids", "context_mask", "mm_token_type_ids", "labels"):
-                if key in padded:
-                    value = -100 if key == "labels" else 0
-                    padded[key] = torch.nn.functional.pad(padded[key], sides, value=value)
+        padded = self.tokenizer.pad_encodings(encodings, padding_side, length=length)
         batch = BatchFeature(dict(padded))
         batch.ext_tables = padded.ext_tables
         return batch
