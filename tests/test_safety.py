@@ -102,6 +102,12 @@ def guarded_repo(chat_repo, tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize("choice", [5, 1.0, ["folder"], {}])
+def test_what_names_no_checker_is_refused(choice):
+    with pytest.raises(ValueError, match="image_safety_checker is True, False, None, or a folder or repository"):
+        load_image_safety_checker(choice, "anywhere")
+
+
 def test_chat_does_not_answer_about_an_unsafe_picture(guarded_repo):
     free = VisCPMChat(guarded_repo, image_safety_checker=False)
     question, options = "鲲鹏是什么颜色？", {"max_new_tokens": 8}

@@ -112,6 +112,10 @@ def load_image_safety_checker(choice, model_path, device=None) -> ImageSafetyChe
             model_path,
         )
         return None
+    if not isinstance(choice, str | os.PathLike):
+        raise ValueError(
+            f"image_safety_checker is True, False, None, or a folder or repository that has one, got {choice!r}."
+        )
     subfolder = SUBFOLDER if (Path(choice) / SUBFOLDER).is_dir() else ""
     return ImageSafetyChecker.from_pretrained(choice, subfolder, device)
 
