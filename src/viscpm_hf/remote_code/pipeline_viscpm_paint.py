@@ -689,8 +689,8 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
             cross_attention_kwargs (`dict`, *optional*): For the attention processors; `{"scale": …}` for a LoRA of
                 UNet and text encoder.
             callback_on_step_end (*optional*): Called as `(pipeline, step, timestep, tensors)` after each step; returns
-                a dict of tensors to replace. Setting `pipeline._interrupt = True` skips the remaining steps. It may not
-                call the pipeline, nor wait for a thread that does.
+                a dict of tensors to replace. Setting `pipeline._interrupt = True` skips the remaining steps. It can
+                neither call the pipeline nor wait for a thread that does.
             callback_on_step_end_tensor_inputs (`list[str]`): Which tensors it gets.
 
         Returns:
