@@ -47,6 +47,12 @@ def test_what_a_terminal_would_act_on_is_escaped():
     assert listed(["\x1b]0;", "b"]) == r"\x1b]0;, b"
 
 
+def test_messages_are_bounded():
+    """A name in them may be megabytes."""
+    text = str(CheckpointError(f"a.bin holds {'x' * 10_000_000}, which is wrong."))
+    assert len(text) < 4000 and text.startswith("a.bin holds xxx") and text.endswith("xxx, which is wrong.")
+
+
 def test_a_full_disk_behind_the_output_is_said(ends):
     code, out, err = ends("> /dev/full")
     assert (code, out) == (1, "")

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 
 import pytest
 
@@ -67,3 +68,15 @@ def test_every_change_is_noticed(tmp_path, change):
             os.replace(tmp_path / "b", path)
     with open_regular(path) as file, pytest.raises(CheckpointError, match="changed or replaced while"):
         require_unchanged(file, path, seen)
+
+
+@pytest.mark.parametrize("age", [0, 3600])
+def test_the_clock_must_have_moved_since_the_last_write(tmp_path, monkeypatch, age):
+    """A write in the same tick of the file system's clock as the one before could not be told from it."""
+    (tmp_path / "a").write_bytes(b"123")
+    os.utime(tmp_path / "a", (time.time() - age,) * 2)
+    waited = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    with open_regular(tmp_path / "a") as file:
+        identity(file)
+    assert bool(waited) == (age == 0)

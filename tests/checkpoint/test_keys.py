@@ -1,6 +1,7 @@
 """Guards the key tables: complete for the golden and the full-size model, inverse to each other, precise in blame."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -177,3 +178,27 @@ def test_only_other_beginnings_are_not_used(paint, weights_of_paint, name, messa
     assert match(paint, {**weights_of_paint, **extra}, "x").unused == [f"other.{name}"]
     with pytest.raises(CheckpointError, match=r"not floating-point: unet.conv_in.bias \(int64\)"):
         match(paint, {**weights_of_paint, **described({"unet.conv_in.bias": (8,)}, torch.int64)}, "x")
+
+
+def test_two_names_never_become_one():
+    """Digits of other alphabets are numbers to Python: `1٠` is 10."""
+    sizes = {"num_layers": 12, "encoder_layers": 12}
+    shapes = {
+        key.replace("{i}", str(i)): [sizes.get(size, size if isinstance(size, int) else 8) for size in shape]
+        for component, table in CHAT.components.items()
+        for key, (_, shape) in table.items()
+        for i in range(12 if "{i}" in key else 1)
+    }
+    assert len(set(match(CHAT, described(shapes), "x").names.values())) == len(shapes)
+    name = "llm.encoder.layers.10.ffn.ffn.w_out.weight"
+    for number in ("1٠", "1０", "010", "10 ", "+10"):
+        more = {**shapes, name.replace("10", number): shapes[name]}
+        with pytest.raises(CheckpointError, match=rf"unknown: llm.encoder.layers.{re.escape(number)}.ffn"):
+            match(CHAT, described(more), "x")
+
+
+def test_an_adapter_under_a_name_that_paint_does_not_use_is_kept():
+    names = ["llm.input_embedding.weight", "unet.conv_in.weight", "trans_block.layernorm.bias", "loss.lora_A.weight"]
+    check_family(PAINT, names, "x")
+    with pytest.raises(CheckpointError, match="holds a LoRA adapter"):
+        check_family(PAINT, [*names, "unet.lora_A.weight"], "x")

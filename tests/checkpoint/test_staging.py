@@ -234,6 +234,26 @@ def test_one_of_many_writers_wins(child, tmp_path):
             (tmp_path / "lock").unlink()
 
 
+@pytest.mark.parametrize("left", range(12))
+def test_too_many_open_files_before_it_begins(child, tmp_path, left):
+    def exhausted():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+        held = []
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        for number in held[:left]:
+            os.close(number)
+        try:
+            written(tmp_path / "new" / "out")
+        except OSError as error:
+            return 0 if error.errno == errno.EMFILE else 2
+        return 3
+
+    assert child(exhausted).code() == (0 if left < 10 else 3)
+    assert names(tmp_path) == ([] if left < 10 else ["new"])
+
+
 def test_too_many_open_files_leave_nothing(child, convert, tmp_path):
     (tmp_path / "in").mkdir()
 

@@ -1,6 +1,7 @@
 """Guards the proof and the way back: every changed byte is found, an exported checkpoint is the original's."""
 
 import json
+import os
 import shutil
 import subprocess
 
@@ -116,6 +117,11 @@ def test_export_refuses_incomplete_repositories_and_existing_files(repo, tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["repo", "there.bin"]
 
 
+def pipe(path):
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -138,6 +144,9 @@ def test_export_refuses_incomplete_repositories_and_existing_files(repo, tmp_pat
             "in a file its index does not name",
         ),
         (lambda repo: subprocess.run(["truncate", "-s", "-1", repo / "model.safetensors"]), "ends before"),
+        (lambda repo: pipe(repo / "model.safetensors"), "model.safetensors is a named pipe"),
+        (lambda repo: pipe(repo / "original_only.safetensors"), "original_only.safetensors is a named pipe"),
+        (lambda repo: pipe(repo / "model.safetensors.index.json"), "index.json is a named pipe"),
     ],
 )  # fmt: skip
 def test_broken_repositories_are_refused(checkpoint, repo, tmp_path, spoil, message):

@@ -95,6 +95,15 @@ def test_wrappers_inside_of_names_are_taken_off(same, weights, tmp_path):
     assert len(same(tmp_path / "a.bin")["prefixes"]) == 3
 
 
+def test_paint_in_a_wrapper(convert_paint_to, golden, tmp_path):
+    """Also what it does not use is under its name without the prefix."""
+    weights = {**golden("paint_weights.safetensors"), "loss.weight": torch.ones(3)}
+    torch.save({"module": {f"module.{name}": tensor for name, tensor in weights.items()}}, tmp_path / "a.bin")
+    out = convert_paint_to(tmp_path / "a.bin")
+    assert list(open_checkpoint(out / "original_only.safetensors")) == ["loss.weight"]
+    assert not any(result.differences for result in verify(tmp_path / "a.bin", out, progress=False).values())
+
+
 def test_names_of_a_real_compiled_module_in_a_wrapper(tmp_path):
     module = torch.nn.Module()
     module.llm = torch.compile(torch.nn.Linear(2, 3))

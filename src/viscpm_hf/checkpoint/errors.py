@@ -6,6 +6,8 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 
+HALF = 1500  # characters of a message
+
 
 class CheckpointError(ValueError):
     """A file, a configuration or a folder is not what a conversion needs; the message is one sentence for the user.
@@ -14,6 +16,8 @@ class CheckpointError(ValueError):
     """
 
     def __init__(self, message: str):
+        if len(message) > 2 * HALF:  # a name in it may be megabytes
+            message = f"{message[:HALF]} … {message[-HALF:]}"
         super().__init__(printable(message))
 
 

@@ -215,7 +215,7 @@ def check_family(family: Family, names: Iterable[str], path) -> None:
             f"All names in {path} begin with 'model.', as in a converted repository; give an original checkpoint, "
             "which export_original.py makes of one."
         )
-    if lora := [name for name in names if re.search(r"\.lora(_[AB])?\.", name)]:
+    if lora := [name for name in names if re.search(r"\.lora(_[AB])?\.", name) and not family.leaves_out(name)]:
         what = "is a LoRA adapter" if len(lora) == len(names) else f"holds a LoRA adapter, such as {lora[0]}"
         raise CheckpointError(f"{path} {what}; merge it into the weights (peft: merge_and_unload()) and save those.")
     if not any(name.startswith(ORIGINAL) for name in names):

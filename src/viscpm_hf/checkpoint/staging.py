@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,20 +42,23 @@ def staged(output: Path) -> Iterator[Path]:
     """
     refuse_existing(output)
     workspace = output.parent / f".{output.name}.partial"
-    created = [folder for folder in output.parents if not folder.exists()]
+    lock, target, spare = FileLock(workspace / LOCK, timeout=0), workspace / CONTENTS, []
+    created = [folder for folder in output.parents if not folder.exists()]  # innermost first
     try:
-        workspace.mkdir(parents=True)
-        created.insert(0, workspace)
-    except FileExistsError:
-        if _is_marked(workspace):
+        try:
+            workspace.mkdir(parents=True)
             created.insert(0, workspace)
-    lock, target = FileLock(workspace / LOCK, timeout=0), workspace / CONTENTS
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise CheckpointError(f"Another process is writing {output}; wait for it or choose another output.") from error
-    spare = [os.open(os.devnull, os.O_RDONLY) for _ in range(8)]
-    try:
+        except FileExistsError:
+            if _is_marked(workspace):
+                created.insert(0, workspace)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise CheckpointError(
+                f"Another process is writing {output}; wait for it or choose another output."
+            ) from error
+        # removing a folder opens files, also where too many open files were the reason to stop
+        spare += [os.open(os.devnull, os.O_RDONLY) for _ in range(8)]
         refuse_existing(output)  # whoever had the lock before may have finished
         _remove(target)  # left by a killed run
         yield target
@@ -68,14 +72,15 @@ def staged(output: Path) -> Iterator[Path]:
             ) from error
         raise
     finally:
-        for number in spare:  # removing a folder opens files, also where too many open files were the reason
+        for number in spare:
             os.close(number)
+        if lock.is_locked:
+            with suppress(OSError):
+                _remove(target)
+                (workspace / LOCK).unlink()  # before it is released: who waits for it must see that it is gone
+            lock.release()
         with suppress(OSError):
-            _remove(target)
-            (workspace / LOCK).unlink()  # before it is released: who waits for it must see that it is gone
-        lock.release()
-        with suppress(OSError):
-            for folder in created:  # innermost first
+            for folder in created:
                 folder.rmdir()
 
 
@@ -85,12 +90,14 @@ def refuse_existing(output: Path) -> None:
 
 
 def _is_marked(workspace: Path) -> bool:
-    """Whether a folder is left from an earlier run; an empty one may belong to anybody and can be used.
+    """Whether a folder is of another run, over or not; an empty one may belong to anybody and can be used.
 
     Raises:
         CheckpointError: it is a link, or holds something without our mark.
     """
     is_folder = stat.S_ISDIR(workspace.lstat().st_mode)
+    if is_folder and not os.listdir(workspace):
+        time.sleep(0.1)  # perhaps it was made right now and will be marked
     names = os.listdir(workspace) if is_folder else []
     if LOCK in names and stat.S_ISREG((workspace / LOCK).lstat().st_mode):
         return True
