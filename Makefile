@@ -3,18 +3,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+TORCH := $(shell grep '^torch==' requirements.txt)
+PYTEST := -m pytest -q -n 2 --dist loadfile
+OFFLINE := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo test test-newest test-oldest test-peers lint bench clean
 
 install: $(INSTALLED)
 
+# torch by itself first: a package that asks for it could bring another build
 $(INSTALLED): setup.cfg requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Found $$($(PYTHON) --version), need Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	# torch by itself first: a package that asks for it could bring another build
-	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' requirements.txt)"
+	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet -r requirements.txt -e '.[test]'
 	@touch $@
 
@@ -22,7 +25,32 @@ demo: install
 	HF_HUB_OFFLINE=1 $(BIN)/python -m viscpm_hf.tiny.demo
 
 test: install
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(OFFLINE) $(BIN)/python $(PYTEST)
+
+# The suite with what pip finds today, torch apart; a repository converted by the tested set is one of its tests.
+test-newest: install
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --upgrade pip
+	.venv-newest/bin/python -m pip install --quiet $(TORCH)
+	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager $(TORCH) -e '.[test]'
+	.venv-newest/bin/python -m pip list
+	$(OFFLINE) CONVERTER=$(BIN)/python .venv-newest/bin/python $(PYTEST)
+
+# The suite with the lowest versions that setup.cfg allows.
+test-oldest: install
+	$(PYTHON) -m venv .venv-oldest
+	sed -nE 's/^ +([A-Za-z_-]+)>=([0-9.]+)$$/\1==\2/p' setup.cfg > .venv-oldest/oldest.txt
+	.venv-oldest/bin/python -m pip install --quiet --upgrade pip
+	.venv-oldest/bin/python -m pip install --quiet "$$(grep '^torch==' .venv-oldest/oldest.txt)"
+	.venv-oldest/bin/python -m pip install --quiet --constraint .venv-oldest/oldest.txt -e '.[test]'
+	.venv-oldest/bin/python -m pip list
+	$(OFFLINE) CONVERTER=$(BIN)/python .venv-oldest/bin/python $(PYTEST)
+
+# Our classes in transformers' own testers. Of a checkout with all of them: make test-peers TRANSFORMERS_TESTS=…/tests
+test-peers: install
+	$(BIN)/python -m pip install --quiet parameterized
+	testers="$${TRANSFORMERS_TESTS:-$$($(BIN)/python tests/peers/fetch.py)}" && \
+	  $(OFFLINE) TRANSFORMERS_TESTS="$$testers" $(BIN)/python $(PYTEST) tests/peers
 
 lint: install
 	$(BIN)/ruff check .
@@ -41,4 +69,4 @@ bench: install
 	$(BIN)/python benchmarks/gpu.py
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info
+	rm -rf .venv* build dist src/*.egg-info

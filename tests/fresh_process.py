@@ -25,12 +25,15 @@ def chat_findings(repo, picture, save_to=None, **options):
     """
     import torch
     import transformers as hf
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     loaded = {"AutoConfig": hf.AutoConfig.from_pretrained(repo, **options)}
     for name in ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM"):
         loaded[name] = getattr(hf, name).from_pretrained(repo, **options).eval()
-    for name in ("AutoProcessor", "AutoTokenizer", "AutoImageProcessor"):
+    for name in ("AutoProcessor", "AutoTokenizer"):
         loaded[name] = getattr(hf, name).from_pretrained(repo, **options)
+    # where there is no torchvision, transformers itself hands this one out from 5.18 on
+    loaded["AutoImageProcessor"] = AutoImageProcessor.from_pretrained(repo, **options)
     model, processor = loaded["AutoModelForImageTextToText"], loaded["AutoProcessor"]
 
     content = [{"type": "image", "path": picture}, {"type": "text", "text": QUESTION}]
@@ -95,6 +98,21 @@ def language_findings(repo, save_to=None, **options):
     }
 
 
+def paint_findings(repo, **options):
+    """Loads a Paint repository and paints; arguments and result as above."""
+    import torch
+    from diffusers import DiffusionPipeline
+
+    pipe = DiffusionPipeline.from_pretrained(repo, torch_dtype=torch.float32, **options)
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    image = pipe("一个红色的圆形", num_inference_steps=3, generator=generator, output_type="pt").images
+    return {
+        "classes": _classes({"pipe": pipe, **pipe.components}),
+        "numbers": {"pixels": image.flatten()[::199].tolist()},
+    }
+
+
 def _classes(things):
     return {name: f"{type(thing).__module__}.{type(thing).__name__}" for name, thing in things.items()}
 
@@ -104,7 +122,7 @@ def main(package, jobs):
 
     Args:
         package (`str`): `"absent"` or `"imported"`.
-        jobs (`list`): Pairs of `"chat"` or `"language"` and the arguments of that function.
+        jobs (`list`): Pairs of `"chat"`, `"language"` or `"paint"` and the arguments of that function.
     """
     if package == "absent":
         sys.modules["viscpm_hf"] = None  # from here on every import of it, or of a part of it, is an ImportError
@@ -116,11 +134,11 @@ def main(package, jobs):
             raise RuntimeError("The package can still be imported, so this process would prove nothing.")
     else:
         import viscpm_hf  # noqa: F401
-    findings, results = {"chat": chat_findings, "language": language_findings}, []
+    findings, results = {"chat": chat_findings, "language": language_findings, "paint": paint_findings}, []
     for kind, arguments in jobs:
         result = findings[kind](**arguments)
         loaded = {name.partition(".")[0] for name, module in sys.modules.items() if module}
-        result["code"] = sorted(loaded & {"viscpm_hf", "transformers_modules"})
+        result["code"] = sorted(loaded & {"viscpm_hf", "transformers_modules", "diffusers_modules"})
         results.append(result)
     print(json.dumps(results))
 
