@@ -170,6 +170,12 @@ def test_an_index_that_does_not_fit_its_files_is_refused(convert, sharded, tmp_p
         convert(sharded)
 
 
+def test_one_of_several_files_is_not_the_checkpoint(convert, sharded):
+    file = sorted(sharded.parent.iterdir())[0]
+    with pytest.raises(CheckpointError, match=f"is one of 3 files of a checkpoint; give {sharded}"):
+        convert(file)
+
+
 REFUSED = {
     "two state dicts": (
         lambda weights: {"state_dict": weights, "state_dict_ema": {k: v.clone() for k, v in weights.items()}},

@@ -1,5 +1,6 @@
 """Opening whatever a user calls a checkpoint."""
 
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -84,6 +85,10 @@ def open_source(path: str | Path) -> Source:
             return shard.tensors
 
         return Source(path, read_shards(path, read), listed(sorted(under)))
+    if shard := re.fullmatch(r"(.+)-[0-9]{5}-of-([0-9]{5})(\.\w+)", path.name):
+        index = path.with_name(f"{shard[1]}{shard[3]}{INDEX}")
+        if int(shard[2]) > 1 and index.exists():
+            raise CheckpointError(f"{path} is one of {int(shard[2])} files of a checkpoint; give {index}.")
     return _open_file(path)
 
 
