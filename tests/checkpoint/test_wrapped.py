@@ -183,6 +183,10 @@ REFUSED = {
         r"\[\"state_dict\"\]",
     ),
     "optimizer": (lambda weights: {"state": {}, "param_groups": []}, "an optimizer's state; give the file with"),
+    "tensors beside the state dict": (
+        lambda weights: {**dict.fromkeys("abcdefghijklmno", torch.ones(1)), "model": weights},
+        "entries that are not named tensors: model",
+    ),
     "ZeRO optimizer": (
         lambda weights: {"optimizer_state_dict": {"a": weights}, "ds_config": {}, "ds_version": "0.15.0"},
         "optimizer's part of a DeepSpeed checkpoint; give mp_rank_00_model_states.pt",

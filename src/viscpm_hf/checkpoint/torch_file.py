@@ -131,7 +131,7 @@ def _directory(file: BinaryIO, path: Path) -> tuple[dict[str, zipfile.ZipInfo], 
             if order in members and archive.read(order) != b"little":
                 raise CheckpointError(f"{path} was written on a big-endian machine; save it on a little-endian one.")
             return members, (pickles[0], archive.read(pickles[0]))
-    except CheckpointError:
+    except (CheckpointError, MemoryError):
         raise
     except Exception as error:  # all that zipfile raises on damage
         raise CheckpointError(f"{path} is damaged or incomplete ({error}); copy or download it again.") from error

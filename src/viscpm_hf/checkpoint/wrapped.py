@@ -17,6 +17,7 @@ NEWER_TENSOR_MAKER = ("torch._utils", "_rebuild_tensor_v3")  # for types that ca
 # modules that are put into the tree of modules, by compiling or distributing them
 WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 DEPTH = 3  # of dicts in dicts that are looked into
+FEW = 10  # times fewer tensors than in a state dict may lie beside it, such as a loss or a generator's state
 MAX_KEY = 200  # characters of a key on the way to the state dict
 
 
@@ -44,7 +45,7 @@ def find_state_dict(value, path: Path) -> tuple[list[tuple], str]:
         raise CheckpointError(f"{path} holds a {type(value).__name__}, expected a state dict of names and tensors.")
     _refuse_parts(value, path)
     inner = list(_inner(value, (), set()))
-    if not inner or max(_tensors(found) for _, found in inner) < _tensors(value):
+    if not inner or max(_tensors(found) for _, found in inner) < FEW * _tensors(value):
         return value.pairs, ""
     if len(inner) > 1:
         where = listed((f"{'.'.join(keys)!r} ({_tensors(found)} tensors)" for keys, found in inner), 5)
@@ -105,7 +106,7 @@ def _inner(value: Pairs, above: tuple[str, ...], seen: set[int]) -> Iterator[tup
 
 def _alone(path: Path, keys: tuple[str, ...]) -> str:
     inside = "".join(f"[{json.dumps(key)}]" for key in keys)
-    code = f'import sys, torch; torch.save(torch.load(sys.argv[1], "cpu", mmap=True){inside}, "weights.bin")'
+    code = f'import sys, torch; torch.save(torch.load(sys.argv[1], "cpu", weights_only=True){inside}, "w.bin")'
     return f"save one alone, for instance: python -c {shlex.quote(code)} {pasted(path)}"
 
 
