@@ -26,6 +26,7 @@ from viscpm_hf.checkpoint.source import open_checkpoint  # noqa: E402
 from viscpm_hf.checkpoint.stored import StoredTensor, read_pieces  # noqa: E402
 from viscpm_hf.checkpoint.wrapped import without_prefixes  # noqa: E402
 
+hypothesis.configuration.set_hypothesis_home_dir(Path(tempfile.gettempdir(), "hypothesis"))  # not in the checkout
 fuzzed = settings(
     max_examples=150,
     deadline=timedelta(seconds=20),
