@@ -1,6 +1,6 @@
 """VisCPM at full size on a GPU: speed and memory of the ways to run it, next to what the machine allows.
 
-    python benchmarks/gpu.py [--models chat paint] [--folder DIR]
+    python benchmarks/gpu.py [--models chat paint] [--cases resident stream …] [--folder DIR]
 
 Repositories of random numbers, made on the GPU, are written with the sizes of the release in half precision (Chat
 20.5 GB, Paint 21.1 GB, without checkers, one after the other, removed afterwards) and loaded as `viscpm fit` plans it.
@@ -150,6 +150,7 @@ def run_chat(method: str, repo: Path, device: torch.device, few: int, many: int)
     floor = (blocks + model.lm_head.weight.nbytes) / machine.speed("gpu memory")
     if method == "stream":
         floor = blocks / machine.speed("link")
+        few, many = few // 8 + 2, many // 16 + 2  # a token takes a second
     greedy = {"num_beams": 1, "length_penalty": 1.0}
     # way: options, tokens, times it is done; the first time compiles, or learns the order of blocks
     ways = {"greedy": (greedy, few, 2), "the original's 3 beams": ({}, many, 1)}
@@ -158,11 +159,11 @@ def run_chat(method: str, repo: Path, device: torch.device, few: int, many: int)
     rows = []
     for way, (options, tokens, repetitions) in ways.items():
         for _ in range(repetitions):
-            times = []
+            times, start = [], now(device)
             limits = {"max_new_tokens": tokens, "min_new_tokens": tokens}
             model.generate(**inputs, **options, **limits, stopping_criteria=[Clock()])
         each = (times[-1] - times[0]) / (len(times) - 1)
-        speed = f"{1 / each:.1f} tokens/s | {100 * floor / each:.0f} %"
+        speed = f"first token after {times[0] - start:.2f} s, then {1 / each:.1f}/s | {100 * floor / each:.0f} %"
         rows.append(
             f"| Chat, {plan.title}, {way} | {plan.peak / GB:.1f} GB | {peaks(device)} | {speed} | {CHAT[method]} |"
         )
@@ -205,8 +206,10 @@ CASES = {"chat": (run_chat, list(CHAT), 64, 514), "paint": (run_paint, [*PAINT, 
 
 
 def main(argv: list[str] | None = None) -> int:
+    names = list(dict.fromkeys(case for _, cases, *_ in CASES.values() for case in cases))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--cases", nargs="+", choices=names, default=names, help="which of them; all by default")
     parser.add_argument("--folder", help="where to work; needs 22 GB (default: the system's)")
     parser.add_argument("--tiny", action="store_true", help="a tiny geometry on the CPU, to try the script")
     parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)  # in a new process: kind, case, repository
@@ -229,7 +232,7 @@ def main(argv: list[str] | None = None) -> int:
     code = 0
     for kind in args.models:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            for case in ("write", *CASES[kind][1]):
+            for case in ("write", *(case for case in CASES[kind][1] if case in args.cases)):
                 if args.tiny:
                     main(["--tiny", "--case", kind, case, folder])
                     continue

@@ -31,4 +31,4 @@ def test_a_tiny_geometry_goes_through_every_case(benchmark, capsys):
     assert [name for name in names if name.endswith("two steps")] == [f"Paint, {plan}, two steps" for plan in plans]
     for plan in ("all on the GPU", "language model streamed", "4-bit language model"):
         assert f"Chat, {plan}, greedy" in names and f"Chat, {plan}, the original's 3 beams" in names
-    assert "tokens/s" in rows[0][4] and re.search(r" s, \d+\.\d × first", rows[-1][4]) and "DPM++" in names[-1]
+    assert "first token" in rows[0][4] and re.search(r" s, \d+\.\d × first", rows[-1][4]) and "DPM++" in names[-1]

@@ -1,12 +1,17 @@
 """Guards plans of memory: sizes, costs at full size, the choice, the prediction, and that every plan answers alike."""
 
+import itertools
 import re
+import threading
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from benchmark_module import load_benchmark
 from paint import golden_pipeline
+from transformers import StoppingCriteria
 
 from viscpm_hf import (
     VisCPMChat,
@@ -268,6 +273,28 @@ def test_a_budget_changes_no_answer(chat_repo_eos, paint_repo, pictures, answers
             drop_in(repo, False, device="cpu", memory="100MB")
         with pytest.raises(ValueError, match="'apples'"):
             drop_in(repo, False, device="cpu", memory="apples")
+
+
+def test_where_weights_are_brought_in_questions_take_turns(chat_repo_eos, pictures):
+    """Blocks that one answer brings in would be taken away by another one."""
+    plans = list_plans(read_model(chat_repo_eos), Machine("cpu", 64 * 10**9))
+    budget = next(plan for plan in plans if plan.method == "disk").peak
+    chat = VisCPMChat(chat_repo_eos, image_safety_checker=False, device="cpu", memory=budget)
+    working = []
+
+    class Watch(StoppingCriteria):
+        def __call__(self, input_ids, scores, **kwargs):
+            working.append(threading.get_ident())
+            time.sleep(0.002)
+            return torch.zeros(len(input_ids), dtype=torch.bool)
+
+    options = {"max_new_tokens": 8, "stopping_criteria": [Watch()]}
+    ask = [lambda: chat.chat(pictures[0], "你", **options)[0]] * 2
+    ask += [lambda: "".join(chat.stream(pictures[0], "你", **options))] * 2
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda call: call(), ask))
+    assert len(set(answers[:2])) == len(set(answers[2:])) == 1
+    assert len(list(itertools.groupby(working))) <= 4
 
 
 def test_the_originals_variable_limits_the_language_model_on_a_gpu(chat_repo_eos, paint_repo, monkeypatch):

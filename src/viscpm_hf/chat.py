@@ -2,6 +2,7 @@
 
 import queue
 import threading
+from contextlib import nullcontext
 
 import torch
 from transformers.generation import StoppingCriteria
@@ -79,6 +80,8 @@ class VisCPMChat:
             if self.device.type == "cpu" and (rounded or dtype in (torch.bfloat16, "bfloat16")):
                 pack_chat(self.model)
         self.model.eval()
+        # weights that are brought in and taken away again are there for one answer at a time
+        self._turn = nullcontext() if plan is None or plan.in_place else threading.RLock()
 
     def chat(self, image, question, context="", vision_hidden_states=None, **generate_kwargs):
         """Answers one question.
@@ -119,7 +122,8 @@ class VisCPMChat:
         if not items:
             return []
         inputs, tables, states = self._prepare(items)
-        output = self.model.generate(**inputs, **generate_kwargs)
+        with self._turn:
+            output = self.model.generate(**inputs, **generate_kwargs)
         new = getattr(output, "sequences", output)[:, inputs["input_ids"].shape[1] :].tolist()
         answers = [self._decode(ids, table) for ids, table in zip(new, tables, strict=True)]
         return [
@@ -161,7 +165,7 @@ class VisCPMChat:
         if self.image_safety_checker is not None:
             self.image_safety_checker.check(pictures)
         pixel_values = self.processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
-        with torch.no_grad():
+        with self._turn, torch.no_grad():
             return self.model.get_image_features(pixel_values.to(self.device)).pooler_output
 
     def add_turn(self, context, question, answer):
@@ -230,7 +234,9 @@ class VisCPMChat:
 
         def generate():
             try:
-                self.model.generate(**inputs, **options, streamer=_TokenStreamer(tokens), stopping_criteria=criteria)
+                with self._turn:
+                    options["streamer"] = _TokenStreamer(tokens)
+                    self.model.generate(**inputs, **options, stopping_criteria=criteria)
                 tokens.put(None)
             except BaseException as error:  # of whatever kind, it is for whoever reads the answer
                 tokens.put(error)

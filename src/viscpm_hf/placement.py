@@ -88,7 +88,7 @@ def stream_blocks(module: torch.nn.Module, device: torch.device) -> None:
     """
     _stream(module, device, offload_type="block_level", num_blocks_per_group=1, exclude_kwargs=["past_key_values"])
     group = module._diffusers_hook.get_hook("group_offloading").group  # of everything beside the blocks
-    group.modules, group.parameters, group.buffers = [], [], []
+    group.modules, group.parameters, group.buffers, group.cpu_param_dict = [], [], [], {}
     for child in module.children():
         if not isinstance(child, torch.nn.ModuleList):
             child.to(device)
