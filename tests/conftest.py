@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any Hugging Face import: nothing is fetched in tests
+if not os.environ.get("VISCPM_GPU_TESTS"):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the recorded numbers are a CPU's, also where there is a GPU
 
 import pytest
 import torch

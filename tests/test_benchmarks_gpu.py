@@ -8,21 +8,21 @@ from benchmark_module import load_benchmark
 
 
 @pytest.fixture
-def benchmark():
+def script():
     return load_benchmark("gpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure")
-def test_without_a_gpu_it_says_so(benchmark, capsys):
-    assert benchmark.main([]) == 0
+def test_without_a_gpu_it_says_so(script, capsys):
+    assert script.main([]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("There is no GPU here") and len(printed.splitlines()) == 1
 
 
-def test_a_tiny_geometry_goes_through_every_case(benchmark, capsys):
+def test_a_tiny_geometry_goes_through_every_case(script, capsys):
     pytest.importorskip("bitsandbytes")
     pytest.importorskip("torchao")
-    assert benchmark.main(["--tiny"]) == 0
+    assert script.main(["--tiny"]) == 0
     printed = capsys.readouterr().out.splitlines()
     rows = [line.strip("| ").split("|") for line in printed if line.startswith(("| Chat", "| Paint"))]
     names = [row[0].strip() for row in rows]

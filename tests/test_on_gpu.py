@@ -1,6 +1,6 @@
 """Guards Chat on a GPU: its answers are the CPU's and the original's, however it is placed, compiled or asked.
 
-Skipped where there is no GPU; `pytest tests/test_on_gpu.py tests/test_paint_on_gpu.py` on a machine with one.
+`VISCPM_GPU_TESTS=1 pytest tests/test_on_gpu.py tests/test_paint_on_gpu.py` where there is one.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ CUDA = torch.device("cuda")
 LONG, SHORT = "鲲鹏是什么颜色？鲲呢？q和鲲鹏", "这张图片里有什么？"  # with words outside the vocabulary and without
 PLANS = ["resident", "int8", "4bit", "stream", "stream all", "spread"]
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU, or not VISCPM_GPU_TESTS=1")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -23,7 +23,7 @@ CUDA = torch.device("cuda")
 NEAR = {"atol": 1 / 255, "rtol": 0}  # of pictures in [0, 1]
 PLANS = ["resident", "int8", "4bit", "stream", "stream all", "spread"]
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU, or not VISCPM_GPU_TESTS=1")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -102,17 +102,19 @@ def test_the_drop_in_class_is_on_the_gpu_by_default(paint_repo):
         {"guidance_scale": 1.0},
         {"num_images_per_prompt": 3},
         {"prompt": [PROMPT, SHORT], "negative_prompt": ["", "blurry 模糊 qZ"]},  # lengths differ: with a mask
-        {
-            "generator": [torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)],
-            "num_images_per_prompt": 2,
-        },
+        {"seeds": [1, 2], "num_images_per_prompt": 2},
     ],
-    ids=str,
+    ids=["plain", "unguided", "three", "batch", "generators"],
 )
 def test_a_call_paints_as_on_a_cpu(pipe_on_cpu, arguments):
     arguments = {"prompt": PROMPT, **arguments}
-    expected = paint(pipe_on_cpu, **copy.deepcopy(arguments))
-    torch.testing.assert_close(paint(on_gpu(), **arguments).cpu(), expected, **NEAR)
+    seeds = arguments.pop("seeds", 0)
+
+    def generators():
+        return [torch.Generator().manual_seed(seed) for seed in seeds] if seeds else torch.Generator().manual_seed(0)
+
+    expected = paint(pipe_on_cpu, **arguments, generator=generators())
+    torch.testing.assert_close(paint(on_gpu(), **arguments, generator=generators()).cpu(), expected, **NEAR)
 
 
 def test_a_generator_of_the_gpu_and_other_schedulers():
