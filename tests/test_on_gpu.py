@@ -146,7 +146,8 @@ def test_a_batch_is_answered_as_on_a_cpu(chat_models, models, chat_inputs, argum
         items = items[1:2]
     for variant in ("plain", "eos"):
         inputs = chat_inputs(*items)
-        expected = chat_models[variant].generate(**inputs, **arguments)
+        on_cpu = {key: value for key, value in arguments.items() if key != "cache_implementation"}
+        expected = chat_models[variant].generate(**inputs, **on_cpu)
         found = models[variant].generate(**inputs.to(CUDA), **arguments)
         assert found.sequences.tolist() == expected.sequences.tolist()
         for one, other in zip(found.scores or (), expected.scores or (), strict=True):
@@ -262,7 +263,7 @@ def test_every_plan_answers_as_the_cpu_does(tiny, asked, method):
     (items, expected), plan = asked, planned(tiny, method, dtype=torch.float32)
     chat = VisCPMChat(tiny, image_safety_checker=False, device="cpu")
     chat.device, chat.model = CUDA, load_chat(VisCPMChatForConditionalGeneration, tiny, plan, CUDA).eval()
-    places = {tensor.device.type for tensor in chat.model.model.language_model.layers.state_dict().values()}
+    places = {parameter.device.type for parameter in chat.model.model.language_model.layers.parameters()}
     assert places == {"stream": {"cpu"}, "spread": {"cuda", "meta"}}.get(method.split()[0], {"cuda"})
     for _ in range(2):  # the first time is what prefetching learns the order from
         found = answers_of(chat, items)

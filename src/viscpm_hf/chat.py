@@ -122,8 +122,7 @@ class VisCPMChat:
         if not items:
             return []
         inputs, tables, states = self._prepare(items)
-        with self._turn:
-            output = self.model.generate(**inputs, **generate_kwargs)
+        output = self._generate(**inputs, **generate_kwargs)
         new = getattr(output, "sequences", output)[:, inputs["input_ids"].shape[1] :].tolist()
         answers = [self._decode(ids, table) for ids, table in zip(new, tables, strict=True)]
         return [
@@ -223,6 +222,13 @@ class VisCPMChat:
             raise ValueError(f"Got {shown} as vision_hidden_states, expected what chat() returned, of shape {wanted}.")
         return states.to(self.device)
 
+    def _generate(self, **options):
+        if options.get("cache_implementation") and threading.current_thread() is not threading.main_thread():
+            # what transformers compiles by itself on a GPU are CUDA graphs, which torch has for one thread only
+            options = {"disable_compile": "compile_config" not in options, **options}
+        with self._turn:
+            return self.model.generate(**options)
+
     def _decode(self, ids, table):
         """The original's decode: only the final `</s>`, and the padding that follows it in a batch, is left out."""
         end = self.processor.tokenizer.eos_token_id
@@ -234,9 +240,7 @@ class VisCPMChat:
 
         def generate():
             try:
-                with self._turn:
-                    options["streamer"] = _TokenStreamer(tokens)
-                    self.model.generate(**inputs, **options, stopping_criteria=criteria)
+                self._generate(**inputs, **options, streamer=_TokenStreamer(tokens), stopping_criteria=criteria)
                 tokens.put(None)
             except BaseException as error:  # of whatever kind, it is for whoever reads the answer
                 tokens.put(error)

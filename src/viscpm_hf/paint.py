@@ -2,13 +2,13 @@
 
 import re
 import warnings
+from collections.abc import Mapping
 
 import torch
-from diffusers import PipelineQuantizationConfig
 
 from .converted import check_is_converted, loads_or_says_why
 from .memory import default_device, find_plan
-from .placement import load_paint
+from .placement import load_paint, load_rounded_text_encoder
 from .remote_code.pipeline_viscpm_paint import UnsafePromptError, VisCPMPaintPipeline
 from .safety import UnsafeContentError
 
@@ -98,7 +98,8 @@ class VisCPMPaint:
         if dtype is not None:
             options["dtype"] = dtype
         if quantization not in (None, "auto"):
-            options["quantization_config"] = PipelineQuantizationConfig(quant_mapping={"text_encoder": quantization})
+            of_text = dtype.get("text_encoder", dtype.get("default")) if isinstance(dtype, Mapping) else dtype
+            options["text_encoder"] = load_rounded_text_encoder(model_path, quantization, of_text, device)
         self.pipeline = VisCPMPaintPipeline.from_pretrained(model_path, **options).to(device)
 
     @torch.no_grad()

@@ -52,20 +52,15 @@ def load_chat(model_class, model_path, plan, device):
 
 def load_paint(pipeline_class, model_path, plan, device, **options):
     """A Paint pipeline, loaded and placed as planned; `options` are for its `from_pretrained`."""
-    from diffusers import PipelineQuantizationConfig
-
     language = plan.dtypes["blocks"]
     options["dtype"] = {name: dtype for name, dtype in plan.dtypes.items() if name not in LANGUAGE}
     options["dtype"]["text_encoder"] = language
     if plan.method in WORDS:
-        mapping = {"text_encoder": quantization_config(plan.method, device, language)}
-        options["quantization_config"] = PipelineQuantizationConfig(quant_mapping=mapping)
+        config = quantization_config(plan.method, device, language)
+        options["text_encoder"] = load_rounded_text_encoder(model_path, config, language, device)
     elif plan.method == "spread":
-        from .remote_code.modeling_cpmbee import CpmBeeModel
-
-        spread = {"subfolder": "text_encoder", "dtype": language or "auto"}
-        spread |= _spread_options(plan.device_memory["language model"], device)
-        options["text_encoder"] = CpmBeeModel.from_pretrained(model_path, **spread).eval()
+        spread = _spread_options(plan.device_memory["language model"], device)
+        options["text_encoder"] = _text_encoder(model_path, language, **spread)
     with _freed_memory_returned():
         pipeline = pipeline_class.from_pretrained(model_path, **options)
     for name, module in pipeline.components.items():
@@ -79,6 +74,17 @@ def load_paint(pipeline_class, model_path, plan, device, **options):
             module.to(device)
     pipeline.vae.enable_slicing()
     return pipeline
+
+
+def load_rounded_text_encoder(model_path, config, dtype, device):
+    """Paint's text encoder, quantized and on a device; the pipeline itself would put it on the first GPU there is."""
+    return _text_encoder(model_path, dtype, quantization_config=config, device_map={"": device})
+
+
+def _text_encoder(model_path, dtype, **options):
+    from .remote_code.modeling_cpmbee import CpmBeeModel
+
+    return CpmBeeModel.from_pretrained(model_path, subfolder="text_encoder", dtype=dtype or "auto", **options).eval()
 
 
 def stream_blocks(module: torch.nn.Module, device: torch.device) -> None:
