@@ -35,3 +35,7 @@ class ImageProcessorTest(ImageProcessingTestMixin, unittest.TestCase):
 class ProcessorTest(ProcessorTesterMixin, unittest.TestCase):
     processor_class = VisCPMChatProcessor
     model_id = str(tiny_chat_repo())
+
+    @staticmethod
+    def prepare_processor_dict():
+        return {"query_num": VisCPMChatProcessor.from_pretrained(tiny_chat_repo()).query_num}
