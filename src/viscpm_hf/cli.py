@@ -32,11 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
     verb.add_argument("--samples", type=int, default=128, metavar="N", help="prompts to draw from it (default: 128)")
     verb.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda if there is a GPU")
     verb.set_defaults(run=quantize)
-    args = parser.parse_args(arguments)
 
     from .checkpoint.errors import CheckpointError, run_script
 
     def command():
+        args = parser.parse_args(arguments)
         try:
             args.run(args)
         except (ValueError, ImportError) as error:

@@ -78,7 +78,7 @@ def require_epsilon(sd_base: str) -> None:
 
 
 def _todays_name(name: str) -> str:
-    found = re.fullmatch(r"(.+\.attentions\.\d+\.)(query|key|value|proj_attn)(\.weight|\.bias)", name)
+    found = re.fullmatch(r"(.+\.attentions\.[0-9]+\.)(query|key|value|proj_attn)(\.weight|\.bias)", name)
     return found[1] + OLD_NAMES[found[2]] + found[3] if found else name
 
 

@@ -118,7 +118,7 @@ def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict:
         "in_channels": _most(shapes, r"conv_in\.weight", 1),
         "out_channels": _most(shapes, r"conv_out\.(weight|bias)", 0),
         "block_out_channels": [
-            _most(shapes, re.escape(block) + r"\.resnets\.\d+\.conv[12]\.(weight|bias)", 0) for block in down
+            _most(shapes, re.escape(block) + r"\.resnets\.[0-9]+\.conv[12]\.(weight|bias)", 0) for block in down
         ],
         "layers_per_block": [_count(shapes, f"{block}.resnets") for block in down],
         "transformer_layers_per_block": [number or 1 for number in transformers],
@@ -137,7 +137,7 @@ def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict:
 
 def _count(shapes: Mapping[str, tuple[int, ...]], start: str) -> int:
     """How many of `start.0`, `start.1`, … there are."""
-    pattern = re.compile(re.escape(start) + r"\.(0|[1-9]\d?)\.")
+    pattern = re.compile(re.escape(start) + r"\.(0|[1-9][0-9]?)\.")
     tensors = Counter(int(found[1]) for name in shapes if (found := pattern.match(name)))
     return next(number for number in range(101) if tensors[number] < ENOUGH)
 
