@@ -247,7 +247,9 @@ def test_growing_cache_holds_what_a_dynamic_one_does_and_stays_in_place():
 
     start = update(7)
     assert all(update(1) == start for _ in range(growing.room))
-    assert update(1) != start  # no room was left
+    while growing.has_room(1):
+        assert update(1) == start
+    assert update(1) != start
     for change in (
         lambda layer: layer.crop(-3),
         lambda layer: layer.reorder_cache(torch.tensor([1, 1])),

@@ -400,7 +400,7 @@ class CpmBeeModel(CpmBeePreTrainedModel):
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
 
-        query_mask = None
+        query_mask = read = None
         if attention_mask is not None and attention_mask.ndim == 4:
             attention_bias = attention_mask
         else:
@@ -408,6 +408,7 @@ class CpmBeeModel(CpmBeePreTrainedModel):
             if cache is not None:
                 past_length = cache.get_seq_length()
                 key_length = cache.get_mask_sizes(query_length, 0)[0]
+                read = past_length + query_length  # what is behind is room
             attention_bias = self.attention_bias(
                 past_length,
                 query_length,
@@ -430,7 +431,7 @@ class CpmBeeModel(CpmBeePreTrainedModel):
             if output_hidden_states:
                 all_hidden_states += (hidden_states,)
             if output_attentions:
-                all_attentions += (attention,)
+                all_attentions += (attention[..., :read],)
         hidden_states = self.norm(hidden_states)
         if output_hidden_states:
             all_hidden_states = (*all_hidden_states[:-1], hidden_states)
