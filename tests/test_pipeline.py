@@ -3,6 +3,8 @@
 import base64
 
 import pytest
+import transformers
+from packaging import version
 from transformers import pipeline
 
 PICTURE_QUESTION = "这张图片里有什么？"
@@ -178,8 +180,10 @@ def test_generation_options_take_effect(pipe, pictures):
     assert ask(pipe, messages, generate_kwargs=options) == greedy != ask(pipe, messages)
 
     options = {"max_new_tokens": LENGTH, "generate_kwargs": {"num_return_sequences": 2}}
-    first, second = answers(pipe(text=messages, return_full_text=False, **options))
-    assert first == ask(pipe, messages)[0] != second
+    first, *others = answers(pipe(text=messages, return_full_text=False, **options))
+    assert first == ask(pipe, messages)[0] not in others
+    if version.parse(transformers.__version__) >= version.parse("5.23"):  # before, a pipeline hands out one of them
+        assert len(others) == 1
 
 
 def test_talking_without_a_picture(pipe):

@@ -216,8 +216,12 @@ def test_parts_in_different_precisions(pipe):
     image = paint(golden_pipeline(**components))
     assert image.dtype == torch.bfloat16
     assert (image.float() - expected).abs().mean() < 0.01
+    # with nothing drawn on the way: versions of torch differ in what a seed gives in bfloat16
+    options = {"latents": torch.randn(1, 4, 8, 8, generator=seeded())}
+    components["scheduler"] = DDIMScheduler.from_config(pipe.scheduler.config)
+    expected = paint(golden_pipeline(scheduler=components["scheduler"]), **options)
     components["unet"].to(torch.bfloat16)
-    assert (paint(golden_pipeline(**components)).float() - expected).abs().mean() < 0.05
+    assert (paint(golden_pipeline(**components), **options).float() - expected).abs().mean() < 0.05
 
 
 # More than the original
