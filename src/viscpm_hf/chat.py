@@ -190,9 +190,9 @@ class VisCPMChat:
         known = {"image", "question", "context", "vision_hidden_states"}
         for item in items:
             if not isinstance(item, dict) or not item.keys() <= known:
-                shown = sorted(map(str, item)) if isinstance(item, dict) else type(item).__name__
+                shown = sorted(map(str, item.keys() - known)) if isinstance(item, dict) else type(item).__name__
                 raise ValueError(
-                    f"Got {shown} as a question, expected a dict of image, question, context and vision_hidden_states."
+                    f"Got {shown} in a question, expected a dict of image, question, context and vision_hidden_states."
                 )
         encodings = [
             self.processor.encode_chat(

@@ -100,7 +100,9 @@ class VisCPMPaint:
         if quantization not in (None, "auto"):
             of_text = dtype.get("text_encoder", dtype.get("default")) if isinstance(dtype, Mapping) else dtype
             options["text_encoder"] = load_rounded_text_encoder(model_path, quantization, of_text, device)
-        self.pipeline = VisCPMPaintPipeline.from_pretrained(model_path, **options).to(device)
+        self.pipeline = VisCPMPaintPipeline.from_pretrained(model_path, **options)
+        if device.type != "cpu":  # where it is; diffusers would warn of half precision, which works there
+            self.pipeline.to(device)
 
     @torch.no_grad()
     def generate(

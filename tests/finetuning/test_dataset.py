@@ -47,3 +47,27 @@ def test_pictures_come_from_the_folder_of_the_file(tmp_path):
 def test_a_conversation_without_its_answers_is_refused(texts):
     with pytest.raises(ValueError, match="Record 1 is a conversation of"):
         ChatDataset([record("q", "a"), record(*texts)])
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ('{"a": 1}\n{"a": 2}', "cannot be read as a JSON file"),
+        ('{"conversations": []}', "holds a dict"),
+        ('[{"messages": []}]', "Record 0 has no list of conversations"),
+        ('["text"]', "Record 0 has no list of conversations"),
+        ('[{"conversations": [{"role": "user", "content": "hi"}]}]', "Record 0 has other messages"),
+    ],
+)
+def test_other_files_are_one_sentence(tmp_path, content, sentence):
+    file = tmp_path / "data.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=sentence):
+        ChatDataset(file)
+
+
+def test_a_missing_picture_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no.png"):
+        ChatDataset([record("q", "a", image=tmp_path / "no.png")])[0]
+    with pytest.raises(ValueError, match="cannot be read"):
+        ChatDataset(tmp_path / "nowhere.json")

@@ -374,6 +374,13 @@ def test_answers_are_clean_or_the_originals(processor):
         processor.post_process_image_text_to_text(rows, ext_tables=[table, {}])
 
 
+def test_placeholders_of_a_picture_are_no_words(processor, picture):
+    inputs = processor(text="鲲在哪", images=picture)
+    for ids in (inputs["input_ids"], inputs["input_ids"].tolist()):
+        (text,) = processor.post_process_image_text_to_text(ids, ext_tables=inputs.ext_tables)
+        assert text == "imagecontextquestion鲲在哪"
+
+
 def test_no_call_is_remembered(processor, picture):
     before = pickle.dumps(processor)
     unk = processor.tokenizer.unk_token_id

@@ -34,16 +34,21 @@ class ChatDataset(Dataset):
     except for `context`, which is in the tokenizer's grammar.
 
     Raises:
-        ValueError: A conversation does not alternate between human and gpt.
+        ValueError: The file is no list of records in this form, a conversation does not alternate between human and
+            gpt, or, of an item, the picture is missing.
     """
 
     def __init__(self, records: str | Path | list[dict], image_folder: str | Path | None = None):
         if isinstance(records, (str, Path)):
             image_folder = image_folder or Path(records).parent
-            records = json.loads(Path(records).read_text(encoding="utf-8"))
+            records = _read_records(Path(records))
         self.image_folder = Path(image_folder or ".")
         self.turns = []  # (image, question, context, answer)
         for number, record in enumerate(records):
+            if not isinstance(record, dict) or not isinstance(record.get("conversations"), list):
+                raise ValueError(
+                    f"Record {number} has no list of conversations, wanted LLaVA's form, see ChatDataset."
+                )
             turns = conversation_turns(record["conversations"], number)
             self.turns += [(record.get("image"), *turn) for turn in turns]
 
@@ -52,10 +57,25 @@ class ChatDataset(Dataset):
 
     def __getitem__(self, index: int) -> ChatSample:
         image, question, context, answer = self.turns[index]
-        if isinstance(image, str):
-            with Image.open(self.image_folder / image) as file:
+        if isinstance(image, (str, Path)):
+            path = self.image_folder / image
+            if not path.is_file():
+                raise ValueError(f"There is no picture {str(path)!r}; set image_folder to where the pictures are.")
+            with Image.open(path) as file:
                 image = file.convert("RGB")
         return ChatSample(image=image, question=question, context=context, answer=answer)
+
+
+def _read_records(path: Path) -> list:
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{str(path)!r} cannot be read as a JSON file ({error}), wanted a list of records."
+        ) from error
+    if not isinstance(records, list):
+        raise ValueError(f"{str(path)!r} holds a {type(records).__name__}, wanted a list of records.")
+    return records
 
 
 def conversation_turns(conversation: list[dict], number: int = 0) -> list[tuple[str, str, str]]:
@@ -68,7 +88,9 @@ def conversation_turns(conversation: list[dict], number: int = 0) -> list[tuple[
     Returns:
         `list[tuple[str, str, str]]`; `context` is what `VisCPMChat.chat` would have passed on to that turn.
     """
-    speakers = [message["from"] for message in conversation]
+    if not all(isinstance(message, dict) and isinstance(message.get("value"), str) for message in conversation):
+        raise ValueError(f'Record {number} has other messages than {{"from": "human" or "gpt", "value": text}}.')
+    speakers = [message.get("from") for message in conversation]
     if not speakers or speakers != ["human", "gpt"] * (len(speakers) // 2):
         raise ValueError(
             f"Record {number} is a conversation of {speakers}, wanted human and gpt taking turns, human first; "

@@ -292,6 +292,8 @@ def _load(source):
         if os.path.isfile(text):  # a pipe or a device might never end
             with open(text, "rb") as file:
                 return _decode(file)
+        if not text.startswith("data:") and re.search(r"\.\w{1,5}$", text):  # no base64 text has a dot
+            raise FileNotFoundError("there is no such file")
         data = text.partition(",")[2] if text.startswith("data:") else text
         # transformers' load_image clips 16-bit pictures to white, so Pillow opens and `_to_picture` scales
         return _decode(io.BytesIO(base64.b64decode(data)))

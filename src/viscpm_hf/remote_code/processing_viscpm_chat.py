@@ -295,11 +295,21 @@ class VisCPMChatProcessor(ProcessorMixin):
         if skip_special_tokens:
             ids = self._strip_padding(ids)
         start = self._prompt_length(ids)
-        prompt = self.tokenizer.decode(ids[:start], skip_special_tokens=skip_special_tokens, ext_table=prompt_table)
+        picture = self._picture_end(ids[:start])  # whose placeholders are no unknown words, though of one id with them
+        prompt = self.tokenizer.decode(ids[:picture], skip_special_tokens=skip_special_tokens)
+        prompt += self.tokenizer.decode(
+            ids[picture:start], skip_special_tokens=skip_special_tokens, ext_table=prompt_table
+        )
         if skip_special_tokens:  # which would also leave out unknown words of the answer
             unknown = (self.tokenizer.unk_token_id, *(i for i in ids[start:] if i >= self.tokenizer.vocab_size))
             table = {**dict.fromkeys(unknown, self.tokenizer.unk_token), **(table or {})}
         return prompt + self.tokenizer.decode(ids[start:], skip_special_tokens=skip_special_tokens, ext_table=table)
+
+    def _picture_end(self, ids):
+        """Where the placeholders of a picture end in a prompt, 0 if it has none."""
+        tokenizer = self.tokenizer
+        held = [tokenizer.bos_token_id, *[tokenizer.unk_token_id] * self.query_num, tokenizer.eos_token_id]
+        return next((i + len(held) for i in range(len(ids)) if ids[i : i + len(held)] == held), 0)
 
     def _prompt_length(self, ids):
         """Where the answer begins: behind `<s><ans></s><s>`, if the ids begin as a prompt does."""
@@ -362,7 +372,7 @@ class VisCPMChatProcessor(ProcessorMixin):
         if dropped > len(turns):
             raise ValueError(
                 f"Got a question of {len(encode(len(turns))['input_ids'])} tokens with everything around it, expected "
-                f"at most {max_length}: shorten it or raise the processor's max_input_length."
+                f"at most {max_length}: shorten it, or raise max_length or the processor's max_input_length."
             )
         shortened = encode(dropped)
         warnings.warn(
