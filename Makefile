@@ -39,7 +39,7 @@ test-newest: install
 # The suite with the lowest versions that setup.cfg allows.
 test-oldest: install
 	$(PYTHON) -m venv .venv-oldest
-	sed -nE 's/^ +([A-Za-z_-]+)>=([0-9.]+)$$/\1==\2/p' setup.cfg > .venv-oldest/oldest.txt
+	sed -nE 's/^ +([A-Za-z0-9_-]+)>=([0-9.]+)$$/\1==\2/p' setup.cfg > .venv-oldest/oldest.txt
 	.venv-oldest/bin/python -m pip install --quiet --upgrade pip
 	.venv-oldest/bin/python -m pip install --quiet "$$(grep '^torch==' .venv-oldest/oldest.txt)"
 	.venv-oldest/bin/python -m pip install --quiet --constraint .venv-oldest/oldest.txt -e '.[test]'
