@@ -6,7 +6,6 @@ methods of the tokenizer and the forward pass of the text encoder.
 
 import copy
 import functools
-import hashlib
 import inspect
 import itertools
 import json
@@ -14,6 +13,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -312,7 +312,8 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         """See [`~diffusers.DiffusionPipeline.enable_group_offload`].
 
         On disk each part has a folder of its own, since parts share names of modules, after which files are named; and
-        in it one for these weights, since diffusers takes files that are there for them.
+        in it each call has a new one, since diffusers takes files that are there for these weights. So every call takes
+        as much of the disk as the weights do; the folders are yours to delete when the pipeline is no longer used.
         """
         inputs = inspect.signature(super().enable_group_offload).bind(*args, **kwargs).arguments
         path, excluded = inputs.pop("offload_to_disk_path", None), inputs.pop("exclude_modules", None) or []
@@ -322,11 +323,8 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
             if isinstance(part, torch.nn.Module) and name in ([excluded] if isinstance(excluded, str) else excluded):
                 part.to(inputs["onload_device"])
             elif isinstance(part, torch.nn.Module):
-                weights = hashlib.sha256()
-                for tensor in part.state_dict().values():
-                    some = tensor.flatten()[:: tensor.numel() // 64 + 1].double().tolist()
-                    weights.update(f"{tensor.shape} {tensor.dtype} {some}".encode())
-                folder = os.path.join(path, name, weights.hexdigest()[:16])
+                os.makedirs(os.path.join(path, name), exist_ok=True)
+                folder = tempfile.mkdtemp(dir=os.path.join(path, name))
                 apply_group_offloading(part, **inputs, offload_to_disk_path=folder)
                 part._on_disk = folder
 
