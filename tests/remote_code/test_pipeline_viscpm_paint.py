@@ -225,6 +225,10 @@ def test_a_callback_interrupts(pipe):
     assert len(steps) == 2 and torch.equal(latents, steps[1])
 
 
+NAN, LATENTS = float("nan"), torch.zeros(1, 4, 8, 8)
+NOISE = torch.linspace(-2, 2, 512).view(2, 4, 8, 8)
+
+
 def test_a_callback_ends_guidance(pipe):
     calls, handle = record(pipe.unet, lambda args, kwargs, output: (len(args[0]), kwargs["encoder_attention_mask"]))
     cutoff = SDCFGCutoffCallback(cutoff_step_ratio=None, cutoff_step_index=0)
@@ -240,9 +244,45 @@ def test_a_callback_ends_guidance(pipe):
     torch.testing.assert_close(masked, paint(pipe, num_inference_steps=3, callback_on_step_end=cutoff), **EXACT)
 
 
+@pytest.mark.parametrize("other", [LONG, PROMPT[::-1]])
+def test_a_callback_ends_guidance_of_several_prompts(pipe, other):
+    """diffusers' cutoff leaves the last row of all, which would paint every prompt as the last one, or not at all."""
+
+    def halve(pipe, i, t, tensors):
+        if i == 0:
+            pipe._guidance_scale = 0.0
+            tensors = {name: tensor if tensor is None else tensor.chunk(2)[1] for name, tensor in tensors.items()}
+        return tensors
+
+    def scale(pipe, *_):
+        pipe._guidance_scale = 1.0
+
+    names = ["prompt_embeds", "prompt_embeds_mask"]
+    wanted = paint(
+        pipe, [PROMPT, other], callback_on_step_end=halve, callback_on_step_end_tensor_inputs=names, latents=NOISE
+    )
+    for callback in (SDCFGCutoffCallback(cutoff_step_ratio=None, cutoff_step_index=0), scale):
+        assert torch.equal(paint(pipe, [PROMPT, other], callback_on_step_end=callback, latents=NOISE), wanted)
+    alone = paint(pipe, PROMPT, callback_on_step_end=callback, latents=NOISE[:1])
+    torch.testing.assert_close(wanted[:1], alone, **EXACT)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *(("latents", value) for value in (None, "x", torch.zeros(1), torch.zeros(2, 4, 8, 8), torch.full((), NAN))),
+        *(("prompt_embeds", value) for value in (None, torch.zeros(1), torch.zeros(1, 5, 24), torch.zeros(2, 5, 3))),
+        *(("prompt_embeds_mask", value) for value in (1, torch.ones(1), torch.ones(2, 999), torch.zeros(2, 5))),
+    ],
+)
+def test_a_callback_returns_tensors_that_fit(pipe, name, value):
+    with pytest.raises(ValueError, match=f"{name} (of|after) the callback is") as error:
+        paint(pipe, callback_on_step_end=lambda *_: {name: value})
+    assert "\n" not in str(error.value)
+
+
 EMBEDS = {"prompt_embeds": torch.zeros(1, 5, 24), "negative_prompt_embeds": torch.zeros(1, 5, 24)}
 MASKS = {"prompt_embeds_mask": torch.ones(1, 5), "negative_prompt_embeds_mask": torch.ones(1, 5)}
-NAN, LATENTS = float("nan"), torch.zeros(1, 4, 8, 8)
 BAD = [
     ({"prompt": None}, "prompt is a text"),
     ({"prompt": []}, "empty list"),

@@ -312,8 +312,8 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         """See [`~diffusers.DiffusionPipeline.enable_group_offload`].
 
         On disk each part has a folder of its own, since parts share names of modules, after which files are named; and
-        in it each call has a new one, since diffusers takes files that are there for these weights. So every call takes
-        as much of the disk as the weights do; the folders are yours to delete when the pipeline is no longer used.
+        in it each call has a new one, since diffusers takes files that are there for these weights. Each takes
+        as much of the disk as the weights do; the folders are yours to delete once the pipeline is no longer used.
         """
         inputs = inspect.signature(super().enable_group_offload).bind(*args, **kwargs).arguments
         path, excluded = inputs.pop("offload_to_disk_path", None), inputs.pop("exclude_modules", None) or []
@@ -803,11 +803,9 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
                     changed = callback_on_step_end(self, i, t, callback_kwargs) or {}
                     known = isinstance(changed, dict) and changed.keys() <= {*self._callback_tensor_inputs}
                     _check("what the callback returns", known, "nothing or a dict of tensors it may get", changed)
-                    latents = changed.get("latents", latents)
-                    prompt_embeds = changed.get("prompt_embeds", prompt_embeds)
-                    prompt_embeds_mask = changed.get("prompt_embeds_mask", prompt_embeds_mask)
-                    if prompt_embeds_mask is not None:  # a callback that ends guidance drops the unconditional half
-                        prompt_embeds_mask = prompt_embeds_mask[-len(prompt_embeds) :]
+                    latents, prompt_embeds, prompt_embeds_mask = self._replaced(
+                        changed, latents, prompt_embeds, prompt_embeds_mask
+                    )
                 if i == len(timesteps) - 1 or ((i + 1) > num_warmup_steps and (i + 1) % scheduler.order == 0):
                     progress_bar.update()
         self._check_finite(latents)
@@ -839,6 +837,30 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         if not return_dict:
             return (images, unsafe) if scores is None else (images, unsafe, scores)
         return VisCPMPaintPipelineOutput(images=images, nsfw_content_detected=unsafe, rank_scores=scores)
+
+    def _replaced(self, changed: dict, latents, before, mask):
+        """Latents, embeddings and mask with what a callback returned; only the prompts' rows if it ended guidance."""
+        rows = len(latents) * (2 if self.do_classifier_free_guidance else 1)
+        new, embeds, shown = (
+            changed.get(name, old)
+            for name, old in (("latents", latents), ("prompt_embeds", before), ("prompt_embeds_mask", mask))
+        )
+        if new is not latents:
+            _check_tensor("latents of the callback", new, tuple(latents.shape))
+        if embeds is not before:
+            given, length = (*getattr(embeds, "shape", ()), *before.shape)[:2]
+            _check_tensor("prompt_embeds of the callback", embeds, (given, length, before.shape[-1]))
+            embeds = embeds.to(before)
+            if torch.equal(embeds, before[-given:]):  # diffusers' cutoff leaves one row, which is one picture's
+                embeds = before
+        wanted = f"a tensor of {rows} rows, two for each image with guidance, else one"
+        _check("prompt_embeds after the callback", len(embeds) >= rows, wanted, len(embeds))
+        embeds = embeds[-rows:]
+        if shown is not None and (shown is not mask or embeds.shape != before.shape):
+            shown = shown[-rows:] if getattr(shown, "ndim", 0) else shown
+            _check_tensor("prompt_embeds_mask after the callback", shown, tuple(embeds.shape[:2]), mask=True)
+            shown = shown.to(embeds.device)
+        return new.to(latents), embeds, shown
 
     def _check_finite(self, tensor: torch.Tensor):
         if not tensor.isfinite().all():
