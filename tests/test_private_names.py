@@ -45,6 +45,7 @@ PRIVATE = {
     "_dict_from_json_file": (PIPELINE, ["json_file"], "lets the installed class load repositories without trust"),
     "_pipeline": (f"{LORA}.load_lora_into_unet", None, "argument of load_lora_weights to what ours overrides"),
     "_disabled_torch_function_impl": ("torch._C", None, "documented way for a subclass to yield plain tensors"),
+    "_version": ("torch.Tensor", None, "torch's count of writes to a tensor's memory"),
     "_C": ("torch", None, "see _disabled_torch_function_impl"),
 }
 # keys of JSON files and of state, which outlive versions; endings of names; names of ours in others' objects

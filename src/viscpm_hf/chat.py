@@ -22,7 +22,7 @@ from .safety import load_image_safety_checker
 _OWN_INPUTS = {
     *("inputs", "input_ids", "inputs_embeds", "attention_mask", "segment_ids", "context_mask", "segment_rel"),
     *("mm_token_type_ids", "pixel_values", "image_features", "mm_encoder_outputs", "unk_allowed", "labels"),
-    "shift_labels",
+    *("shift_labels", "position_ids"),
 }
 
 
@@ -146,6 +146,8 @@ class VisCPMChat:
         """
         if generate_kwargs.get("num_beams", 1) != 1:
             raise ValueError(f"Got num_beams={generate_kwargs['num_beams']}, but only one beam can be streamed.")
+        if generate_kwargs.get("streamer") is not None:
+            raise ValueError("Got a streamer, which stream() makes itself: iterate over what it returns.")
         # length_penalty concerns beams, and transformers warns of it
         options = {"length_penalty": 1.0, **self._checked_options(generate_kwargs), "num_beams": 1}
         item = {"image": image, "question": question, "context": context, "vision_hidden_states": vision_hidden_states}
@@ -169,11 +171,16 @@ class VisCPMChat:
 
     def add_turn(self, context, question, answer):
         """The context with one more turn, in the original's grammar whatever the texts are."""
+        for name, text in (("context", context), ("question", question), ("answer", answer)):
+            if not isinstance(text, str):
+                raise ValueError(f"Got {type(text).__name__} as {name}, expected a text.")
         return self.processor.to_grammar(context) + self.processor.format_turn(question, answer)
 
     def _checked_options(self, generate_kwargs):
         """Options for `generate()`, none of which are what this class gives it."""
-        if generate_kwargs.get("num_return_sequences", 1) != 1:
+        own = generate_kwargs.get("generation_config") or self.model.generation_config
+        count = generate_kwargs.get("num_return_sequences", getattr(own, "num_return_sequences", None))
+        if count not in (None, 1):
             raise ValueError("Got num_return_sequences, but a question has one answer here: call model.generate().")
         own = sorted(key for key in generate_kwargs if key in _OWN_INPUTS or key.startswith("ext_table"))
         if own:
@@ -220,6 +227,10 @@ class VisCPMChat:
         if not isinstance(states, torch.Tensor) or tuple(states.shape) != wanted:
             shown = tuple(states.shape) if isinstance(states, torch.Tensor) else type(states).__name__
             raise ValueError(f"Got {shown} as vision_hidden_states, expected what chat() returned, of shape {wanted}.")
+        if not torch.isfinite(states).all():
+            raise ValueError(
+                "Got vision_hidden_states with values that are not finite, expected what chat() returned."
+            )
         return states.to(self.device)
 
     def _generate(self, **options):

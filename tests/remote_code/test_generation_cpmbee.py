@@ -1,6 +1,7 @@
 """Guards generation: the original's beam search token for token, and every other mode transformers offers."""
 
 import copy
+import io
 import pickle
 from pathlib import Path
 
@@ -455,12 +456,20 @@ def test_words_come_from_the_own_prompt_in_any_order(chat_model, chat_inputs, ch
         assert read(output)[0].endswith(word * 2)
         assert read(new.tolist()) == ["<unk><unk>"]
         assert type(new + 0) is torch.Tensor and torch.equal(new + 0, new)
+        assert read(new.view(-1)) == [word * 2] and read(new[:, :0]) == [""]
+        file = io.BytesIO()
+        torch.save(new, file)
+        file.seek(0)
+        assert read(torch.load(file)) == [word * 2]
     both = chat_inputs((0, "鲲在哪里？"), (0, "凤在哪里？我们"))
     new = chat_model.generate(**both, max_new_tokens=2, **only)[:, both["input_ids"].shape[1] :]
     assert read(new) == ["鲲鲲", "凤凤"] and read(new[1:]) == ["凤凤"] and read(new[1]) == ["凤凤"]
     assert [read(row) for row in new] == [["鲲鲲"], ["凤凤"]]
     assert read(new.reshape(2, 1, 2).flatten(0, 1)) == ["鲲鲲", "凤凤"]
     assert read(torch.cat([new, new])) == ["<unk><unk>"] * 4
+    kept = new[:1]
+    new[:] = new[torch.tensor([1, 0])]  # whoever writes to them, knows which words they are now
+    assert read(new) == ["<unk><unk>"] * 2 and read(kept) == ["<unk><unk>"]
     plain = chat_inputs((0, "我"))
     assert type(chat_model.generate(**plain, max_new_tokens=2)) is torch.Tensor
 
@@ -525,6 +534,19 @@ def test_embeddings_keep_their_number(chat_model):
         {"early_stopping": "never"},
         {"synced_gpus": True},
         {"stop_strings": ["左"]},
+        {"stop_strings": 5},
+        {"stop_strings": ""},
+        {"generation_config": {"num_beams": 1}},
+        {"token_healing": True},
+        {"assistant_early_exit": 1, "num_beams": 1},
+        {"prefill_chunk_size": 0},
+        {"do_sample": "no"},
+        {"eos_token_id": "7"},
+        {"sequence_bias": {(5,): float("nan")}},
+        {"exponential_decay_length_penalty": (1, float("nan"))},
+        {"stopping_criteria": "stop"},
+        {"logits_processor": 5},
+        {"cache": 5},
         {"guidance_scale": 1.5},
     ],
     ids=lambda setting: next(iter(setting)),
@@ -535,6 +557,31 @@ def test_a_setting_without_meaning_is_named_before_any_work(chat_model, chat_inp
     with pytest.raises(ValueError) as error:
         chat_model.generate(**inputs, **{"num_beams": 3, **setting})
     assert next(iter(setting)) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_answer_goes_on_with_its_cache_or_without(chat_models, chat_inputs):
+    """With the mask of the prompt, padded or not, as `generate()` was called before."""
+    model, greedy = chat_models["plain"], {"num_beams": 1, "repetition_penalty": 1.0}
+    for prompts in ([(0, LONG)], [(0, LONG), (1, SHORT)]):
+        inputs = chat_inputs(*prompts)
+        whole = model.generate(**inputs, **greedy, max_new_tokens=9, min_new_tokens=9)
+        begun = model.generate(
+            **inputs, **greedy, max_new_tokens=4, min_new_tokens=4, return_dict_in_generate=True, use_cache=True
+        )
+        more = {**inputs, "input_ids": begun.sequences}
+        for cache in (begun[CACHE], None):
+            found = model.generate(**more, **greedy, max_new_tokens=5, min_new_tokens=5, past_key_values=cache)
+            assert torch.equal(found, whole)
+        with pytest.raises(ValueError, match="a cache of"):
+            model.generate(**inputs, **greedy, max_new_tokens=2, past_key_values=begun[CACHE])
+
+
+def test_logits_that_are_not_numbers_end_a_search(chat_model, chat_inputs):
+    def broken(input_ids, scores):
+        return scores * float("nan")
+
+    with pytest.raises(ValueError, match="not numbers"):
+        chat_model.generate(**chat_inputs((0, SHORT)), num_beams=3, max_new_tokens=3, logits_processor=broken)
 
 
 def test_ids_of_words_without_their_tables_are_refused(chat_model, chat_inputs):

@@ -241,6 +241,8 @@ def test_arguments_of_the_call(processor, picture):
     assert isinstance(processor(text="你", return_tensors="np")["input_ids"], np.ndarray)
     wide = processor(text="你", images=picture, images_kwargs={"size": {"height": 16, "width": 16}})
     assert wide["pixel_values"].shape == (1, 3, 16, 16)
+    for group in ("text_kwargs", "common_kwargs"):
+        assert isinstance(processor(text="你", **{group: {"return_tensors": "np"}})["input_ids"], np.ndarray)
     ids = processor.apply_chat_template([user("你")], tokenize=True, add_generation_prompt=True)
     assert torch.equal(ids, processor(text="你")["input_ids"])
     assert processor(text="你", images=picture, size=16)["pixel_values"].shape == (1, 3, 16, 16)
@@ -442,6 +444,11 @@ def test_two_steps_are_one(processor, picture):
     assert_equal(processor(text=text), tensors(processor, begun, continue_final_message=True))
     with pytest.raises(ValueError, match="no picture"):
         processor(text=texts[0])
+    same = (
+        processor.apply_chat_template([user("x\nAI: y")]),
+        processor.apply_chat_template([user("x"), assistant("y")]),
+    )
+    assert str(same[0]) == str(same[1]) and same[0] != same[1] and len(set(same)) == 2 and same[0] == str(same[0])
     with pytest.raises(ValueError, match="a picture beside"):
         processor(text=texts[1], images=picture)
     # whoever writes such a text does not get a conversation by it

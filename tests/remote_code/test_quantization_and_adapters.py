@@ -123,5 +123,17 @@ def test_prompt_tuning_sees_tokens_as_the_model_does(chat_model, chat_repo, chat
         model.prompt_encoder["default"].embedding.weight.copy_(prompt)
     found = model(input_ids=ids[:, 2:], attention_mask=torch.ones(1, 3, dtype=torch.long)).logits
     torch.testing.assert_close(found[:, -3:], expected, atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="prompt learning"):
+        model.generate(**chat_inputs((None, "q")), num_beams=3, max_new_tokens=3)
     with pytest.raises(ValueError, match="Prompt tuning"):
         model(**{key: value for key, value in chat_inputs((None, "q")).items() if key != "mm_token_type_ids"})
+
+
+def test_prefix_tuning_is_refused_where_it_has_no_place(chat_repo, chat_inputs):
+    """Keys before the prompt are in no segment; nothing is answered as if they were not there."""
+    peft = pytest.importorskip("peft")
+    base = AutoModelForImageTextToText.from_pretrained(chat_repo)
+    model = peft.get_peft_model(base, peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)).eval()
+    for beams in (1, 3):
+        with pytest.raises(ValueError, match="Prefix tuning|prompt learning"):
+            model.generate(**chat_inputs((None, "q")), num_beams=beams, max_new_tokens=3)

@@ -80,7 +80,13 @@ class ChatCollator:
                     if token >= vocab_size:
                         column = columns.setdefault(own[token - vocab_size], len(columns))
                         encoding[key][place] = vocab_size + column
-            for key in ("ext_table_ids", "ext_table_subs", "ext_table_mask", "ext_table_words"):
+            encoding["ext_table_words"] = [
+                -1 - vocab_size - columns.setdefault(own[-1 - number - vocab_size], len(columns))
+                if number < -vocab_size
+                else number
+                for number in encoding["ext_table_words"]
+            ]
+            for key in ("ext_table_ids", "ext_table_subs", "ext_table_mask"):
                 encoding[key] = []
         table = [(*column, 1) for column in columns or [(0, 1)]]
         return table + [(0, 0, 0)] * (self.columns - len(table))

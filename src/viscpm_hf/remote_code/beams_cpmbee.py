@@ -345,8 +345,14 @@ def beam_search(
         sequences = torch.cat([input_ids[rows], tokens.view(-1, 1)], dim=1)
         if record is not None:
             lineage = torch.cat([lineage[rows], rows[:, None]], dim=1)
-        finished = stopping_criteria(sequences, None).view(batch_size, -1)
+        so_far = tuple(record.steps["scores"]) if record is not None and "scores" in record.steps else None
+        finished = stopping_criteria(sequences, so_far).view(batch_size, -1)
         finished, score_list = torch.stack([finished.to(scores.dtype), scores]).tolist()  # one wait per step
+        if any(ranked[0] != ranked[0] for ranked in score_list):
+            raise ValueError(
+                "Got logits that are not numbers: from the weights in this precision, picture features, or a "
+                "logits_processor."
+            )
 
         chosen = []  # flat indices of the candidates that become the next beams
         for sample in range(batch_size):

@@ -11,7 +11,7 @@ import numbers
 
 import torch
 from torch import nn
-from transformers import GenerationMixin, LogitsProcessorList
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import StoppingCriteriaList
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -45,15 +45,19 @@ _LIMITS = {
     "max_time": (False, 0, 1e9),
 }
 # settings of searches that are not here; each would be without effect, or fetch code
-_REFUSED = (
-    "constraints",
-    "diversity_penalty",
-    "dola_layers",
-    "force_words_ids",
-    "num_beam_groups",
-    "penalty_alpha",
-    "prefill_chunk_size",
-)
+_REFUSED = {  # and the value that means nothing
+    "assistant_early_exit": None,
+    "constraints": None,
+    "diversity_penalty": 0,
+    "dola_layers": None,
+    "force_words_ids": None,
+    "num_beam_groups": 1,
+    "penalty_alpha": 0,
+    "prefill_chunk_size": None,
+    "token_healing": False,
+}
+_SWITCHES = ("do_sample", "use_cache", "return_dict_in_generate", "output_scores", "output_logits")
+_IDS = ("eos_token_id", "pad_token_id", "bos_token_id", "forced_bos_token_id", "forced_eos_token_id")
 
 
 class CpmBeeGenerationMixin(GenerationMixin):
@@ -86,22 +90,25 @@ class CpmBeeGenerationMixin(GenerationMixin):
         """
         if inputs is not None and kwargs.get("input_ids") is None:
             inputs, kwargs["input_ids"] = None, inputs
-        own = generation_config or self.generation_config
+        own = self.generation_config if generation_config is None else generation_config
+        if not isinstance(own, GenerationConfig):
+            raise ValueError(f"Got {type(own).__name__} as generation_config, expected a GenerationConfig.")
         given = {key: value for key, value in vars(own).items() if value is not None}
         settings = {**vars(self.generation_config), **given, **kwargs}
         _check_settings(settings)
-        self._check_ids(kwargs)
+        self._check_inputs(kwargs, _is_search(settings))
         kwargs = {key: value for key, value in kwargs.items() if key not in ("beam_temperature", "repetition_window")}
         kwargs = self._with_pictures(_with_columns_on_the_left(_prompts_of(kwargs)))
         tables = read_words(kwargs.pop("ext_table_words", None))
         if isinstance(kwargs.get("input_ids"), GeneratedIds):  # an answer that goes on
             kwargs["input_ids"] = kwargs["input_ids"].as_subclass(torch.Tensor)
 
-        processors, criteria = self._processors(settings, kwargs), StoppingCriteriaList(stopping_criteria or [])
+        processors = [*self._processors(settings, kwargs), *_listed(logits_processor, "logits_processor")]
+        criteria = StoppingCriteriaList(_listed(stopping_criteria, "stopping_criteria"))
         changed = {}
         if settings.get("repetition_penalty") is not None:
             changed["repetition_penalty"] = 1.0  # transformers' own would look at the prompt, too
-        if settings.get("stop_strings"):
+        if settings.get("stop_strings") is not None:
             texts, tokenizer = _as_list(settings["stop_strings"]), settings["tokenizer"]
             criteria.append(StopTexts(tokenizer, texts, _prompt_length(kwargs), tables or [{}]))
             changed["stop_strings"] = None  # transformers' own has no word for an extension token
@@ -124,19 +131,44 @@ class CpmBeeGenerationMixin(GenerationMixin):
         output = super().generate(
             inputs,
             generation_config,
-            LogitsProcessorList([*processors, *(logits_processor or [])]),
+            LogitsProcessorList(processors),
             criteria,
             **kwargs,
         )
         return with_words(output, tables)
 
-    def _check_ids(self, model_kwargs: dict) -> None:
+    def _check_inputs(self, model_kwargs: dict, searches: bool) -> None:
+        """Raises a ValueError for inputs that do not fit together; gives the mask what the ids are longer."""
         input_ids, columns = model_kwargs.get("input_ids"), model_kwargs.get("ext_table_ids")
         size = self.get_decoder().config.vocab_size + (0 if columns is None else columns.shape[1])
         if input_ids is not None and input_ids.numel() and int(input_ids.max()) >= size:
             raise ValueError(
                 f"Got the id {int(input_ids.max())}, expected ids below {size}: those of unknown words need "
                 "ext_table_ids and ext_table_subs, so hand over all that the processor or tokenizer returned."
+            )
+        cache = next((model_kwargs[name] for name in _CACHES if model_kwargs.get(name) is not None), None)
+        if cache is not None and not isinstance(cache, Cache):
+            raise ValueError(f"Got {type(cache).__name__} as cache, expected a Cache such as DynamicCache().")
+        mask = model_kwargs.get("attention_mask")
+        if input_ids is not None and mask is not None and mask.ndim == 2 and 0 < mask.shape[1] < input_ids.shape[1]:
+            # an answer that goes on, with the mask of its prompt
+            mask = nn.functional.pad(mask, (0, input_ids.shape[1] - mask.shape[1]), value=1)
+            model_kwargs["attention_mask"] = mask
+        length = 0 if cache is None else int(cache.get_seq_length())
+        if (
+            length
+            and input_ids is not None
+            and length >= max(input_ids.shape[1], 0 if mask is None else mask.shape[1])
+        ):
+            raise ValueError(
+                f"Got a cache of {length} tokens and {input_ids.shape[1]} input_ids, expected a cache of their "
+                "beginning: take a new one for another prompt."
+            )
+        # peft puts its prefix or virtual tokens in where transformers prepares the inputs of a step
+        owner = getattr(vars(self).get("prepare_inputs_for_generation"), "__self__", None)
+        if searches and getattr(getattr(owner, "active_peft_config", None), "is_prompt_learning", False):
+            raise ValueError(
+                "Got prompt learning of peft with beams, expected num_beams=1, or another kind of adapter."
             )
 
     def _processors(self, settings: dict, model_kwargs: dict) -> list:
@@ -213,6 +245,26 @@ class CpmBeeGenerationMixin(GenerationMixin):
         return self.loss_function(logits, labels, logits.shape[-1], shift_labels=shift_labels, **kwargs)
 
 
+_CACHES = ("cache", "past_key_values")
+
+
+def _listed(given, name: str) -> list:
+    """A user's processors or criteria, which may be one alone."""
+    given = [] if given is None else [given] if callable(given) else given
+    if not isinstance(given, (list, tuple)) or not all(callable(one) for one in given):
+        raise ValueError(f"Got {type(given).__name__} as {name}, expected a list of callables.")
+    return list(given)
+
+
+def _numbers_in(value) -> list:
+    """The floats of a setting, which may be a tuple, list or dict of them."""
+    if isinstance(value, dict):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, (list, tuple)):
+        return [number for one in value for number in _numbers_in(one)]
+    return [value] if isinstance(value, float) else []
+
+
 def _pop_cache(kwargs: dict) -> Cache | None:
     """The cache under whichever name it was given."""
     return next(
@@ -226,8 +278,12 @@ def _is_search(settings: dict) -> bool:
     return (settings.get("num_beams") or 1) > 1 and not settings.get("do_sample")
 
 
-def _as_list(texts: str | list[str]) -> list[str]:
-    return [texts] if isinstance(texts, str) else list(texts)
+def _as_list(texts) -> list:
+    return list(texts) if isinstance(texts, (list, tuple)) else [texts]
+
+
+def _are_texts(texts: list) -> bool:
+    return bool(texts) and all(isinstance(text, str) and text for text in texts)
 
 
 def _prompt_length(model_kwargs: dict) -> int:
@@ -236,14 +292,27 @@ def _prompt_length(model_kwargs: dict) -> int:
 
 def _check_settings(settings: dict) -> None:
     """Raises a ValueError for a setting of `generate()` that is out of range or has no meaning here."""
-    for name in _REFUSED:
-        if settings.get(name) not in (None, False, 0, 0.0) and not (name == "num_beam_groups" and settings[name] == 1):
-            why = (
-                "as the prompt is bidirectional, it must be read in one piece"
-                if name == "prefill_chunk_size"
-                else "CPM-Bee generates greedily, by sampling, with beams or with an assistant"
-            )
-            raise ValueError(f"Got {name}={settings[name]!r}, expected it to be left unset: {why}.")
+    for name, nothing in _REFUSED.items():
+        value = settings.get(name)
+        if value is None or value == nothing:
+            continue
+        why = (
+            "as the prompt is bidirectional, it must be read in one piece"
+            if name == "prefill_chunk_size"
+            else "CPM-Bee generates greedily, by sampling, with beams or with an assistant"
+        )
+        raise ValueError(f"Got {name}={value!r}, expected it to be left unset: {why}.")
+    for name in _SWITCHES:
+        if settings.get(name) not in (None, True, False):
+            raise ValueError(f"Got {name}={settings[name]!r}, expected True or False.")
+    for name in _IDS:
+        ids = settings.get(name)
+        ids = ids.flatten().tolist() if torch.is_tensor(ids) else ids if isinstance(ids, (list, tuple)) else [ids]
+        if not all(one is None or isinstance(one, numbers.Integral) for one in ids):
+            raise ValueError(f"Got {name}={settings[name]!r}, expected an id.")
+    for name in vars(GenerationConfig()).keys() & settings.keys():
+        if not all(map(math.isfinite, _numbers_in(settings[name]))):
+            raise ValueError(f"Got {name}={settings[name]!r}, expected finite numbers.")
     for name, (whole, lowest, highest) in _LIMITS.items():
         value = settings.get(name)
         if value is None:
@@ -270,7 +339,7 @@ def _check_settings(settings: dict) -> None:
                     f"Got {name} with num_beams={settings['num_beams']}, expected num_beams=1: beams cannot have it."
                 )
     texts, tokenizer = settings.get("stop_strings"), settings.get("tokenizer")
-    if texts and (tokenizer is None or not all(isinstance(text, str) and text for text in _as_list(texts))):
+    if texts is not None and (tokenizer is None or not _are_texts(_as_list(texts))):
         raise ValueError(
             f"Got stop_strings={texts!r} and tokenizer={type(tokenizer).__name__}, expected texts and the tokenizer: "
             "generate(..., stop_strings=[…], tokenizer=processor.tokenizer)."

@@ -80,10 +80,9 @@ class StopTexts(StoppingCriteria):
 
     def __init__(self, tokenizer, texts, prompt_length, ext_tables):
         self.tokenizer, self.texts, self.start, self.ext_tables = tokenizer, texts, prompt_length, ext_tables
-        self.longest = max(map(len, texts))  # every token has a character, so no text has more tokens
 
     def __call__(self, input_ids, scores, **kwargs):
-        rows = input_ids[:, max(self.start, input_ids.shape[1] - self.longest) :].tolist()
+        rows = input_ids[:, self.start :].tolist()  # whole answers: an assistant adds any number of tokens at once
         stops = [
             self._stops(ids, self.ext_tables[row * len(self.ext_tables) // len(rows)]) for row, ids in enumerate(rows)
         ]

@@ -79,7 +79,13 @@ class CpmBeeScaledEmbedding(nn.Embedding):
         return self.embedding_dim**-0.5
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        return super().forward(input_ids) / math.sqrt(self.embedding_dim)
+        try:
+            return super().forward(input_ids) / math.sqrt(self.embedding_dim)
+        except IndexError as error:
+            raise ValueError(
+                f"Got ids outside of 0 to {self.num_embeddings - 1}: those of unknown words need ext_table_ids and "
+                "ext_table_subs, so hand over all that the processor or tokenizer returned."
+            ) from error
 
 
 class CpmBeeRMSNorm(nn.Module):
@@ -407,6 +413,13 @@ class CpmBeeModel(CpmBeePreTrainedModel):
             past_length, key_length = 0, query_length
             if cache is not None:
                 past_length = cache.get_seq_length()
+                covered = None if segment_ids is None else segment_ids.shape[1]
+                if covered and isinstance(past_length, int) and 0 < past_length < covered < past_length + query_length:
+                    raise ValueError(
+                        f"Got a cache of {past_length} tokens before {query_length} of which segment_ids cover "
+                        f"{covered}. Prefix tuning puts keys before the prompt that are in no segment: use LoRA, or "
+                        "input_ids and attention_mask alone."
+                    )
                 key_length = cache.get_mask_sizes(query_length, 0)[0]
                 read = past_length + query_length  # what is behind is room
             attention_bias = self.attention_bias(

@@ -133,6 +133,9 @@ class VisCPMChatModel(VisCPMChatPreTrainedModel):
         """
         cache = past_key_values if cache is None else cache
         check_embeddings(inputs_embeds, segment_ids, cache)
+        # of what is not said the parts' configurations decide
+        output_hidden_states = output_hidden_states or self.config.output_hidden_states or output_hidden_states
+        output_attentions = output_attentions or self.config.output_attentions or output_attentions
         if inputs_embeds is None:
             inputs_embeds = self.language_model.embed(input_ids, ext_table_ids, ext_table_subs)
 

@@ -50,6 +50,15 @@ class ChatPrompt(str):
         self.has_image, self.turns = has_image, turns
         return self
 
+    def __eq__(self, other):
+        same = not isinstance(other, ChatPrompt) or (self.has_image, self.turns) == (other.has_image, other.turns)
+        return same and str(self) == str(other) if isinstance(other, str) else NotImplemented
+
+    def __ne__(self, other):
+        return not self == other
+
+    __hash__ = str.__hash__
+
 
 class VisCPMChatProcessor(ProcessorMixin):
     """Wraps [`VisCPMChatImageProcessor`] and [`CpmBeeTokenizer`].
@@ -143,7 +152,7 @@ class VisCPMChatProcessor(ProcessorMixin):
             ValueError: for anything but one question and at most one picture per sample, a prompt too long, or an
                 unknown option.
         """
-        options = self._options(kwargs)
+        options = self._options(kwargs, return_tensors)
         texts = list(text) if isinstance(text, (list, tuple)) else [text]
         contexts = list(context) if isinstance(context, (list, tuple)) else [context] * len(texts)
         if not texts or len(contexts) != len(texts):
@@ -159,14 +168,14 @@ class VisCPMChatProcessor(ProcessorMixin):
                     )
                 conversations.append((text.has_image, *self._of_messages(text.turns)))
                 continue
-            if isinstance(text, str) and text.startswith("User: ") and text.endswith("AI: "):
-                logger.warning_once(
+            if isinstance(text, str) and re.search(r"(^|\W)User: (.*\n)+(AI: |$)", text):
+                logger.warning(
                     "A text that looks like apply_chat_template's is read as one question: hand over what it "
                     "returned itself, or use apply_chat_template(..., tokenize=True, return_dict=True)."
                 )
             turns = self._turns(_text(earlier or "", "context"))
             conversations.append((picture is not None, turns, _text(text, "question"), ""))
-        return self._batch(conversations, pictures, return_tensors, options)
+        return self._batch(conversations, pictures, options)
 
     def apply_chat_template(
         self,
@@ -231,7 +240,7 @@ class VisCPMChatProcessor(ProcessorMixin):
             return prompts if is_batch else prompts[0]
         if chat_template is not None:
             raise ValueError("Got a chat_template with tokenize=True, which it cannot change: leave it out.")
-        options = self._options({**(processor_kwargs or {}), **kwargs})
+        options = self._options({**(processor_kwargs or {}), **kwargs}, return_tensors)
         if any(picture is None for pictures, _ in parsed for picture in pictures):
             raise ValueError(
                 "Got an image part without a picture, expected it under 'image', 'url', 'path' or 'base64'."
@@ -239,10 +248,9 @@ class VisCPMChatProcessor(ProcessorMixin):
         batch = self._batch(
             [(bool(pictures), *self._of_messages(turns)) for pictures, turns in parsed],
             [pictures[0] if pictures else None for pictures, _ in parsed],
-            return_tensors,
             options,
         )
-        if processor_kwargs is not None and return_tensors == "pt":
+        if processor_kwargs is not None and torch.is_tensor(batch["input_ids"]):
             # A pipeline passes these, and batches conversations only if all have the same keys: unused columns.
             unused = batch["input_ids"].new_zeros(len(parsed), 1)
             for key in ("ext_table_ids", "ext_table_subs", "ext_table_mask", "ext_table_words"):
@@ -289,6 +297,8 @@ class VisCPMChatProcessor(ProcessorMixin):
         else:
             tables = [(table, table) for table in ext_tables for _ in range(len(rows) // len(ext_tables))]
         rows = [row.tolist() if hasattr(row, "tolist") else list(row) for row in rows]
+        if any(np.ndim(row) != 1 for row in rows):
+            raise ValueError("Got ids of more than two dimensions, expected rows of ids.")
         return [self._read_ids(row, skip_special_tokens, *table) for row, table in zip(rows, tables, strict=True)]
 
     def _read_ids(self, ids, skip_special_tokens, prompt_table, table):
@@ -382,16 +392,20 @@ class VisCPMChatProcessor(ProcessorMixin):
         )
         return shortened
 
-    def _options(self, kwargs):
-        """The options of a call by kind: (text's, the image processor's)."""
+    def _options(self, kwargs, return_tensors):
+        """The options of a call by kind: (text's and return_tensors, the image processor's)."""
         options = dict(kwargs)
         for group in ("text_kwargs", "images_kwargs", "common_kwargs"):
             grouped = options.pop(group, None) or {}
+            if not isinstance(grouped, dict):
+                raise ValueError(f"Got {type(grouped).__name__} as {group}, expected a dict of options.")
             twice = sorted(grouped.keys() & options.keys())
             if twice:
                 raise ValueError(f"Got {', '.join(twice)} by name and in {group}, expected it in one of them.")
             options |= grouped
-        options.pop("return_tensors", None)
+        return_tensors = options.pop("return_tensors", return_tensors)
+        if return_tensors not in ("pt", "np"):
+            raise ValueError(f"Got return_tensors={return_tensors!r}, expected 'pt' or 'np'.")
         if options.get("return_mm_token_type_ids"):  # they always are
             del options["return_mm_token_type_ids"]
         text = {key: options.pop(key) for key in _TEXT_OPTIONS if key in options}
@@ -408,13 +422,11 @@ class VisCPMChatProcessor(ProcessorMixin):
             number = text.get(name)
             if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
                 raise ValueError(f"Got {name}={number!r}, expected a number of tokens from 1 on.")
-        return text, images
+        return {**text, "return_tensors": return_tensors}, images
 
-    def _batch(self, conversations, pictures, return_tensors, options):
+    def _batch(self, conversations, pictures, options):
         """Model inputs of (has a picture, turns of the context, question, answer's beginning) each."""
         text, images = options
-        if return_tensors not in ("pt", "np"):
-            raise ValueError(f"Got return_tensors={return_tensors!r}, expected 'pt' or 'np'.")
         longest = text.get("max_length") or self.max_input_length
         encodings = [self._encode(*parts, longest, text.get("truncation")) for parts in conversations]
         lengths, padding = {len(encoding["input_ids"]) for encoding in encodings}, text.get("padding", True)
@@ -427,7 +439,7 @@ class VisCPMChatProcessor(ProcessorMixin):
         pictures = [picture for picture in pictures if picture is not None]
         if pictures:
             batch.update(self.image_processor(pictures, return_tensors="pt", **images))
-        if return_tensors == "np":
+        if text["return_tensors"] == "np":
             batch.update({key: value.numpy() for key, value in batch.items()})
         return batch
 

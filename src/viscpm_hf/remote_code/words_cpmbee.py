@@ -18,13 +18,19 @@ class GeneratedIds(torch.Tensor):
         if ids.ndim == 0:  # a number
             return ids.as_subclass(torch.Tensor)
         self = ids.as_subclass(cls)
-        self.rows, self.tables = rows, tables
+        self.rows, self.tables, self.state = rows, tables, _state(self)
         return self
 
     @property
     def ext_tables(self) -> list[dict[int, str]]:
-        rows = self.rows.reshape(-1, self.rows.shape[-1]) if self.rows.ndim > 1 else self.rows.reshape(1, -1)
+        rows = self.rows.flatten(0, -2) if self.rows.ndim > 1 else self.rows[None]
+        if self.state != _state(self):  # written to since: nobody knows which word an id means now
+            return [{} for _ in range(len(self) if self.ndim > 1 else 1)]
         return [self.tables[int(row[0])] if len(row) and (row == row[0]).all() else {} for row in rows]
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self.state = _state(self)
 
     def __deepcopy__(self, memo):
         return self.clone()
@@ -33,11 +39,19 @@ class GeneratedIds(torch.Tensor):
         return repr(self.as_subclass(torch.Tensor))
 
 
+def _state(ids):
+    # torch counts what is written to a tensor, or to another view of its memory
+    return ids._version, ids.data_ptr(), tuple(ids.shape), ids.stride()
+
+
 def _keeping_words(name):
     move = getattr(torch.Tensor, name)
 
     def method(self, *args, **kwargs):
-        ids, rows = move(self, *args, **kwargs), move(self.rows, *args, **kwargs)
+        ids = move(self, *args, **kwargs)
+        if self.state != _state(self):
+            return ids
+        rows = move(self.rows, *args, **kwargs)
         if isinstance(ids, tuple):
             return tuple(GeneratedIds.of(*pair, self.tables) for pair in zip(ids, rows, strict=True))
         return GeneratedIds.of(ids, rows, self.tables)
@@ -47,6 +61,7 @@ def _keeping_words(name):
 
 for _name in ("__getitem__", "clone", "contiguous", "cpu", "cuda", "detach", "flatten", "reshape", "squeeze", "to"):
     setattr(GeneratedIds, _name, _keeping_words(_name))
+torch.serialization.add_safe_globals([GeneratedIds])  # torch.load takes them without being told
 for _name in ("unbind", "unsqueeze", "view"):
     setattr(GeneratedIds, _name, _keeping_words(_name))
 
@@ -72,7 +87,7 @@ def with_words(output, tables: list[dict[int, str]]):
         return output
     ids = output if torch.is_tensor(output) else output.sequences
     rows = torch.arange(len(ids), device=ids.device) * len(tables) // len(ids)  # several answers for each prompt
-    ids = GeneratedIds.of(ids, rows[:, None].expand_as(ids), tables)
+    ids = GeneratedIds.of(ids, rows[:, None].expand_as(ids).contiguous(), tables)
     if torch.is_tensor(output):
         return ids
     output.sequences = ids
