@@ -72,6 +72,17 @@ def test_reads_a_modules_state_dict_parameters_and_other_protocols(tmp_path):
         assert_same(read(path), {name: tensor.detach() for name, tensor in value.items()})
 
 
+def test_a_negated_view_is_refused(tmp_path):
+    """Its storage holds the numbers with the other sign."""
+    numbers = torch.complex(torch.zeros(3), torch.ones(3)).conj().imag
+    assert numbers.is_neg()
+    torch.save({"a": numbers}, tmp_path / "a.bin")
+    with pytest.raises(CheckpointError, match=r"stores a as numbers to be negated .* save it with .*resolve_neg"):
+        open_checkpoint(tmp_path / "a.bin")
+    torch.save({"a": numbers.resolve_neg()}, tmp_path / "b.bin")
+    assert_same(read(tmp_path / "b.bin"), {"a": -torch.ones(3)})
+
+
 def test_tensors_saved_from_a_gpu_are_read(tmp_path, monkeypatch):
     torch.save({"a": torch.arange(6.0)}, tmp_path / "cpu.bin")
     with zipfile.ZipFile(tmp_path / "cpu.bin") as old, zipfile.ZipFile(tmp_path / "gpu.bin", "w") as new:

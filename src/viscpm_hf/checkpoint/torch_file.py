@@ -16,7 +16,7 @@ import torch
 
 from .errors import CheckpointError, listed
 from .files_on_disk import Identity, identity, open_regular, require_unchanged
-from .pickled import MAX_BYTES, Global, Made, read_pickle
+from .pickled import MAX_BYTES, Global, Made, Pairs, read_pickle
 from .stored import StoredTensor, is_count, is_shape
 from .wrapped import find_state_dict, is_tensor, not_plain
 
@@ -156,7 +156,7 @@ def _view(path: Path, name: str, value: Made) -> _View:
     try:
         if value.function.name == "_rebuild_parameter":
             value = value.arguments[0]
-        storage, offset, shape, strides, *_ = value.arguments
+        storage, offset, shape, strides, _, _, *metadata = value.arguments
         kind, dtype, key, _device, length = storage.id
         sound = isinstance(dtype, Global) and dtype.module == "torch" and (kind, type(key)) == ("storage", str)
         if sound and dtype.name not in STORAGES:
@@ -168,6 +168,11 @@ def _view(path: Path, name: str, value: Made) -> _View:
         sound = False
     if not sound or not is_count(offset) or not is_count(length):
         raise CheckpointError(f"{path} is damaged: its data.pkl describes {name} wrongly.")
+    if any(not isinstance(each, Pairs) or each.pairs for each in metadata):  # such as {"neg": True}
+        raise CheckpointError(
+            f"{path} stores {name} as numbers to be negated or conjugated when they are read; save it with "
+            ".resolve_conj().resolve_neg()."
+        )
     return view
 
 
