@@ -53,6 +53,10 @@ def raw(path, header, data=b""):
     return path
 
 
+def place(start, end):
+    return {"dtype": "U8", "shape": [end - start], "data_offsets": [start, end]}
+
+
 @pytest.mark.parametrize(
     ("header", "message"),
     [
@@ -66,6 +70,11 @@ def raw(path, header, data=b""):
         ({"a": {"dtype": "F32", "shape": [1]}}, "describes a wrongly"),
         ({"a": [1]}, "describes a wrongly"),
         ({"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}, "ends before a"),
+        ({"a": place(0, 3), "b": place(2, 4)}, "same bytes to several tensors before b"),
+        ({"a": place(0, 3), "b": place(2, 4), "c": place(4, 4)}, "same bytes to several tensors before b"),
+        ({"b": place(0, 2), "a": place(3, 4)}, "leaves bytes out before a"),
+        ({"a": place(1, 4)}, "leaves bytes out before a"),
+        ({"a": place(0, 3)}, "goes on after its last tensor"),
         ({"a": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}}, "stores a as F8_E4M3"),
     ],
 )

@@ -67,8 +67,14 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
         if 8 + length + end > seen.size:
             raise CheckpointError(f"{path} is incomplete: it ends before {name}; copy or download it again.")
         tensors[name] = StoredTensor(path, dtype, tuple(shape), 8 + length + start, identity=seen)
-    if sum(tensor.nbytes for tensor in tensors.values()) > seen.size - 8 - length:
-        raise CheckpointError(f"{path} is damaged: its header gives the same bytes to several tensors.")
+    end = 8 + length
+    for name in sorted(tensors, key=lambda name: (tensors[name].offset, tensors[name].nbytes)):
+        if tensors[name].offset != end:
+            what = "gives the same bytes to several tensors" if tensors[name].offset < end else "leaves bytes out"
+            raise CheckpointError(f"{path} is damaged: its header {what} before {name}; copy or download it again.")
+        end += tensors[name].nbytes
+    if end != seen.size:
+        raise CheckpointError(f"{path} is damaged: it goes on after its last tensor; copy or download it again.")
     return tensors
 
 
