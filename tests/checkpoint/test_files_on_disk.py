@@ -49,7 +49,7 @@ def test_small_files_are_small(tmp_path):
         read_small(tmp_path / "a")
 
 
-@pytest.mark.parametrize("change", ["write", "grow", "replace"])
+@pytest.mark.parametrize("change", ["write", "grow", "replace", "write and set the time back"])
 def test_every_change_is_noticed(tmp_path, change):
     path = tmp_path / "a"
     path.write_bytes(b"123")  # a moment before: the clock of the file system may not have moved
@@ -60,6 +60,9 @@ def test_every_change_is_noticed(tmp_path, change):
         case "write":
             with open(path, "r+b") as file:
                 file.write(b"1")
+        case "write and set the time back":
+            path.write_bytes(b"124")
+            os.utime(path, ns=(seen.modified, seen.modified))
         case "grow":
             os.truncate(path, 10)
         case "replace":
@@ -74,8 +77,8 @@ def test_every_change_is_noticed(tmp_path, change):
 def test_the_clock_must_have_moved_since_the_last_write(tmp_path, monkeypatch, age):
     """A write in the same tick of the file system's clock as the one before could not be told from it."""
     (tmp_path / "a").write_bytes(b"123")
-    os.utime(tmp_path / "a", (time.time() - age,) * 2)
-    waited = []
+    waited, now = [], time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now + age * 10**9)
     monkeypatch.setattr(time, "sleep", waited.append)
     with open_regular(tmp_path / "a") as file:
         identity(file)

@@ -26,6 +26,7 @@ class Identity(NamedTuple):
     inode: int
     size: int
     modified: int
+    changed: int  # which, unlike the time before, cannot be set back
 
 
 def open_regular(path: str | Path) -> BinaryIO:
@@ -53,11 +54,11 @@ def open_regular(path: str | Path) -> BinaryIO:
 
 def identity(file: BinaryIO) -> Identity:
     """Of an open file, such that whatever is written to the file from now on changes it."""
-    status = os.fstat(file.fileno())
-    if 0 <= time.time_ns() - status.st_mtime_ns < TICK:  # one more write could bear the same time
+    found = _identity(file)
+    if 0 <= time.time_ns() - max(found.modified, found.changed) < TICK:  # one more write could bear the same time
         time.sleep(TICK / 1e9)
-        status = os.fstat(file.fileno())
-    return Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        found = _identity(file)
+    return found
 
 
 def require_unchanged(file: BinaryIO, path: Path, seen: Identity) -> None:
@@ -66,8 +67,7 @@ def require_unchanged(file: BinaryIO, path: Path, seen: Identity) -> None:
     Raises:
         CheckpointError: its identity is another one.
     """
-    status = os.fstat(file.fileno())
-    if (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns) != seen:
+    if _identity(file) != seen:
         raise CheckpointError(
             f"{path} was changed or replaced while it was being read; wait until nothing writes to it and run again."
         )
@@ -84,6 +84,11 @@ def read_small(path: str | Path, limit: int = SMALL) -> bytes:
     if len(data) > limit:
         raise CheckpointError(f"{path} has more than {limit >> 20} MB, far more than a file of its kind needs.")
     return data
+
+
+def _identity(file: BinaryIO) -> Identity:
+    status = os.fstat(file.fileno())
+    return Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _require_regular(mode: int, path) -> None:
