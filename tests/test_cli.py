@@ -49,6 +49,26 @@ def test_fit_draws_memory_by_component(chat_repo, capsys, tmp_path):
     assert {(140, 140, 140), (79, 157, 105)} <= colours  # CUDA, KV cache
 
 
+@pytest.mark.parametrize("kind", ["file", "link", "dangling link"])
+def test_fit_draws_over_nothing(chat_repo, capsys, tmp_path, kind):
+    """A file of that name may be weights, and a link may lead anywhere."""
+    picture, elsewhere = tmp_path / "memory.png", tmp_path / "elsewhere"
+    if kind != "dangling link":
+        (picture if kind == "file" else elsewhere).write_bytes(b"weights")
+    if kind != "file":
+        picture.symlink_to(elsewhere)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.exists()}
+    code, _, err = run(capsys, "fit", "--model", chat_repo, "--device", "cpu", "--plot", picture)
+    assert code == 1 and "exists already" in err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.exists()} == before
+
+
+def test_fit_prints_no_escapes_of_a_path(chat_repo, capsys, tmp_path):
+    picture = tmp_path / "\x1b[31mred\n.png"
+    code, out, _ = run(capsys, "fit", "--model", chat_repo, "--device", "cpu", "--plot", picture)
+    assert code == 0 and picture.exists() and r"\x1b[31mred\n.png" in out and "\x1b" not in out
+
+
 def test_errors_are_one_sentence(chat_repo, capsys, tmp_path):
     for arguments, message in (
         (["--model", tmp_path / "nowhere"], "There is no folder"),
@@ -57,7 +77,8 @@ def test_errors_are_one_sentence(chat_repo, capsys, tmp_path):
         (["--model", chat_repo, "--memory", "8"], "Got '8' as --memory, which is 8 bytes; did you mean 8GB?"),
         (["--model", chat_repo, "--memory", "9" * 400], "expected bytes or a size such as '5GB'"),
         (["--model", chat_repo, "--memory", "1MB", "--device", "cpu"], "too little for"),
-        (["--model", chat_repo, "--plot", tmp_path / "no" / "folder.png"], "No such file"),
+        (["--model", chat_repo, "--plot", tmp_path / "memory.jpg"], "ending in .png"),
+        (["--model", chat_repo, "--plot", ""], "ending in .png"),
     ):
         code, _, err = run(capsys, "fit", *arguments)
         assert code == 1 and err.startswith("error: ") and err.count("\n") == 1 and message in err

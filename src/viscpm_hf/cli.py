@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     verb.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda if there is a GPU")
     verb.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), help="default: as the classes load it")
     verb.add_argument("--allow-lossy", action="store_true", help="also take plans that round weights")
-    verb.add_argument("--plot", metavar="PNG", help="draw the plans' memory by component to this file")
+    verb.add_argument("--plot", metavar="PNG", help="draw the plans' memory by component to this new file")
     verb.set_defaults(run=fit)
     about = "copy a converted VisCPM-Paint with 4-bit weights, rounded so that prompts keep their meaning"
     verb = verbs.add_parser("quantize", help=about, description=about[0].upper() + about[1:] + ".")
@@ -47,13 +47,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 def fit(args):
     """`viscpm fit`: prints every plan, and which one would be taken."""
+    from pathlib import Path
+
     import torch
 
+    from .checkpoint.errors import CheckpointError, printable
+    from .checkpoint.staging import refuse_existing, staged
     from .memory import choose, default_device, parse_size, this_machine
     from .memory_plans import Workload, list_plans
     from .memory_report import as_text, draw
     from .model_size import read_model
 
+    plot = None if args.plot is None else Path(args.plot)
+    if plot is not None:
+        if plot.suffix.lower() != ".png":
+            raise CheckpointError(f"Got {args.plot!r} as --plot, expected the name of a new picture, ending in .png.")
+        refuse_existing(plot)
     budget = None if args.memory is None else parse_size(args.memory, "--memory")
     model, workload = read_model(args.model), Workload()
     machine = this_machine(args.device or default_device(), args.model)
@@ -64,9 +73,10 @@ def fit(args):
     except ValueError as error:
         refusal = error
     print(as_text(args.model, model, machine, workload, plans, taken))
-    if args.plot is not None:
-        draw(plans, taken, budget, args.plot)
-        print(f"\nDrawn to {args.plot}")
+    if plot is not None:
+        with staged(plot) as path:
+            draw(plans, taken, budget, path)
+        print(f"\nDrawn to {printable(str(plot))}")
     if refusal:
         sys.stdout.flush()
         raise refusal
@@ -76,9 +86,10 @@ def quantize(args):
     """`viscpm quantize`: writes a repository."""
     from .calibration import quantize_paint
     from .calibration_inputs import read_prompts
+    from .checkpoint.errors import printable
 
     prompts = read_prompts(args.prompts, args.samples)
-    print(f"Written: {quantize_paint(args.model, prompts, args.output, args.device)}")
+    print(f"Written: {printable(str(quantize_paint(args.model, prompts, args.output, args.device)))}")
 
 
 if __name__ == "__main__":
