@@ -11,7 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from viscpm_hf import VisCPMPaint
+from viscpm_hf import VisCPMPaint, calibration
 from viscpm_hf.calibration import _Rounding, quantize_paint
 from viscpm_hf.checkpoint.errors import CheckpointError
 from viscpm_hf.cli import main
@@ -162,6 +162,75 @@ def test_damaged_repositories_are_refused_before_any_work(name, change, message,
     with pytest.raises(CheckpointError, match=message):
         quantize_paint(repo, PROMPTS, tmp_path / "output", "cpu", progress=False)
     assert sorted(tmp_path.iterdir()) == [repo]
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "message"),
+    [
+        ("scheduler", None, "has no scheduler/scheduler_config.json"),
+        ("scheduler/scheduler_config.json", "folder", "has no scheduler/scheduler_config.json"),
+        ("scheduler/scheduler_config.json", "junk", "scheduler_config.json is not valid JSON"),
+        ("tokenizer/tokenizer_config.json", None, "has no tokenizer/tokenizer_config.json"),
+        ("text_projection/config.json", None, "has no text_projection/config.json"),
+        ("text_projection/diffusion_pytorch_model.safetensors", None, "text_projection has no weight files"),
+        ("text_projection/config.json", "pipe", "text_projection/config.json is a named pipe, expected a regular"),
+        ("README.md", "device", "README.md is a device, expected a regular file"),
+        ("vae/notes", "dangling", "There is no file .*vae/notes"),
+        ("vae/notes", "loop", "symbolic links.*vae/notes"),
+    ],
+)
+def test_a_copy_that_would_not_load_is_not_begun(name, what, message, tmp_path):
+    """A part without its configuration, or something that cannot be copied."""
+    repo = shutil.copytree(tiny_paint_repo(), tmp_path / "spoiled")
+    path = repo / name
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    match what:
+        case "folder":
+            path.mkdir()
+        case "junk":
+            path.write_bytes(b"{[")
+        case "pipe":
+            os.mkfifo(path)
+        case "device" | "dangling" | "loop":
+            path.symlink_to({"device": "/dev/zero", "dangling": "nowhere", "loop": path.name}[what])
+    with pytest.raises((CheckpointError, OSError), match=message):
+        quantize_paint(repo, PROMPTS[:2], tmp_path / "output", "cpu", progress=False)
+    assert sorted(tmp_path.iterdir()) == [repo]
+
+
+@pytest.mark.parametrize(
+    "name", ["unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors", "README.md"]
+)
+def test_a_source_that_changes_is_noticed(name, tmp_path, monkeypatch):
+    """Between being checked and being copied."""
+    repo = shutil.copytree(tiny_paint_repo(), tmp_path / "changing")
+    copy_unchanged = calibration.copy_unchanged
+
+    def copy(path, target, seen):
+        if path == repo / name:
+            os.truncate(path, 1000)
+        copy_unchanged(path, target, seen)
+
+    monkeypatch.setattr(calibration, "copy_unchanged", copy)
+    with pytest.raises(CheckpointError, match=f"{name} was changed or replaced"):
+        quantize_paint(repo, PROMPTS[:2], tmp_path / "output", "cpu", progress=False)
+    assert sorted(tmp_path.iterdir()) == [repo]
+
+
+def test_weights_truncated_after_they_were_copied_do_no_harm(tmp_path, monkeypatch):
+    """A process that maps a file that becomes shorter is ended by a signal."""
+    repo = shutil.copytree(tiny_paint_repo(), tmp_path / "changing")
+    calibrate = calibration.calibrate
+
+    def truncating(*arguments):
+        os.truncate(repo / "text_encoder" / "model.safetensors", 1000)
+        calibrate(*arguments)
+
+    monkeypatch.setattr(calibration, "calibrate", truncating)
+    output = quantize_paint(repo, PROMPTS[:2], tmp_path / "output", "cpu", progress=False)
+    assert read_model(output).quantized == "bitsandbytes"
 
 
 def test_weights_that_are_no_numbers_are_refused(tmp_path):

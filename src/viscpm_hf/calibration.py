@@ -10,18 +10,30 @@ that the result loads as any other model quantized with it.
 import copy
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from tqdm import tqdm
 
-from .calibration_inputs import BATCH, chosen_device, encoded, load_exact, load_tokenizer, require_moderate
+from .calibration_inputs import (
+    BATCH,
+    chosen_device,
+    copy_unchanged,
+    encoded,
+    identities,
+    load_exact,
+    load_model,
+    load_tokenizer,
+    require_moderate,
+    require_parts,
+)
 from .checkpoint.errors import CheckpointError
+from .checkpoint.hub import first_line
 from .checkpoint.json_file import quoted
-from .checkpoint.repo import CONVERSION, UNUSED, read_json
+from .checkpoint.repo import CONVERSION, read_json
 from .checkpoint.staging import refuse_existing, require_space, staged
 from .memory_plans import NF4_BLOCK
 from .model_size import read_model
@@ -72,24 +84,25 @@ def quantize_paint(
         raise CheckpointError(f"{model_path} is quantized already; give the repository it was made from.")
     if any(width % NF4_BLOCK for width in model.widths):
         raise CheckpointError(f"Got widths of {model.widths}, but 4 bits need multiples of {NF4_BLOCK}.")
+    quantization_config("4bit", device, torch.float32)  # raises ImportError now rather than after the copy
+    files = identities(model_path)
+    require_parts(model_path, files)
     report = read_json(model_path, CONVERSION)
     tokenizer = load_tokenizer(model_path)
     require_moderate(prompts, tokenizer, model.language_config, device)
-    exact = load_exact(model_path)
-    config = quantization_config("4bit", device, exact.dtype)
-
-    rest = [path for path in _files(model_path) if not _is_left_out(path, model_path)]
-    require_space(output.absolute().parent, sum(path.stat().st_size for path in rest) + model.language_bytes() // 3)
+    require_space(output.absolute().parent, sum(seen.size for seen in files.values()) + model.language_bytes() // 3)
     with staged(output) as folder, _failures_in_words():
-        for path in rest:
-            target = folder / path.relative_to(model_path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)  # not its mode: what is read-only there is to be changed here
-        rounded = CpmBeeModel.from_pretrained(
-            model_path / "text_encoder", dtype="auto", quantization_config=config, device_map={"": device}
-        )
+        for path, seen in files.items():
+            copy_unchanged(path, folder / path.relative_to(model_path), seen)
+        # from the copy: mapped files that became shorter would end the process
+        encoder, original = folder / "text_encoder", model_path / "text_encoder"
+        exact = load_exact(encoder, original)
+        config = quantization_config("4bit", device, exact.dtype)
+        rounded, _ = load_model(encoder, original, quantization_config=config, device_map={"": device})
         calibrate(exact, rounded, tokenizer, prompts, progress)
-        rounded.save_pretrained(folder / "text_encoder")
+        for path in (*encoder.glob("*.safetensors"), *encoder.glob("*.safetensors.index.json")):
+            path.unlink()  # not written over, as both models may still be mapped to them
+        rounded.save_pretrained(encoder)
         _say_so(folder, report, len(prompts))
     return output
 
@@ -103,23 +116,8 @@ def _failures_in_words():
         raise CheckpointError(f"There is not enough memory on the GPU ({error}); compute on the CPU.") from error
     except torch.linalg.LinAlgError as error:
         raise CheckpointError(f"The language model's states cannot be fitted to ({error}).") from error
-
-
-def _files(folder, above=()):
-    """Regular files below a folder, also where a link leads unless back; not those in hidden folders such as .git."""
-    real = folder.resolve()
-    for path in sorted(folder.iterdir()) if real not in above else ():
-        if path.is_dir() and not path.name.startswith("."):
-            yield from _files(path, (*above, real))
-        elif path.is_file():
-            yield path
-
-
-def _is_left_out(path, model_path):
-    """The exact weights, and what only the way back to the original checkpoint needs."""
-    name = path.relative_to(model_path).as_posix()
-    weights = name.startswith("text_encoder/") and name.endswith((".safetensors", ".safetensors.index.json"))
-    return weights or name == UNUSED
+    except SafetensorError as error:
+        raise CheckpointError(f"The rounded weights could not be written ({first_line(error)}).") from error
 
 
 def _say_so(folder, report, count):
