@@ -8,7 +8,7 @@ import torch
 from paint import GOLDEN, add_lora, golden_pipeline, prompt_checker_parts, ranker_parts, safety_checker_parts
 from PIL import Image
 
-from viscpm_hf import UnsafeContentError, VisCPMPaint
+from viscpm_hf import UnsafeContentError, VisCPMPaint, VisCPMPaintPipeline
 
 SAFE, UNSAFE = "月", "血"
 FAST = {"num_inference_steps": 2}
@@ -68,6 +68,38 @@ def test_missing_parts_are_named_and_done_without(paint_repo):
     for argument in ("image_safety_checker=False", "prompt_safety_checker=False", "add_ranker=False"):
         assert argument in said
     assert isinstance(painter.generate(SAFE, **FAST), Image.Image)
+
+
+@pytest.mark.parametrize(
+    "dtype, text_encoder, unet, vae",
+    [
+        ("bfloat16", torch.bfloat16, torch.bfloat16, torch.bfloat16),
+        ("float16", torch.float16, torch.float16, torch.float16),
+        ({"unet": "bfloat16", "text_encoder": torch.float16}, torch.float16, torch.bfloat16, torch.float32),
+        ({"default": "bfloat16", "vae": "float32"}, torch.bfloat16, torch.bfloat16, torch.float32),
+    ],
+)
+@pytest.mark.parametrize("memory", [None, "5GB"])
+def test_dtypes_in_words_and_by_part_are_those_of_the_parts(paint_repo, dtype, text_encoder, unet, vae, memory):
+    """diffusers reads every text as float32."""
+    painter = VisCPMPaint(paint_repo, False, False, False, device="cpu", dtype=dtype, memory=memory).pipeline
+    assert (painter.text_encoder.dtype, painter.unet.dtype, painter.vae.dtype) == (text_encoder, unet, vae)
+
+
+@pytest.mark.parametrize(
+    "option, value",
+    [
+        *(("dtype", value) for value in ("float17", "int8", "float8_e5m2", torch.int8, 5, [torch.float16])),
+        *(("dtype", {"unet": value}) for value in ("x", None, "auto", {"a": torch.float16}, torch.float8_e4m3fn, 5)),
+        *(("dtype", {name: torch.float16}) for name in ("unett", "scheduler", "blocks", 5, None)),
+        *(("device", value) for value in ("meta", "cuda:99", "nope", "cpu:x", "", [1], 999)),
+    ],
+)
+def test_devices_and_dtypes_that_are_none_are_refused_before_loading(paint_repo, monkeypatch, option, value):
+    monkeypatch.setattr(VisCPMPaintPipeline, "from_pretrained", None)
+    with pytest.raises(ValueError, match="^(Got .* dtype|There is no .* to run on here).*[.]$") as error:
+        VisCPMPaint(paint_repo, False, False, False, **{option: value})
+    assert type(error.value) is ValueError and len(str(error.value)) < 300
 
 
 def test_switches_leave_parts_out(complete):

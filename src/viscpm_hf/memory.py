@@ -76,6 +76,20 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def usable_device(device: torch.device | str | int | None) -> torch.device:
+    """The device to run on, CUDA if there is one by default; ValueError if nothing can run there."""
+    try:
+        device = default_device() if device is None else torch.device(device)
+        fits = torch.zeros(1, device=device).tolist() == [0]
+    except Exception:  # each kind of device says in its own way that it is not here
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"There is no {quoted(str(device))} to run on here: give 'cpu', or 'cuda' where there is a GPU."
+        )
+    return device
+
+
 def this_machine(device: torch.device | str, folder: str | os.PathLike | None = None) -> Machine:
     """The machine at hand, with what can be measured of it in a moment.
 
@@ -159,7 +173,7 @@ def find_plan(model_path, device, memory=None, quantization=None, dtype=None, wi
             f"Got {quoted(quantization)} as quantization, expected 'auto', 'int8' or '4bit', or without a memory "
             "limit a transformers quantization config such as BitsAndBytesConfig(load_in_4bit=True)."
         )
-    dtype = _checked_dtype(dtype)
+    dtype = checked_dtype(dtype)
     limit = os.environ.get(BUDGET_VARIABLE) or None if memory is None else memory
     budget = None if limit is None else parse_size(limit, BUDGET_VARIABLE if memory is None else "a memory limit")
     of_language = budget is not None and memory is None
@@ -192,14 +206,14 @@ def find_plan(model_path, device, memory=None, quantization=None, dtype=None, wi
     return plan
 
 
-def _checked_dtype(dtype):
+def checked_dtype(dtype):
     """What `list_plans` takes of what a drop-in class was given."""
     if isinstance(dtype, Mapping):
-        return {name: _checked_dtype(each) for name, each in dtype.items()}
+        return {name: checked_dtype(each) for name, each in dtype.items()}
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if dtype is None or dtype == "auto":
         return None
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    if not isinstance(found, torch.dtype) or not found.is_floating_point or found.itemsize < 2:
         raise ValueError(f"Got {quoted(dtype)} as dtype, expected a floating-point type such as torch.bfloat16.")
     return found
 

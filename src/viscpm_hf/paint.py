@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import torch
 
+from .checkpoint.json_file import quoted
 from .converted import check_is_converted, loads_or_says_why
-from .memory import default_device, find_plan
+from .memory import checked_dtype, find_plan, usable_device
 from .placement import load_paint, load_rounded_text_encoder
 from .remote_code.pipeline_viscpm_paint import UnsafePromptError, VisCPMPaintPipeline
 from .safety import UnsafeContentError
@@ -23,6 +24,19 @@ _EMBEDS = ("prompt_embeds", "negative_prompt_embeds", "prompt_embeds_mask", "neg
 _FOR_THE_PIPELINE = {*_EMBEDS, "return_dict"}
 
 
+def _checked_dtypes(dtype):
+    """A dtype or, by part, dtypes, as diffusers takes them: not as text, which it reads as float32."""
+    if not isinstance(dtype, Mapping):
+        return checked_dtype(dtype)
+    known = [*VisCPMPaintPipeline.model_cpu_offload_seq.split("->"), "default"]
+    for name, each in dtype.items():
+        if name not in known:
+            raise ValueError(f"Got {quoted(name)} as a part to give a dtype, expected one of {', '.join(known)}.")
+        if each is None or each == "auto" or isinstance(each, Mapping):
+            raise ValueError(f"Got {quoted(each)} as dtype of {name}, expected one such as torch.bfloat16.")
+    return checked_dtype(dtype)
+
+
 class VisCPMPaint:
     """Drop-in for the original's `VisCPMPaint`.
 
@@ -32,8 +46,9 @@ class VisCPMPaint:
         prompt_safety_checker (`bool`, defaults to True): whether unsafe prompts are refused.
         add_ranker (`bool`, defaults to True): whether each image is the best of four.
         device (*optional*): where to run; CUDA if there is one by default.
-        dtype (`torch.dtype` or `dict`, *optional*): of all parts, or part → dtype; by default as in the original: the
-            language model as stored, everything else float32.
+        dtype (`torch.dtype`, `str` or `dict`, *optional*): of all parts, such as `"bfloat16"`; or part → dtype, with
+            `"default"` for all others, which is float32 if not given. By default as in the original: the language
+            model as stored, everything else float32.
         memory (`str` or `int`, *optional*): what painting may take of the GPU, or without one of main memory, such as
             `"6GB"`; the fastest way that fits is taken, see `viscpm fit`. Parts stored in half precision may then work
             in it on a GPU unless `dtype` says otherwise. `CUDA_MEMORY_CPMBEE_MAX=1g` in the environment limits the
@@ -71,6 +86,7 @@ class VisCPMPaint:
         for argument, want in wanted.items():
             if not isinstance(want, bool):
                 raise ValueError(f"{argument} is True or False, got {want!r}: parts are those of the repository.")
+        device, dtype = usable_device(device), _checked_dtypes(dtype)
         check_is_converted(model_path, "VisCPM-Paint", "convert_paint.py --sd-base SD_BASE", "model_index.json")
         config = VisCPMPaintPipeline.load_config(model_path)
         if config.get("_class_name") != VisCPMPaintPipeline.__name__:
@@ -89,7 +105,6 @@ class VisCPMPaint:
                     stacklevel=2,
                 )
                 options["requires_safety_checker"] &= argument != "image_safety_checker"  # said already
-        device = torch.device(device or default_device())
         without = [name for name, value in options.items() if value is None]
         plan = find_plan(model_path, device, memory, quantization, dtype, without)
         if plan is not None:
