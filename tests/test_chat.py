@@ -235,3 +235,9 @@ def test_quantization_leaves_vision_alone(chat_repo_eos, pictures):
     assert config.modules_to_not_convert is None  # the caller's object is left as it was
     with pytest.raises(ValueError, match="BitsAndBytesConfig"):
         VisCPMChat(chat_repo_eos, image_safety_checker=False, quantization="8 bits")
+
+
+@pytest.mark.parametrize("device", ["meta", "cuda:99", "nope", 999])
+def test_devices_that_are_not_here_are_refused_before_loading(chat_repo_eos, device):
+    with pytest.raises(ValueError, match="^There is no .* to run on here"):
+        VisCPMChat(chat_repo_eos, device=device)

@@ -10,7 +10,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils.quantization_config import QuantizationMethod
 
 from .converted import check_is_converted, loads_or_says_why
-from .memory import default_device, find_plan
+from .memory import find_plan, usable_device
 from .packing import pack_chat
 from .placement import load_chat, sparing_vision
 from .remote_code.configuration_viscpm_chat import VisCPMChatConfig
@@ -64,7 +64,7 @@ class VisCPMChat:
     ):
         _check_is_converted(model_path)
         # not `model.device`, which is "meta" where weights are brought in layer by layer
-        self.device = torch.device(device or default_device())
+        self.device = usable_device(device)
         without = ("safety_checker",) if image_safety_checker is False else ()
         plan = find_plan(model_path, self.device, memory, quantization, dtype, without)
         self.image_safety_checker = load_image_safety_checker(image_safety_checker, model_path, self.device)
