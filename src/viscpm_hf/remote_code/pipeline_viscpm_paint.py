@@ -123,6 +123,9 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
 
     Calls from several threads wait for each other, also those of pipelines that share parts.
 
+    `fuse_lora()` adds to a part's weights in their precision, and `unfuse_lora()` subtracts again: in half precision
+    that leaves them rounded. A pipeline loaded anew, or a LoRA that was never fused, has them exactly.
+
     Raises:
         ValueError: A checker or the ranker comes without its tokenizer or processor; a tokenizer or threshold is none.
 
@@ -312,8 +315,8 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         """See [`~diffusers.DiffusionPipeline.enable_group_offload`].
 
         On disk each part has a folder of its own, since parts share names of modules, after which files are named; and
-        in it each call has a new one, since diffusers takes files that are there for these weights. Each takes
-        as much of the disk as the weights do; the folders are yours to delete once the pipeline is no longer used.
+        in it each call has a new one, since diffusers takes files that are there for these weights. Each takes as much
+        of the disk as the weights do; the folders are yours to delete once the pipeline is no longer used.
         """
         inputs = inspect.signature(super().enable_group_offload).bind(*args, **kwargs).arguments
         path, excluded = inputs.pop("offload_to_disk_path", None), inputs.pop("exclude_modules", None) or []
