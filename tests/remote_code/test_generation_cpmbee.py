@@ -455,6 +455,8 @@ def test_words_come_from_the_own_prompt_in_any_order(chat_model, chat_inputs, ch
             assert read(same) == [word * 2]
         assert read(output)[0].endswith(word * 2)
         assert read(new.tolist()) == ["<unk><unk>"]
+        (decoded,) = chat_processor.batch_decode(output, skip_special_tokens=True)
+        assert decoded.count(word) == 2 and decoded == chat_processor.decode(output[0], skip_special_tokens=True)
         assert type(new + 0) is torch.Tensor and torch.equal(new + 0, new)
         assert read(new.view(-1)) == [word * 2] and read(new[:, :0]) == [""]
         file = io.BytesIO()

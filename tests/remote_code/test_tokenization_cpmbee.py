@@ -25,6 +25,7 @@ from transformers.tokenization_utils_base import PaddingStrategy, TensorType, Tr
 
 from viscpm_hf.remote_code.processing_viscpm_chat import CHAT_TEMPLATE
 from viscpm_hf.remote_code.tokenization_cpmbee import CpmBeeTokenizer
+from viscpm_hf.remote_code.words_cpmbee import with_words
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TOKENIZER_GOLDEN = json.loads((GOLDEN / "tokenizer.json").read_text(encoding="utf-8"))
@@ -603,16 +604,11 @@ def test_batch_decode(tokenizer):
         tokenizer.batch_decode(rows, ext_tables=tables[:1])
 
 
-class WithTables(list):
-    """Rows of ids that bring their tables along, as those of `generate()` do."""
-
-
 def test_decodes_with_the_tables_that_ids_bring_along(tokenizer):
     size = tokenizer.vocab_size
-    rows, row = WithTables([[55, size], [56, size]]), WithTables([55, size])
-    rows.ext_tables, row.ext_tables = [{size: "鲲"}, {size: "鹏"}], [{size: "凤"}]
+    rows = with_words(torch.tensor([[55, size], [56, size]]), [{size: "鲲"}, {size: "鹏"}])
     assert tokenizer.batch_decode(rows) == tokenizer.decode(rows) == ["a鲲", "b鹏"]
-    assert tokenizer.decode(row) == "a凤" and tokenizer.decode(row, ext_table={}) == "a<unk>"
+    assert tokenizer.decode(rows[1]) == "b鹏" and tokenizer.decode(rows[1], ext_table={}) == "b<unk>"
     assert tokenizer.batch_decode(rows, ext_tables=[{}, {size: "龙"}]) == ["a<unk>", "b龙"]
 
 

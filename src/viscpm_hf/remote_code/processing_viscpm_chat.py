@@ -304,7 +304,7 @@ class VisCPMChatProcessor(ProcessorMixin):
     def _read_ids(self, ids, skip_special_tokens, prompt_table, table):
         if skip_special_tokens:
             ids = self._strip_padding(ids)
-        start = self._prompt_length(ids)
+        start = self.tokenizer.answer_start(ids)
         picture = self._picture_end(ids[:start])  # whose placeholders are no unknown words, though of one id with them
         prompt = self.tokenizer.decode(ids[:picture], skip_special_tokens=skip_special_tokens)
         prompt += self.tokenizer.decode(
@@ -320,16 +320,6 @@ class VisCPMChatProcessor(ProcessorMixin):
         tokenizer = self.tokenizer
         held = [tokenizer.bos_token_id, *[tokenizer.unk_token_id] * self.query_num, tokenizer.eos_token_id]
         return next((i + len(held) for i in range(len(ids)) if ids[i : i + len(held)] == held), 0)
-
-    def _prompt_length(self, ids):
-        """Where the answer begins: behind `<s><ans></s><s>`, if the ids begin as a prompt does."""
-        tokenizer = self.tokenizer
-        first = next((i for i, token in enumerate(ids) if token), 0)
-        bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-        if ids[first : first + 2] != [bos, tokenizer.root_token_id]:
-            return 0
-        mark = [bos, tokenizer.ans_token_id, eos, bos]
-        return next((i + 4 for i in range(first, len(ids) - 3) if ids[i : i + 4] == mark), len(ids))
 
     def to_grammar(self, text):
         """The text itself if it follows the original's grammar, else escaped whole."""

@@ -648,7 +648,12 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
             tables = None if ext_table is None else [ext_table] * len(ids)
             return self.batch_decode(token_ids, skip_special_tokens, ext_tables=tables)
         if ext_table is None:
+            # words that ids bring along are the answer's: in a prompt a picture's places have the id of a word
             ext_table = (getattr(token_ids, "ext_tables", None) or [{}])[0]
+            start = self.answer_start(ids) if ext_table else 0
+            if start:
+                parts = (ids[:start], {}), (ids[start:], ext_table)
+                return "".join(self.decode(part, skip_special_tokens, ext_table=table) for part, table in parts)
         pieces = []
         try:
             for index in map(operator.index, ids):
@@ -666,6 +671,14 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
             ) from error
         return "".join(pieces)
 
+    def answer_start(self, ids: list[int]) -> int:
+        """Where the answer begins in ids that begin with a prompt, behind its `<s><ans></s><s>`; 0 without a prompt."""
+        first = next((i for i, token in enumerate(ids) if token), 0)
+        if list(ids[first : first + 2]) != [self._bos_id, self._specials["<root>"]]:
+            return 0
+        mark = [self._bos_id, self._specials["<ans>"], self._eos_id, self._bos_id]
+        return next((i + 4 for i in range(first, len(ids) - 3) if list(ids[i : i + 4]) == mark), len(ids))
+
     def batch_decode(
         self,
         sequences,
@@ -680,7 +693,7 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
         if len(sequences) and not _has_rows(sequences):
             sequences = [sequences]
         if ext_tables is None:
-            ext_tables = getattr(sequences, "ext_tables", [None] * len(sequences))
+            ext_tables = [None] * len(sequences)
         if len(ext_tables) != len(sequences):
             raise ValueError(f"Got {len(sequences)} rows of ids and {len(ext_tables)} ext_tables, expected one each.")
         rows = zip(sequences, ext_tables, strict=True)
