@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from viscpm_hf.checkpoint import CheckpointError, export_original, hashing, job, run_script, verify, weights
+from viscpm_hf.checkpoint import CheckpointError, export_original, hashing, job, run_script, staging, verify, weights
 from viscpm_hf.checkpoint.staging import staged
 
 
@@ -181,10 +181,54 @@ def test_what_is_not_ours_is_neither_used_nor_deleted(tmp_path, kind):
     assert (precious / "output").read_text() == (precious / "viscpm_hf.lock").read_text() == "mine"
 
 
-def test_an_empty_folder_of_the_staging_folders_name_stays(tmp_path):
-    (tmp_path / ".out.partial").mkdir()
+@pytest.mark.parametrize("moment", ["begins", "ends"])
+def test_an_empty_folder_that_a_killed_run_left_is_removed(child, tmp_path, moment):
+    """Killed before the folder was marked as ours, or after the mark was removed."""
+
+    def dies():
+        if moment == "begins":
+            staging.FileLock.acquire = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        else:
+            staging.Path.rmdir = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+        written(tmp_path / "out")
+
+    assert child(dies).code() == -signal.SIGKILL
+    assert not names(tmp_path / ".out.partial")
+    (tmp_path / "out").unlink(missing_ok=True)
     written(tmp_path / "out")
-    assert names(tmp_path) == [".out.partial", "out"] and not names(tmp_path / ".out.partial")
+    assert names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("letter", ["x", "月", "\N{PILE OF POO}", "\udcff"])
+def test_the_longest_names_of_an_output(tmp_path, letter):
+    size = len(os.fsencode(letter))
+    for count in (246 // size, 255 // size):
+        assert written(tmp_path / (letter * count)).read_text() == "new"
+        with pytest.raises(CheckpointError, match="is in the way"), in_the_way(tmp_path, letter * (count - 1)) as path:
+            written(path)
+    assert names(tmp_path) == sorted({letter * (246 // size), letter * (255 // size)})
+
+
+@contextlib.contextmanager
+def in_the_way(folder, name):
+    """An output to whose staging folder somebody else has the name."""
+    with staged(folder / name) as target:
+        workspace = target.parent
+        target.touch()
+    (folder / name).unlink()
+    workspace.write_text("mine")
+    try:
+        yield folder / name
+    finally:
+        assert workspace.read_text() == "mine"
+        workspace.unlink()
+
+
+def test_a_name_that_no_file_can_have_is_refused_before_any_work(tmp_path):
+    for output in (tmp_path / ("x" * 256), tmp_path / "new" / ("x" * 256)):
+        with pytest.raises(OSError, match="name too long"), staged(output):
+            pytest.fail("the work began")
+    assert names(tmp_path) == []
 
 
 def test_what_somebody_puts_into_the_staging_folder_is_not_deleted(tmp_path):

@@ -1,6 +1,7 @@
 """Output that appears only when it is complete."""
 
 import errno
+import hashlib
 import os
 import shutil
 import stat
@@ -14,6 +15,7 @@ from filelock import FileLock, Timeout
 from .errors import CheckpointError
 
 LOCK, CONTENTS = "viscpm_hf.lock", "output"  # all that a folder of ours holds
+MOST_BYTES = 255 - len("..partial")  # of a name, of which file systems take 255
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -41,19 +43,19 @@ def staged(output: Path) -> Iterator[Path]:
             the disk is full.
     """
     refuse_existing(output)
-    workspace = output.parent / f".{output.name}.partial"
+    workspace = output.parent / f".{_shortened(output.name)}.partial"
     lock, target, spare = FileLock(workspace / LOCK, timeout=0), workspace / CONTENTS, []
     created = [folder for folder in output.parents if not folder.exists()]  # innermost first
     try:
         try:
             workspace.mkdir(parents=True)
-            created.insert(0, workspace)
         except FileExistsError:
-            if _is_marked(workspace):
-                created.insert(0, workspace)
+            with suppress(FileNotFoundError):  # it ended right now; the lock makes its folder anew
+                _require_ours(workspace)
+        created.insert(0, workspace)
         try:
             lock.acquire()
-        except Timeout as error:
+        except (Timeout, FileNotFoundError) as error:  # not found: it ended at this very moment
             raise CheckpointError(
                 f"Another process is writing {output}; wait for it or choose another output."
             ) from error
@@ -64,7 +66,7 @@ def staged(output: Path) -> Iterator[Path]:
         yield target
         refuse_existing(output)
         os.rename(target, output)
-        del created[created.count(workspace) :]
+        del created[1:]
     except OSError as error:
         if error.errno in FULL:
             raise CheckpointError(
@@ -85,12 +87,22 @@ def staged(output: Path) -> Iterator[Path]:
 
 
 def refuse_existing(output: Path) -> None:
-    if os.path.lexists(output):
-        raise CheckpointError(f"{output} exists already; remove it or choose another output.")
+    """CheckpointError if there is something, be it a link to nothing; OSError if nothing can ever be there."""
+    try:
+        os.lstat(output)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    raise CheckpointError(f"{output} exists already; remove it or choose another output.")
 
 
-def _is_marked(workspace: Path) -> bool:
-    """Whether a folder is of another run, over or not; an empty one may belong to anybody and can be used.
+def _shortened(name: str) -> str:
+    """A file's name, or another for it that leaves room for some more characters."""
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= MOST_BYTES else f"{name[:40]}.{hashlib.sha256(encoded).hexdigest()[:16]}"
+
+
+def _require_ours(workspace: Path) -> None:
+    """Stops unless a folder is of another run, over or not; it is empty if that was killed as it began or ended.
 
     Raises:
         CheckpointError: it is a link, or holds something without our mark.
@@ -99,13 +111,11 @@ def _is_marked(workspace: Path) -> bool:
     if is_folder and not os.listdir(workspace):
         time.sleep(0.1)  # perhaps it was made right now and will be marked
     names = os.listdir(workspace) if is_folder else []
-    if LOCK in names and stat.S_ISREG((workspace / LOCK).lstat().st_mode):
-        return True
-    if names or not is_folder:
+    marked = LOCK in names and stat.S_ISREG((workspace / LOCK).lstat().st_mode)
+    if not is_folder or names and not marked:
         raise CheckpointError(
             f"{workspace} is in the way and was not made here; move it away, or choose another output."
         )
-    return False
 
 
 def _remove(path: Path) -> None:
