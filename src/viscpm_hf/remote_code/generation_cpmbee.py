@@ -91,7 +91,7 @@ class CpmBeeGenerationMixin(GenerationMixin):
         if inputs is not None and kwargs.get("input_ids") is None:
             inputs, kwargs["input_ids"] = None, inputs
         own = self.generation_config if generation_config is None else generation_config
-        if not isinstance(own, GenerationConfig):
+        if not callable(getattr(own, "get_generation_mode", None)):
             raise ValueError(f"Got {type(own).__name__} as generation_config, expected a GenerationConfig.")
         given = {key: value for key, value in vars(own).items() if value is not None}
         settings = {**vars(self.generation_config), **given, **kwargs}
