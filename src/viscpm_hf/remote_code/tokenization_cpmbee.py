@@ -672,7 +672,7 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
         return "".join(pieces)
 
     def answer_start(self, ids: list[int]) -> int:
-        """Where the answer begins in ids that begin with a prompt, behind its `<s><ans></s><s>`; 0 without a prompt."""
+        """Where the answer begins in ids that begin with a prompt: behind `<s><ans></s><s>`; 0 without a prompt."""
         first = next((i for i, token in enumerate(ids) if token), 0)
         if list(ids[first : first + 2]) != [self._bos_id, self._specials["<root>"]]:
             return 0
