@@ -67,7 +67,9 @@ def test_signals_leave_nothing(convert, child, stuck, wait_for, tmp_path, number
 
 
 def run_child(function):
+    # whoever started the suite in the background, with & or nohup, may ignore both
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         return run_script(lambda: function() and 0)
     except SystemExit as ending:
