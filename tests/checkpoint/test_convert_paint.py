@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
 from viscpm_hf import VisCPMPaintTextProjection
+from viscpm_hf.calibration_inputs import identities, require_parts
 from viscpm_hf.checkpoint import CheckpointError, export_original, verify
 from viscpm_hf.checkpoint.stored import StoredTensor
 from viscpm_hf.checkpoint.torch_file import TorchWriter
@@ -286,6 +287,9 @@ def test_checkers_and_ranker_are_put_in_and_load(convert_paint_to, paint_origina
     index = json.loads((out / "model_index.json").read_text())
     assert index["requires_safety_checker"] is True and index["ranker"] == ["transformers", "ChineseCLIPModel"]
     pipe = DiffusionPipeline.from_pretrained(out, trust_remote_code=True)
+    pipe.save_pretrained(tmp_path / "saved")
+    for folder in (out, tmp_path / "saved"):
+        require_parts(folder, identities(folder))  # `viscpm quantize` finds all it would copy
     for name in ("safety_checker", "prompt_checker", "ranker"):
         ours, theirs = getattr(pipe, name).state_dict(), given[name].state_dict()
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in theirs), name
