@@ -325,5 +325,8 @@ def test_attentions_are_shown_whatever_the_implementation(chat_model, chat_input
     plain, shown = chat_model(**inputs), chat_model(**inputs, output_attentions=True)
     torch.testing.assert_close(shown.logits, plain.logits, atol=1e-4, rtol=1e-4)
     assert len(shown.attentions) == 3 and plain.attentions is None
+    shown.attentions[0].retain_grad()
+    shown.logits.sum().backward()
+    assert shown.attentions[0].grad is not None
     sums = torch.stack(shown.attentions).sum(-1)
     torch.testing.assert_close(sums, torch.ones_like(sums))

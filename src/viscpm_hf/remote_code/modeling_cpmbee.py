@@ -444,7 +444,9 @@ class CpmBeeModel(CpmBeePreTrainedModel):
             if output_hidden_states:
                 all_hidden_states += (hidden_states,)
             if output_attentions:
-                all_attentions += (attention[..., :read],)
+                # itself where it can be: a part of it has no gradient
+                whole = read is None or attention.shape[-1] == read
+                all_attentions += (attention if whole else attention[..., :read],)
         hidden_states = self.norm(hidden_states)
         if output_hidden_states:
             all_hidden_states = (*all_hidden_states[:-1], hidden_states)
