@@ -19,7 +19,7 @@ from transformers.utils import can_return_tuple
 
 from .beams_cpmbee import beam_search, with_room
 from .logits_cpmbee import BANNED, AnswerRepetitionPenalty, ExtensionColumns, StopTexts, UnknownTokenBan
-from .modeling_cpmbee import CACHE, CpmBeeConfig, CpmBeeModel, CpmBeePreTrainedModel, check_embeddings
+from .modeling_cpmbee import CACHE, CpmBeeConfig, CpmBeeModel, CpmBeePreTrainedModel, check_embeddings, one_cache
 from .words_cpmbee import GeneratedIds, read_words, with_words
 
 # settings of generate(): whether whole, lowest, highest
@@ -443,7 +443,7 @@ class CpmBeeForCausalLM(CpmBeeGenerationMixin, CpmBeePreTrainedModel):
                 named in the signature, where Trainer would look for a second kind of labels.)
             logits_to_keep: Compute logits for the last so many positions only, 0 for all.
         """
-        cache = past_key_values if cache is None else cache
+        cache = one_cache(cache, past_key_values)
         check_embeddings(inputs_embeds, segment_ids, cache)
         outputs = self.model(
             input_ids=input_ids,

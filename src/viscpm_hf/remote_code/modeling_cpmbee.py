@@ -238,6 +238,16 @@ class CpmBeePreTrainedModel(PreTrainedModel):
         return same_embeddings(self, new_num_tokens, pad_to_multiple_of)
 
 
+def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
+    """The cache under either of its names; two of them are a ValueError, as one would be left out without a word."""
+    if cache is not None and past_key_values is not None and cache is not past_key_values:
+        raise ValueError(
+            "Got two caches, as cache and as past_key_values, expected one. Prefix tuning by a peft that does not "
+            "know the newer name gives both: use LoRA."
+        )
+    return past_key_values if cache is None else cache
+
+
 def check_embeddings(
     inputs_embeds: torch.Tensor | None, segment_ids: torch.Tensor | None, cache: Cache | None
 ) -> None:
@@ -400,7 +410,7 @@ class CpmBeeModel(CpmBeePreTrainedModel):
         )
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         use_cache = self.config.use_cache if use_cache is None else use_cache
-        cache = past_key_values if cache is None else cache
+        cache = one_cache(cache, past_key_values)
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
             use_cache, cache = False, None  # the recomputation would append to the cache a second time
         if use_cache and cache is None:

@@ -12,7 +12,7 @@ from transformers.utils import can_return_tuple
 from .configuration_viscpm_chat import VisCPMChatConfig
 from .generation_cpmbee import CpmBeeGenerationMixin
 from .modeling_beit3 import Beit3VisionModel
-from .modeling_cpmbee import CACHE, CpmBeeModel, CpmBeePreTrainedModel, check_embeddings
+from .modeling_cpmbee import CACHE, CpmBeeModel, CpmBeePreTrainedModel, check_embeddings, one_cache
 
 
 @dataclass
@@ -131,7 +131,7 @@ class VisCPMChatModel(VisCPMChatPreTrainedModel):
         Raises:
             ValueError: If pictures and placeholders do not match in number.
         """
-        cache = past_key_values if cache is None else cache
+        cache = one_cache(cache, past_key_values)
         check_embeddings(inputs_embeds, segment_ids, cache)
         # of what is not said the parts' configurations decide
         output_hidden_states = output_hidden_states or self.config.output_hidden_states or output_hidden_states
@@ -275,7 +275,7 @@ class VisCPMChatForConditionalGeneration(CpmBeeGenerationMixin, VisCPMChatPreTra
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
-            cache=past_key_values if cache is None else cache,
+            cache=one_cache(cache, past_key_values),
             return_dict=True,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
