@@ -46,11 +46,14 @@ def test_it_answers_held_out_questions(repo, beams, dtype):
 def test_the_cached_conversion_is_made_once(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     stale = tmp_path / "viscpm_hf" / "tiny-chat-000000000000"
-    stale.mkdir(parents=True)
+    recent = tmp_path / "viscpm_hf" / "tiny-chat-111111111111"  # another checkout may use it
+    for other in (stale, recent):
+        other.mkdir(parents=True)
+    os.utime(stale, (0, 0))
     folder = tiny_chat_repo()
     made = (folder / "model.safetensors").stat().st_mtime_ns
     assert tiny_chat_repo() == folder and (folder / "model.safetensors").stat().st_mtime_ns == made
-    assert folder.parent == tmp_path / "viscpm_hf" and not stale.exists()
+    assert folder.parent == tmp_path / "viscpm_hf" and not stale.exists() and recent.exists()
 
 
 def test_demo_converts_answers_truly_and_paints(tmp_path):

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,10 +82,12 @@ def _cached(name: str, checkpoint: Path, convert: Callable[[Path], Path]) -> Pat
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         for stale in folder.parent.glob(f"{name}-*"):
-            shutil.rmtree(stale, ignore_errors=True)
+            if time.time() - stale.stat().st_mtime > 7 * 86400:  # a younger one may be in use, by another checkout
+                shutil.rmtree(stale, ignore_errors=True)
         try:
             convert(folder)
         except ValueError:
             if not folder.exists():  # otherwise another process has just made it
                 raise
+    os.utime(folder)  # in use
     return folder
