@@ -273,10 +273,14 @@ def test_one_of_many_writers_wins(child, tmp_path):
         writers = [child(lambda number=number: write(number)) for number in range(6)]
         writers[0].send(signal.SIGKILL)
         codes = [writer.code() for writer in writers]
-        assert set(codes[1:]) <= {0, 3} and codes.count(0) == (tmp_path / "lock").exists(), codes
-        if 0 in codes:
-            assert (tmp_path / "lock").read_text() == f"{codes.index(0)}\n" * 200
-            assert names(tmp_path) == ["lock"]
+        won = [number for number, code in enumerate(codes) if code == 0]
+        there = (tmp_path / "lock").exists()
+        if there and not won:  # the one to be killed was through before
+            won = [0]
+        assert set(codes[1:]) <= {0, 3} and len(won) == there, codes
+        if there:
+            assert (tmp_path / "lock").read_text() == f"{won[0]}\n" * 200
+            assert names(tmp_path) in (["lock"], [".lock.partial", "lock"] if codes[0] else ["lock"])
             (tmp_path / "lock").unlink()
 
 
