@@ -146,7 +146,7 @@ class CpmBeeGenerationMixin(GenerationMixin):
                 f"Got the id {int(input_ids.max())}, expected ids below {size}: those of unknown words need "
                 "ext_table_ids and ext_table_subs, so hand over all that the processor or tokenizer returned."
             )
-        cache = next((model_kwargs[name] for name in _CACHES if model_kwargs.get(name) is not None), None)
+        cache = one_cache(model_kwargs.get("cache"), model_kwargs.get("past_key_values"))
         if cache is not None and not isinstance(cache, Cache):
             raise ValueError(f"Got {type(cache).__name__} as cache, expected a Cache such as DynamicCache().")
         mask = model_kwargs.get("attention_mask")
@@ -245,9 +245,6 @@ class CpmBeeGenerationMixin(GenerationMixin):
         return self.loss_function(logits, labels, logits.shape[-1], shift_labels=shift_labels, **kwargs)
 
 
-_CACHES = ("cache", "past_key_values")
-
-
 def _listed(given, name: str) -> list:
     """A user's processors or criteria, which may be one alone."""
     given = [] if given is None else [given] if callable(given) else given
@@ -267,10 +264,7 @@ def _numbers_in(value) -> list:
 
 def _pop_cache(kwargs: dict) -> Cache | None:
     """The cache under whichever name it was given."""
-    return next(
-        (cache for cache in (kwargs.pop("cache", None), kwargs.pop("past_key_values", None)) if cache is not None),
-        None,
-    )
+    return one_cache(kwargs.pop("cache", None), kwargs.pop("past_key_values", None))
 
 
 def _is_search(settings: dict) -> bool:
