@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 
 from viscpm_hf import CpmBeeConfig, CpmBeeModel, CpmBeeTokenizer, VisCPMPaint
-from viscpm_hf.calibration import calibrate, quantize_paint
-from viscpm_hf.placement import quantization_config
+from viscpm_hf.memory.calibration import calibrate, quantize_paint
+from viscpm_hf.memory.placement import quantization_config
 from viscpm_hf.tiny import VOCABULARY, tiny_paint_repo
-from viscpm_hf.tiny.prompts import SPLITS, held_out_prompts, training_prompts
-from viscpm_hf.tiny.questions import LANGUAGES
+from viscpm_hf.tiny.world.prompts import SPLITS, held_out_prompts, training_prompts
+from viscpm_hf.tiny.world.questions import LANGUAGES
 
 PROMPTS = 128
 

@@ -20,8 +20,8 @@ from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from viscpm_hf import VisCPMChatConfig, VisCPMChatForConditionalGeneration
-from viscpm_hf.packing import pack_chat
-from viscpm_hf.placement import quantization_config
+from viscpm_hf.memory.packing import pack_chat
+from viscpm_hf.memory.placement import quantization_config
 
 PROMPT, QUERIES, NEW_TOKENS, BATCH = 603, 64, 64, 8
 LONG_PROMPT, LONG_ANSWER, LONG_SETTING = 128, 514, "bfloat16 packed"  # tokens; the longest that Chat writes unasked

@@ -20,9 +20,9 @@ import torch
 from processes import out_of_cache, run
 from tokenizer import SPECIALS
 
-from viscpm_hf.checkpoint.keys import CHAT
-from viscpm_hf.checkpoint.stored import PIECE, StoredTensor
-from viscpm_hf.checkpoint.torch_file import TorchWriter
+from viscpm_hf.checkpoint.files.stored import PIECE, StoredTensor
+from viscpm_hf.checkpoint.files.torch_file import TorchWriter
+from viscpm_hf.checkpoint.layout.keys import CHAT
 
 SCRIPT = Path(__file__).parents[1] / "conversion" / "convert_chat.py"
 SIZES = {

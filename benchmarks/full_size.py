@@ -63,7 +63,7 @@ def chat_shapes(sizes: dict) -> dict[str, tuple[int, ...]]:
     import torch
 
     from viscpm_hf import VisCPMChatConfig, VisCPMChatForConditionalGeneration
-    from viscpm_hf.checkpoint.keys import CHAT
+    from viscpm_hf.checkpoint.layout.keys import CHAT
 
     config = VisCPMChatConfig(text_config=sizes["language"], vision_config=sizes["vision"])
     with torch.device("meta"):
@@ -78,7 +78,7 @@ def paint_shapes(sizes: dict) -> dict[str, tuple[int, ...]]:
     from diffusers import UNet2DConditionModel
 
     from viscpm_hf import CpmBeeConfig, CpmBeeModel, VisCPMPaintTextProjection
-    from viscpm_hf.checkpoint.keys import with_unet
+    from viscpm_hf.checkpoint.layout.keys import with_unet
 
     config = CpmBeeConfig(**sizes["language"])
     with torch.device("meta"):
@@ -95,7 +95,7 @@ def paint_shapes(sizes: dict) -> dict[str, tuple[int, ...]]:
 
 def original_names(family, state: dict) -> dict[str, tuple[int, ...]]:
     """Shapes of a converted model's tensors by their names in the checkpoint."""
-    from viscpm_hf.checkpoint.keys import inverted, match
+    from viscpm_hf.checkpoint.layout.keys import inverted, match
 
     names = match(inverted(family), state, "the model").names
     return {names[name]: tuple(tensor.shape) for name, tensor in state.items()}
@@ -107,9 +107,9 @@ def write(kind: str, folder: Path, sizes: dict) -> None:
     from tokenizer import made_up_vocabulary
 
     from viscpm_hf import CpmBeeConfig
-    from viscpm_hf.checkpoint.stored import StoredTensor
-    from viscpm_hf.checkpoint.torch_file import TorchWriter
-    from viscpm_hf.checkpoint.weights import progress_bar
+    from viscpm_hf.checkpoint.files.stored import StoredTensor
+    from viscpm_hf.checkpoint.files.torch_file import TorchWriter
+    from viscpm_hf.checkpoint.files.weights import progress_bar
 
     made_up_vocabulary(folder / "vocab.txt", CpmBeeConfig(**sizes["language"]).vocab_size)
     if kind == "paint":

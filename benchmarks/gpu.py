@@ -67,7 +67,7 @@ def peaks(device: torch.device) -> str:
 def write_weights(folder: Path, name: str, model: torch.nn.Module, device: torch.device) -> None:
     """A file of half-precision noise, made on the device, for a model on `meta`."""
     from viscpm_hf import CpmBeeModel
-    from viscpm_hf.checkpoint.safetensors_file import layout
+    from viscpm_hf.checkpoint.files.safetensors_file import layout
 
     state = model.state_dict()
     state.pop("lm_head.weight", None)  # the embedding once more
@@ -114,9 +114,10 @@ def write_repo(kind: str, folder: Path, sizes: dict, device: torch.device) -> No
 
 def plan_of(method: str, repo: Path, device: torch.device, dtype: torch.dtype | None = None, **workload):
     """The plan of a method as `viscpm fit` makes it, and the machine that it is for."""
-    from viscpm_hf.memory import choose, this_machine
-    from viscpm_hf.memory_plans import Machine, Workload, list_plans
-    from viscpm_hf.model_size import read_model
+    from viscpm_hf.memory.budget import choose
+    from viscpm_hf.memory.machine import Machine, this_machine
+    from viscpm_hf.memory.plans import Workload, list_plans
+    from viscpm_hf.memory.sizes import read_model
 
     # on a CPU a GPU's plans are tried, too
     machine = this_machine(device, repo) if on_gpu(device) else Machine("cuda", 64 * GB)
@@ -133,7 +134,7 @@ def run_chat(method: str, repo: Path, device: torch.device, few: int, many: int)
     from transformers import StoppingCriteria
 
     from viscpm_hf import VisCPMChatForConditionalGeneration, VisCPMChatProcessor
-    from viscpm_hf.placement import load_chat
+    from viscpm_hf.memory.placement import load_chat
 
     class Clock(StoppingCriteria):
         def __call__(self, input_ids, scores, **kwargs):
@@ -175,7 +176,7 @@ def run_paint(method: str, repo: Path, device: torch.device, few: int, many: int
     from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 
     from viscpm_hf import VisCPMPaintPipeline
-    from viscpm_hf.placement import load_paint
+    from viscpm_hf.memory.placement import load_paint
 
     ddpm, dpm = (DDPMScheduler, many, {}), (DPMSolverMultistepScheduler, few, {"timestep_spacing": "trailing"})
     half = {"half precision": (torch.float16, *ddpm), "half precision, DPM++": (torch.float16, *dpm)}

@@ -56,8 +56,9 @@ def paint(repo, options):
 def predict(repo: Path, options: dict, prompt_tokens: int | None) -> int:
     import torch
 
-    from viscpm_hf.memory_plans import Machine, Workload, list_plans
-    from viscpm_hf.model_size import read_model
+    from viscpm_hf.memory.machine import Machine
+    from viscpm_hf.memory.plans import Workload, list_plans
+    from viscpm_hf.memory.sizes import read_model
 
     workload = Workload(new_tokens=NEW_TOKENS, steps=STEPS)
     if prompt_tokens is not None:

@@ -12,7 +12,7 @@ from bitsandbytes.nn import LinearNF4
 from torch import nn
 from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
 
-from viscpm_hf.packing import pack_linears
+from viscpm_hf.memory.packing import pack_linears
 
 ROWS, ROUNDS = (3, 128), 9
 

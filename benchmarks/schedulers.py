@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 
-from viscpm_hf.evaluation.painted_prompts import SCHEDULERS
 from viscpm_hf.tiny import GUIDANCE_SCALE, tiny_paint_repo
-from viscpm_hf.tiny.contact_sheet import contact_sheet
-from viscpm_hf.tiny.prompts import held_out_prompts
+from viscpm_hf.tiny.measures.painted_prompts import SCHEDULERS
+from viscpm_hf.tiny.world.contact_sheet import contact_sheet
+from viscpm_hf.tiny.world.prompts import held_out_prompts
 
 SETTINGS = (("ddpm", 50), ("dpm++", 25), ("dpm++", 20), ("dpm++", 10))
 

@@ -15,10 +15,12 @@ from pathlib import Path
 import torch
 from full_size import SD_UNET, SD_VAE, SIZES
 
-from viscpm_hf.checkpoint.safetensors_file import layout
-from viscpm_hf.memory import choose, shown
-from viscpm_hf.memory_plans import Machine, Workload, list_plans
-from viscpm_hf.model_size import CHECKERS, Model, read_model
+from viscpm_hf.checkpoint.files.safetensors_file import layout
+from viscpm_hf.checkpoint.files.sizes import shown
+from viscpm_hf.memory.budget import choose
+from viscpm_hf.memory.machine import Machine
+from viscpm_hf.memory.plans import Workload, list_plans
+from viscpm_hf.memory.sizes import CHECKERS, Model, read_model
 
 GB = 10**9
 MACHINES = {

@@ -6,7 +6,8 @@ python conversion/convert_chat.py --checkpoint pytorch_model.v1.bin --vocab bee.
 import argparse
 import sys
 
-from viscpm_hf.checkpoint import DTYPES, VARIANTS, convert_chat, printable, push_to_hub, run_script
+from viscpm_hf.checkpoint import DTYPES, VARIANTS, convert_chat, printable, push_to_hub
+from viscpm_hf.cli.program import run_script
 
 
 def main() -> None:

@@ -6,7 +6,8 @@ python conversion/convert_cpmbee.py --checkpoint pytorch_model.bin --vocab vocab
 import argparse
 import sys
 
-from viscpm_hf.checkpoint import DTYPES, convert_cpmbee, printable, push_to_hub, run_script
+from viscpm_hf.checkpoint import DTYPES, convert_cpmbee, printable, push_to_hub
+from viscpm_hf.cli.program import run_script
 
 
 def main() -> None:

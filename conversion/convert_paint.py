@@ -7,7 +7,8 @@ python conversion/convert_paint.py --checkpoint pytorch_model.balance.bin --voca
 import argparse
 import sys
 
-from viscpm_hf.checkpoint import DTYPES, PAINT_VARIANTS, convert_paint, printable, push_to_hub, run_script
+from viscpm_hf.checkpoint import DTYPES, PAINT_VARIANTS, convert_paint, printable, push_to_hub
+from viscpm_hf.cli.program import run_script
 
 OPTIONAL_PARTS = {
     "safety_checker": "image safety checker, such as CompVis/stable-diffusion-safety-checker",

@@ -6,7 +6,8 @@ python conversion/export_original.py --repo VisCPM-Chat --checkpoint pytorch_mod
 import argparse
 import sys
 
-from viscpm_hf.checkpoint import export_original, printable, run_script
+from viscpm_hf.checkpoint import export_original, printable
+from viscpm_hf.cli.program import run_script
 
 
 def main() -> None:

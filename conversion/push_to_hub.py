@@ -6,7 +6,8 @@ python conversion/push_to_hub.py VisCPM-Chat user/VisCPM-Chat --private
 import argparse
 import sys
 
-from viscpm_hf.checkpoint import push_to_hub, run_script
+from viscpm_hf.checkpoint import push_to_hub
+from viscpm_hf.cli.program import run_script
 
 
 def main() -> None:

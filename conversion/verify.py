@@ -6,7 +6,8 @@ python conversion/verify.py --checkpoint pytorch_model.v1.bin --repo VisCPM-Chat
 import argparse
 import sys
 
-from viscpm_hf.checkpoint import listed, run_script, verify
+from viscpm_hf.checkpoint import listed, verify
+from viscpm_hf.cli.program import run_script
 
 
 def main() -> int:

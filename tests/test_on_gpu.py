@@ -22,10 +22,11 @@ from transformers import (
 
 from viscpm_hf import VisCPMChat, VisCPMChatForConditionalGeneration
 from viscpm_hf.finetuning import ChatCollator, ChatDataset
-from viscpm_hf.memory import find_plan, this_machine
-from viscpm_hf.memory_plans import list_plans
-from viscpm_hf.model_size import read_model
-from viscpm_hf.placement import load_chat
+from viscpm_hf.memory.budget import find_plan
+from viscpm_hf.memory.machine import this_machine
+from viscpm_hf.memory.placement import load_chat
+from viscpm_hf.memory.plans import list_plans
+from viscpm_hf.memory.sizes import read_model
 
 CUDA = torch.device("cuda")
 LONG, SHORT = "鲲鹏是什么颜色？鲲呢？q和鲲鹏", "这张图片里有什么？"  # with words outside the vocabulary and without
@@ -67,7 +68,7 @@ def tiny(tmp_path_factory):
 @pytest.fixture(scope="module")
 def asked(tiny):
     """Questions about drawn pictures, and what the tiny checkpoint answers on a CPU."""
-    from viscpm_hf.evaluation.exact_answers import held_out_questions
+    from viscpm_hf.tiny.measures.exact_answers import held_out_questions
 
     items = [
         {"image": sample.picture, "question": sample.question.question, "context": sample.question.context}

@@ -13,11 +13,11 @@ from PIL import Image
 from transformers import BitsAndBytesConfig
 
 from viscpm_hf import UnsafeContentError, VisCPMPaint, VisCPMPaintPipeline
-from viscpm_hf.calibration import quantize_paint
-from viscpm_hf.memory import this_machine
-from viscpm_hf.memory_plans import list_plans
-from viscpm_hf.model_size import read_model
-from viscpm_hf.placement import load_paint
+from viscpm_hf.memory.calibration import quantize_paint
+from viscpm_hf.memory.machine import this_machine
+from viscpm_hf.memory.placement import load_paint
+from viscpm_hf.memory.plans import list_plans
+from viscpm_hf.memory.sizes import read_model
 
 CUDA = torch.device("cuda")
 NEAR = {"atol": 1 / 255, "rtol": 0}  # of pictures in [0, 1]

@@ -9,10 +9,11 @@ from transformers.generation import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils.quantization_config import QuantizationMethod
 
-from .converted import check_is_converted, loads_or_says_why
-from .memory import find_plan, usable_device
-from .packing import pack_chat
-from .placement import load_chat, sparing_vision
+from .checkpoint.repo import check_is_converted, loads_or_says_why
+from .memory.budget import find_plan
+from .memory.machine import usable_device
+from .memory.packing import pack_chat
+from .memory.placement import load_chat, sparing_vision
 from .remote_code.configuration_viscpm_chat import VisCPMChatConfig
 from .remote_code.modeling_viscpm_chat import VisCPMChatForConditionalGeneration
 from .remote_code.processing_viscpm_chat import VisCPMChatProcessor

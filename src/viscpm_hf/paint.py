@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 import torch
 
-from .checkpoint.json_file import quoted
-from .converted import check_is_converted, loads_or_says_why
-from .memory import checked_dtype, find_plan, usable_device
-from .placement import load_paint, load_rounded_text_encoder
+from .checkpoint.files.json_file import quoted
+from .checkpoint.repo import check_is_converted, loads_or_says_why
+from .memory.budget import checked_dtype, find_plan
+from .memory.machine import usable_device
+from .memory.placement import load_paint, load_rounded_text_encoder
 from .remote_code.pipeline_viscpm_paint import UnsafePromptError, VisCPMPaintPipeline
 from .safety import UnsafeContentError
 

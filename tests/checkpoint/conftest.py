@@ -13,7 +13,7 @@ from paint_original import converted_paint, write_original
 from safetensors.torch import load_file
 
 from viscpm_hf.checkpoint import convert_chat
-from viscpm_hf.checkpoint.safetensors_file import read_safetensors
+from viscpm_hf.checkpoint.files.safetensors_file import read_safetensors
 
 
 @pytest.fixture(scope="session")

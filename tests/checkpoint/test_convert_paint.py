@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
 from viscpm_hf import VisCPMPaintTextProjection
-from viscpm_hf.calibration_inputs import identities, require_parts
 from viscpm_hf.checkpoint import CheckpointError, export_original, verify
-from viscpm_hf.checkpoint.stored import StoredTensor
-from viscpm_hf.checkpoint.torch_file import TorchWriter
+from viscpm_hf.checkpoint.files.stored import StoredTensor
+from viscpm_hf.checkpoint.files.torch_file import TorchWriter
+from viscpm_hf.memory.calibration_inputs import identities, require_parts
 
 SOURCE = Path(__file__).parents[2] / "src" / "viscpm_hf" / "remote_code"
 OTHERS = {"vae.encoder.weight": torch.randn(3, 2), "global_step": torch.tensor(7), "ids": torch.arange(4)}

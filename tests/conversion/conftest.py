@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from paint_original import write_original
 
-from viscpm_hf.checkpoint import run_script
+from viscpm_hf.cli.program import run_script
 
 SCRIPTS = Path(__file__).parents[2] / "conversion"
 VOCAB = Path(__file__).parents[1] / "golden" / "vocab.txt"

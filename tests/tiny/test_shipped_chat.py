@@ -10,9 +10,9 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from viscpm_hf.checkpoint import verify
-from viscpm_hf.evaluation.exact_answers import answer_questions
 from viscpm_hf.tiny import CHAT_CHECKPOINT, convert_tiny_chat, tiny_chat_repo
-from viscpm_hf.tiny.questions import LANGUAGES, held_out_questions
+from viscpm_hf.tiny.measures.exact_answers import answer_questions
+from viscpm_hf.tiny.world.questions import LANGUAGES, held_out_questions
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from viscpm_hf import VisCPMPaint
 from viscpm_hf.checkpoint import verify
-from viscpm_hf.evaluation.painted_prompts import check_picture, name_painted, paint_prompts
 from viscpm_hf.tiny import CHAT_CHECKPOINT, GUIDANCE_SCALE, PAINT_CHECKPOINT, tiny_chat_repo, tiny_paint_repo
-from viscpm_hf.tiny.prompts import held_out_prompts
-from viscpm_hf.tiny.questions import LANGUAGES
+from viscpm_hf.tiny.measures.painted_prompts import check_picture, name_painted, paint_prompts
+from viscpm_hf.tiny.world.prompts import held_out_prompts
+from viscpm_hf.tiny.world.questions import LANGUAGES
 
 
 def test_it_is_tiny_in_half_precision_and_converts_losslessly():

@@ -4,12 +4,12 @@ import warnings
 from pathlib import Path
 
 from .errors import CheckpointError, listed, printable
-from .keys import inverted, match
+from .files.staging import refuse_existing, require_space, staged
+from .files.stored import read_pieces
+from .files.torch_file import TorchWriter
+from .files.weights import WeightFile, progress_bar, write_weights
+from .layout.keys import inverted, match
 from .repo import CONVERSION, UNUSED, family_of, read_json, read_repo
-from .staging import refuse_existing, require_space, staged
-from .stored import read_pieces
-from .torch_file import TorchWriter
-from .weights import WeightFile, progress_bar, write_weights
 
 SPARE = 16 << 20  # bytes for names and padding
 

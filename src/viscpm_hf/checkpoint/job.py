@@ -8,16 +8,16 @@ import torch
 from ..remote_code.tokenization_cpmbee import CpmBeeTokenizer
 from . import repo
 from .errors import CheckpointError
-from .files_on_disk import read_small
-from .hashing import Digests
-from .keys import Family, Match, check_family, match
+from .files.disk import read_small
+from .files.hashing import Digests
+from .files.sizes import parse_size
+from .files.source import open_source
+from .files.staging import refuse_existing, require_space, staged
+from .files.stored import StoredTensor
+from .files.weights import WeightFile, shards, target_dtype, total_bytes, write_index, write_weights
+from .layout.keys import Family, Match, check_family, match
+from .layout.prefixes import without_prefixes
 from .parts import Part
-from .sizes import parse_size
-from .source import open_source
-from .staging import refuse_existing, require_space, staged
-from .stored import StoredTensor
-from .weights import WeightFile, shards, target_dtype, total_bytes, write_index, write_weights
-from .wrapped import without_prefixes
 
 SPARE = 64 << 20  # bytes for everything in a repository that is not a weight
 

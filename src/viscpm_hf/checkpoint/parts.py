@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import CheckpointError, listed
-from .files_on_disk import read_small
-from .hub import Wanted, fetch
-from .json_file import is_size, named, quoted, read_json_file
-from .safetensors_file import read_weights
-from .source import open_checkpoint
-from .stored import StoredTensor
+from .files.disk import read_small
+from .files.hub import Wanted, fetch
+from .files.json_file import is_size, named, quoted, read_json_file
+from .files.safetensors_file import read_weights
+from .files.source import open_checkpoint
+from .files.stored import StoredTensor
 
 VOCABULARY_FILES = ("vocab.txt", "tokenizer.json")
 TOKENIZER_FILES = (*VOCABULARY_FILES, "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")

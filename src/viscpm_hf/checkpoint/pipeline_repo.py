@@ -9,7 +9,7 @@ import torch
 from ..remote_code.modeling_cpmbee import CpmBeeConfig
 from ..remote_code.modeling_viscpm_paint import VisCPMPaintTextProjection
 from ..remote_code.tokenization_cpmbee import CpmBeeTokenizer
-from .diffusers_classes import DDPMScheduler, UNet2DConditionModel
+from .layout.diffusers_classes import DDPMScheduler, UNet2DConditionModel
 from .repo import INDEX, OPTIONAL_PAINT_PARTS, PAINT_CODE, PAINT_PARTS, copy_code, write_config
 
 PIPELINE = "pipeline_viscpm_paint"

@@ -1,24 +1,28 @@
 """What a converted repository holds beside its weights: configurations, remote code, model card, conversion.json."""
 
+import functools
 import json
+import os
 import platform
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from string import Template
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedConfig
 
-from .errors import CheckpointError, listed, printable
-from .json_file import named, quoted, read_json_file
-from .keys import CHAT, PAINT, PLAIN_CPMBEE, Family, Match, with_unet
-from .safetensors_file import read_safetensors, read_weights
-from .stored import StoredTensor
-from .weights import DTYPES
+from .errors import CheckpointError, first_line, listed, pasted, printable
+from .files.json_file import named, quoted, read_json_file
+from .files.safetensors_file import read_safetensors, read_weights
+from .files.stored import StoredTensor
+from .files.weights import DTYPES
+from .layout.keys import CHAT, PAINT, PLAIN_CPMBEE, Family, Match, with_unet
 
 PACKAGE = Path(__file__).parents[1]
 CONVERSION = "conversion.json"
@@ -234,7 +238,7 @@ def family_of(repo: Path) -> Family:
     if not repo.is_dir():
         raise CheckpointError(f"There is no folder {repo}; give the folder of a converted repository.")
     if is_paint(read_json(repo, INDEX)):
-        from .unet import read_unet  # diffusers, which takes seconds to import
+        from .layout.unet import read_unet  # diffusers, which takes seconds to import
 
         return with_unet({name: tensor.shape for name, tensor in read_unet(repo / "unet").state_dict().items()})
     model_type = read_json(repo, "config.json").get("model_type")
@@ -263,3 +267,61 @@ def read_repo(repo: Path, family: Family) -> dict[str, StoredTensor]:
             raise CheckpointError(f"{repo} holds {listed(sorted(repeated))} twice; convert the checkpoint again.")
         tensors |= unused
     return tensors
+
+
+def check_is_converted(model_path, name: str, script: str, config_file: str):
+    """Raises an error that says how to convert, unless this may be a converted folder or a Hub repository.
+
+    Args:
+        model_path (`str` or `Path`): what the user gave.
+        name (`str`): of the model, for people.
+        script (`str`): that converts it, with the arguments it needs besides.
+        config_file (`str`): what a converted folder has at its root.
+
+    Raises:
+        CheckpointError: it is something else.
+    """
+    if os.path.isfile(model_path):
+        raise CheckpointError(
+            f"{model_path} is a file, expected a converted folder: run `python conversion/{script} "
+            f"--checkpoint {pasted(model_path)} --vocab VOCAB --output DIR` once and give DIR."
+        )
+    if os.path.isdir(model_path):
+        if not os.path.isfile(os.path.join(model_path, config_file)):
+            raise CheckpointError(
+                f"The folder {model_path} has no {config_file}, expected a converted {name}: make one with "
+                f"`python conversion/{script} --checkpoint CKPT --vocab VOCAB --output DIR`."
+            )
+    elif os.path.lexists(model_path):
+        raise CheckpointError(f"{model_path} is neither a folder nor a file, expected a converted folder.")
+    elif str(model_path).count("/") != 1:
+        raise CheckpointError(
+            f"{model_path} does not exist, expected a converted folder or a Hub repository `owner/name`."
+        )
+
+
+def loads_or_says_why(load: Callable) -> Callable:
+    """Decorator of `load(self, model_path, …)`: what libraries make of odd files is one sentence, a CheckpointError.
+
+    ValueError, OSError and ImportError are sentences already.
+    """
+
+    @functools.wraps(load)
+    def loading(self, model_path, *args, **kwargs):
+        try:
+            return load(self, model_path, *args, **kwargs)
+        except torch.OutOfMemoryError:
+            raise
+        except (
+            TypeError,
+            AttributeError,
+            LookupError,
+            RuntimeError,  # which a too deep nesting is, too
+            SafetensorError,
+            StrictDataclassError,
+        ) as error:
+            raise CheckpointError(
+                f"{model_path} does not load ({first_line(error)}): convert the checkpoint again."
+            ) from error
+
+    return loading

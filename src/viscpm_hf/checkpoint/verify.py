@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .keys import check_family, match
+from .files.source import open_checkpoint
+from .files.stored import StoredTensor, opened
+from .files.weights import pieces_as, progress_bar, target_dtype
+from .layout.keys import check_family, match
+from .layout.prefixes import without_prefixes
 from .repo import CONVERSION, family_of, read_json, read_repo
-from .source import open_checkpoint
-from .stored import StoredTensor, opened
-from .weights import pieces_as, progress_bar, target_dtype
-from .wrapped import without_prefixes
 
 
 @dataclass

@@ -76,12 +76,12 @@ def _cached(name: str, checkpoint: Path, convert: Callable[[Path], Path]) -> Pat
     from .. import remote_code
 
     sources = [VOCABULARY, *checkpoint.rglob("*")]
-    sources += [path for room in (remote_code, converters) for path in Path(room.__file__).parent.glob("*.py")]
+    sources += [path for room in (remote_code, converters) for path in Path(room.__file__).parent.rglob("*.py")]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources) if path.is_file())).hexdigest()
     folder = cache_folder() / f"{name}-{digest[:12]}"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        for stale in folder.parent.glob(f"{name}-*"):
+        for stale in folder.parent.rglob(f"{name}-*"):
             if time.time() - stale.stat().st_mtime > 7 * 86400:  # a younger one may be in use, by another checkout
                 shutil.rmtree(stale, ignore_errors=True)
         try:

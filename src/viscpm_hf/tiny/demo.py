@@ -13,9 +13,9 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, TextIteratorStreamer
 from transformers import logging as transformers_logging
 
-from ..checkpoint.diffusers_classes import DiffusionPipeline, diffusers_logging
+from ..checkpoint.layout.diffusers_classes import DiffusionPipeline, diffusers_logging
 from . import GUIDANCE_SCALE, PICTURES, convert_tiny_chat, convert_tiny_paint
-from .contact_sheet import contact_sheet
+from .world.contact_sheet import contact_sheet
 
 QUESTIONS = ("红色的图形在哪里？", "它是什么形状？", "Describe the picture.")
 PROMPTS = (

@@ -1,0 +1,5 @@
+import sys
+
+from .old import main
+
+sys.exit(main())

@@ -1,0 +1,138 @@
+"""From a budget of memory to a plan: which of memory_plans.py fits the machine at hand."""
+
+import logging
+import math
+import os
+import warnings
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from ..checkpoint.files.json_file import quoted
+from ..checkpoint.files.sizes import parse_size, shown
+from .machine import Machine, this_machine
+from .plans import NF4_BLOCK, Plan, default_dtypes, list_plans
+from .sizes import read_model
+
+logger = logging.getLogger(__name__)
+
+BUDGET_VARIABLE = "CUDA_MEMORY_CPMBEE_MAX"  # the original's: what the language model may take of the GPU
+WORDS = ("int8", "4bit")
+
+
+def choose(plans: Iterable[Plan], machine: Machine, budget: int | None, allow_lossy: bool, name: str) -> Plan:
+    """The fastest lossless plan that fits.
+
+    Where that has to move weights for every token or step of denoising and loss is allowed, rounded weights that need
+    not move are taken instead: those that are rounded least.
+
+    Args:
+        plans: to choose from, fastest first.
+        machine: whose main memory must suffice, too.
+        budget: bytes of the device; None for all it has.
+        allow_lossy: whether weights may be rounded.
+        name: of the model, for messages.
+
+    Raises:
+        ValueError: nothing fits; it says how much would.
+    """
+    plans = list(plans)
+    if budget is None:
+        budget = machine.ram if machine.device == "cpu" else machine.device_memory or math.inf
+    possible = [plan for plan in plans if plan.unmapped <= machine.ram]
+    fitting = [plan for plan in possible if plan.peak <= budget]
+    lossless, lossy = ([plan for plan in fitting if plan.lossless is exact] for exact in (True, False))
+    in_place = [plan for plan in lossy if plan.in_place]
+    if allow_lossy and in_place and not any(plan.in_place for plan in lossless):
+        return max(in_place, key=lambda plan: plan.peak)
+    if lossless or (allow_lossy and lossy):
+        return (lossless or lossy)[0]
+    allowed = [plan for plan in possible if plan.lossless or allow_lossy]
+    if not allowed:
+        needed = min(plan.unmapped for plan in plans)
+        raise ValueError(
+            f"{name} needs at least {shown(needed)} of main memory, this machine has {shown(machine.ram)}."
+        )
+    least = min(allowed, key=lambda plan: plan.peak)
+    hints = [f"give it {_rounded_up(least.peak)} ({least.title})"]
+    if lossy:
+        hints.append(f'allow rounded weights with quantization="auto" or --allow-lossy ({lossy[0].title})')
+    raise ValueError(f"{shown(budget)} of memory is too little for {name}: {', or '.join(hints)}.")
+
+
+def _rounded_up(nbytes):
+    return f"{math.ceil(nbytes / 1e8) / 10} GB" if nbytes >= 1e9 else f"{math.ceil(nbytes / 1e7) * 10} MB"
+
+
+def find_plan(model_path, device, memory=None, quantization=None, dtype=None, without=()) -> Plan | None:
+    """The plan that the arguments of a drop-in class mean; None to load as usual.
+
+    Args:
+        model_path (`str` or `Path`): folder or Hub repository.
+        device (`torch.device`): where to run.
+        memory (`str` or `int`, *optional*): budget; else what the environment says of the language model.
+        quantization (*optional*): `"auto"` allows rounded weights, `"int8"` and `"4bit"` ask for them; a configuration
+            means that nothing is planned.
+        dtype (*optional*): as `list_plans` takes it.
+        without: parts that will not be loaded.
+
+    Raises:
+        ValueError: nothing fits the budget, or a quantization that the device does not have.
+    """
+    word = quantization if isinstance(quantization, str) else None
+    if word not in (None, "auto", *WORDS) or (memory is not None and quantization is not None and word is None):
+        raise ValueError(
+            f"Got {quoted(quantization)} as quantization, expected 'auto', 'int8' or '4bit', or without a memory "
+            "limit a transformers quantization config such as BitsAndBytesConfig(load_in_4bit=True)."
+        )
+    dtype = checked_dtype(dtype)
+    limit = os.environ.get(BUDGET_VARIABLE) or None if memory is None else memory
+    budget = None if limit is None else parse_size(limit, BUDGET_VARIABLE if memory is None else "a memory limit")
+    of_language = budget is not None and memory is None
+    if budget is not None and device.type != "cuda" and (of_language or device.type != "cpu"):
+        warnings.warn(f"The memory limit of {limit} has no effect on {device.type}.", stacklevel=3)
+        budget = None
+    if budget is None and word in (None, "auto"):
+        if os.path.isdir(model_path):  # configurations that are not what the weights need could build without end
+            read_model(model_path, without)
+        return None
+
+    model, machine = read_model(_folder(model_path), without), this_machine(device)
+    of_language = of_language and budget is not None and word not in WORDS
+    if of_language and dtype is None:
+        dtype = default_dtypes(model)
+    plans = list_plans(model, machine, budget, dtype)
+    if word in WORDS:
+        plans = [plan for plan in plans if plan.method == word]
+        if not plans:
+            why = f"without CUDA 4bit needs widths that are multiples of {NF4_BLOCK}, got {model.widths}"
+            why = "what is stored quantized stays as it is" if model.quantized else why
+            raise ValueError(f"Got quantization={word!r}, which {model_path} cannot have on {device.type}: {why}.")
+    if of_language:  # it leaves out everything else, as for BMInf
+        method = "resident" if model.quantized or model.language_bytes() <= budget else "stream"
+        return next(plan for plan in plans if plan.method == method)
+    plan = choose(plans, machine, budget, word is not None, str(model_path))
+    logger.info("%s: %s, %s predicted.", model_path, plan.title, shown(plan.peak))
+    if not plan.lossless and word == "auto":
+        warnings.warn(f"To fit {memory}, weights of {model_path} are rounded: {plan.title}.", stacklevel=3)
+    return plan
+
+
+def checked_dtype(dtype):
+    """What `list_plans` takes of what a drop-in class was given."""
+    if isinstance(dtype, Mapping):
+        return {name: checked_dtype(each) for name, each in dtype.items()}
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype is None or dtype == "auto":
+        return None
+    if not isinstance(found, torch.dtype) or not found.is_floating_point or found.itemsize < 2:
+        raise ValueError(f"Got {quoted(dtype)} as dtype, expected a floating-point type such as torch.bfloat16.")
+    return found
+
+
+def _folder(model_path):
+    if os.path.isdir(model_path):
+        return model_path
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(str(model_path))

@@ -1,0 +1,1 @@
+"""How good the tiny models are: exact answers, what is in painted pictures, what rounding costs."""

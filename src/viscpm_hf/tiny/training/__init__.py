@@ -1,0 +1,1 @@
+"""Trains the tiny models and writes them in the original layout."""

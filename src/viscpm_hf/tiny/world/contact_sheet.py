@@ -1,0 +1,72 @@
+"""Pictures side by side over their labels, for a look at many at once."""
+
+from functools import cache
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+_FONT_SIZE = 14
+_LINE = 18
+_GAP = 8
+
+
+def contact_sheet(pictures: list[Image.Image], labels: list[str], columns: int = 4, scale: int = 2) -> Image.Image:
+    """Pictures side by side, enlarged, each over its label.
+
+    Args:
+        pictures (`list[PIL.Image.Image]`): of equal size.
+        labels (`list[str]`): one per picture, wrapped to its width.
+        columns (`int`, defaults to 4): pictures per row.
+        scale (`int`, defaults to 2): enlargement.
+
+    Returns:
+        `PIL.Image.Image`
+    """
+    width, height = pictures[0].width * scale, pictures[0].height * scale
+    wrapped = [_wrap(label, width) for label in labels]
+    cell_width, cell_height = width + _GAP, height + _LINE * max(map(len, wrapped)) + 2 * _GAP
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * cell_width + _GAP, rows * cell_height + _GAP), "white")
+    pen = ImageDraw.Draw(sheet)
+    for index, (picture, lines) in enumerate(zip(pictures, wrapped, strict=True)):
+        left, top = _GAP + index % columns * cell_width, _GAP + index // columns * cell_height
+        sheet.paste(picture.resize((width, height), Image.Resampling.NEAREST), (left, top))
+        pen.rectangle((left - 1, top - 1, left + width, top + height), outline="#cccccc")
+        for number, line in enumerate(lines):
+            _write(pen, left, top + height + _GAP // 2 + number * _LINE, line)
+    return sheet
+
+
+@cache
+def _fonts() -> tuple[ImageFont.FreeTypeFont, ImageFont.FreeTypeFont]:
+    """Latin and Chinese; the Chinese one ships with the package and knows the tiny vocabulary's characters only."""
+    chinese = ImageFont.truetype(Path(__file__).parents[1] / "chinese.ttf", _FONT_SIZE)
+    return ImageFont.load_default(_FONT_SIZE), chinese
+
+
+def _font(character: str) -> ImageFont.FreeTypeFont:
+    return _fonts()[ord(character) > 0x2E7F]
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    """Lines that fit; English breaks at spaces, Chinese anywhere."""
+    pieces, word = [], ""
+    for character in text:
+        word += character
+        if character == " " or ord(character) > 0x2E7F:
+            pieces, word = [*pieces, word], ""
+    lines = [""]
+    for piece in [*pieces, word]:
+        if (
+            lines[-1]
+            and sum(_font(character).getlength(character) for character in lines[-1] + piece.rstrip()) > width
+        ):
+            lines.append("")
+        lines[-1] += piece
+    return lines
+
+
+def _write(pen: ImageDraw.ImageDraw, left: float, top: float, line: str):
+    for character in line:
+        pen.text((left, top + _FONT_SIZE), character, fill="black", font=_font(character), anchor="ls")
+        left += _font(character).getlength(character)
