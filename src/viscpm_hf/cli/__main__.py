@@ -1,5 +1,7 @@
+"""`python -m viscpm_hf.cli`: the `viscpm` command."""
+
 import sys
 
-from .old import main
+from .app import main
 
 sys.exit(main())

@@ -1,11 +1,22 @@
 """A command as a program: signals, standard files, errors in one line, exit codes."""
 
+import functools
 import os
 import signal
 import sys
 from collections.abc import Callable
 
 from ..libraries import register
+
+
+def verb(function: Callable[..., int | None]) -> Callable[..., int]:
+    """Decorator of a verb: its body is run as `run_script` does, and what it gives is the exit code."""
+
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        return run_script(lambda: function(*args, **kwargs))
+
+    return run
 
 
 def run_script(command: Callable[[], int | None]) -> int:

@@ -1,0 +1,57 @@
+"""The root of the command line."""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from ..language import say
+from . import convert, memory, repositories
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"viscpm-hf {__version__}")
+        raise typer.Exit()
+
+
+app = typer.Typer(
+    help=say("VisCPM on today's transformers and diffusers.", "在今天的 transformers 和 diffusers 上使用 VisCPM。"),
+    no_args_is_help=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 119},
+)
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help=say("print the version", "打印版本号")),
+    ] = False,
+) -> None:
+    pass
+
+
+for group in (convert, repositories, memory):
+    group.add_to(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        arguments: of the command line, without the program's name; default: those of this process.
+
+    Returns:
+        The exit code: 0, 1 after an error, 2 for a command line that means nothing, 130 after Ctrl-C.
+    """
+    try:
+        return app(arguments, prog_name="viscpm", standalone_mode=False) or 0
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else "viscpm"
+        print(f"error: {error.format_message()} ({say('see', '见')} `{path} --help`)", file=sys.stderr)
+        return 2

@@ -1,0 +1,226 @@
+"""`viscpm convert chat|paint|cpmbee`: from an original checkpoint to a repository."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ..language import say
+from .program import verb
+from .repositories import Checkpoint
+
+Vocab = Annotated[
+    Path,
+    typer.Option(
+        metavar="FILE",
+        help=say("vocabulary file of CPM-Bee (bee.txt or vocab.txt)", "CPM-Bee 的词表文件（bee.txt 或 vocab.txt）"),
+    ),
+]
+Output = Annotated[Path, typer.Option(metavar="DIR", help=say("folder to create", "要创建的文件夹"))]
+LlmConfig = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="JSON",
+        help=say(
+            "the original's JSON for the language model; default: as published",
+            "原版语言模型的 JSON；默认：已发布的那份",
+        ),
+    ),
+]
+Precision = Annotated[
+    Literal["keep", "float16", "bfloat16", "float32"],
+    typer.Option(help=say("keep leaves every byte as it is", "keep 保持每个字节不变")),
+]
+ShardSize = Annotated[str, typer.Option(metavar="SIZE", help=say("of one weight file", "单个权重文件的大小"))]
+SafetyChecker = Annotated[
+    str,
+    typer.Option(
+        metavar="DIR_OR_REPO",
+        help=say(
+            "image safety checker, such as CompVis/stable-diffusion-safety-checker, or none",
+            "图像安全检查器，如 CompVis/stable-diffusion-safety-checker，或 none",
+        ),
+    ),
+]
+PushToHub = Annotated[str | None, typer.Option(metavar="REPO_ID", help=say("upload the result", "上传结果"))]
+Private = Annotated[
+    bool, typer.Option("--private", help=say("create the repository on the Hub private", "在 Hub 上创建为私有仓库"))
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    group = typer.Typer(
+        help=say(
+            "Convert an original checkpoint to a repository for from_pretrained.",
+            "把原版检查点转换为 from_pretrained 可用的仓库。",
+        ),
+        no_args_is_help=False,
+    )
+    group.command(help=say("VisCPM-Chat, for transformers.", "VisCPM-Chat，供 transformers 使用。"))(chat)
+    group.command(help=say("VisCPM-Paint, for diffusers.", "VisCPM-Paint，供 diffusers 使用。"))(paint)
+    group.command(help=say("CPM-Bee, a text model, for transformers.", "纯文本的 CPM-Bee，供 transformers 使用。"))(
+        cpmbee
+    )
+    app.add_typer(group, name="convert")
+
+
+@verb
+def chat(
+    checkpoint: Checkpoint,
+    vocab: Vocab,
+    output: Output,
+    llm_config: LlmConfig = None,
+    vision_config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="JSON",
+            help=say(
+                "JSON with torchscale's names and query_num; default: as published",
+                "含 torchscale 名称与 query_num 的 JSON；默认：已发布的那份",
+            ),
+        ),
+    ] = None,
+    dtype: Precision = "keep",
+    max_shard_size: ShardSize = "5GB",
+    variant: Annotated[
+        Literal["v1.1", "balance", "zhplus"] | None,
+        typer.Option(help=say("which release it is, for the model card", "是哪个版本，写入模型卡")),
+    ] = None,
+    safety_checker: SafetyChecker = "none",
+    push_to_hub: PushToHub = None,
+    private: Private = False,
+) -> None:
+    from ..checkpoint import convert_chat
+
+    folder = convert_chat(
+        checkpoint,
+        vocab,
+        output,
+        llm_config=llm_config,
+        vision_config=vision_config,
+        dtype=dtype,
+        max_shard_size=max_shard_size,
+        variant=variant,
+        safety_checker=_source(safety_checker),
+    )
+    _tell(checkpoint, folder)
+    if safety_checker == "none":
+        print("Note: no image safety checker was put in; add one with --safety-checker.")
+    _push(folder, push_to_hub, private)
+
+
+@verb
+def paint(
+    checkpoint: Checkpoint,
+    vocab: Vocab,
+    sd_base: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR_OR_REPO",
+            help=say(
+                "Stable Diffusion 2.1 base: gives vae/ and, if there, unet/config.json",
+                "Stable Diffusion 2.1 base：提供 vae/，若有也提供 unet/config.json",
+            ),
+        ),
+    ],
+    output: Output,
+    llm_config: LlmConfig = None,
+    unet_config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="JSON",
+            help=say(
+                "JSON for the UNet as diffusers writes it; default: that of --sd-base",
+                "diffusers 格式的 UNet 配置；默认：--sd-base 的",
+            ),
+        ),
+    ] = None,
+    dtype: Precision = "keep",
+    max_shard_size: ShardSize = "5GB",
+    variant: Annotated[
+        Literal["balance", "zhplus"] | None,
+        typer.Option(help=say("which release it is, for the model card", "是哪个版本，写入模型卡")),
+    ] = None,
+    safety_checker: SafetyChecker = "none",
+    prompt_checker: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR_OR_REPO",
+            help=say(
+                "prompt checker, such as openbmb/VisCPM-Paint/text-security-checker, or none",
+                "提示词检查器，如 openbmb/VisCPM-Paint/text-security-checker，或 none",
+            ),
+        ),
+    ] = "none",
+    ranker: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR_OR_REPO",
+            help=say(
+                "ranker, such as OFA-Sys/chinese-clip-vit-base-patch16, or none",
+                "重排序模型，如 OFA-Sys/chinese-clip-vit-base-patch16，或 none",
+            ),
+        ),
+    ] = "none",
+    push_to_hub: PushToHub = None,
+    private: Private = False,
+) -> None:
+    from ..checkpoint import convert_paint
+
+    parts = {"safety_checker": safety_checker, "prompt_checker": prompt_checker, "ranker": ranker}
+    folder = convert_paint(
+        checkpoint,
+        vocab,
+        sd_base,
+        output,
+        llm_config=llm_config,
+        unet_config=unet_config,
+        dtype=dtype,
+        max_shard_size=max_shard_size,
+        variant=variant,
+        **{name: _source(source) for name, source in parts.items()},
+    )
+    _tell(checkpoint, folder)
+    for name, source in parts.items():
+        if source == "none":
+            what = name.replace("_", " ")
+            print(f"warning: without --{name.replace('_', '-')} there is no {what}", file=sys.stderr)
+    _push(folder, push_to_hub, private)
+
+
+@verb
+def cpmbee(
+    checkpoint: Checkpoint,
+    vocab: Vocab,
+    output: Output,
+    llm_config: LlmConfig = None,
+    dtype: Precision = "keep",
+    max_shard_size: ShardSize = "5GB",
+    push_to_hub: PushToHub = None,
+    private: Private = False,
+) -> None:
+    from ..checkpoint import convert_cpmbee
+
+    folder = convert_cpmbee(
+        checkpoint, vocab, output, llm_config=llm_config, dtype=dtype, max_shard_size=max_shard_size
+    )
+    _tell(checkpoint, folder)
+    _push(folder, push_to_hub, private)
+
+
+def _source(given: str) -> str | None:
+    return None if given == "none" else given
+
+
+def _tell(checkpoint: Path, folder: Path) -> None:
+    from ..checkpoint import printable
+
+    print(printable(f"Converted {checkpoint} to {folder}"))
+
+
+def _push(folder: Path, repo_id: str | None, private: bool) -> None:
+    if repo_id is not None:
+        from ..checkpoint import push_to_hub
+
+        print("Uploaded:", push_to_hub(folder, repo_id, private=private))
