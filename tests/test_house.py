@@ -17,8 +17,8 @@ SOURCE = Path(viscpm_hf.__file__).parent
 FLOORS = [
     ("__main__",),
     ("cli",),
-    ("tiny", "finetuning"),
-    ("chat", "paint"),
+    ("tiny",),
+    ("chat", "paint", "finetuning"),
     ("memory",),
     ("checkpoint", "safety"),
     ("libraries",),
