@@ -170,7 +170,7 @@ def test_a_stop_text_ends_the_answer_whatever_it_is_made_of(chat, pictures):
 
 def test_what_is_not_a_converted_model_is_one_sentence(chat_checkpoint, chat_repo_eos, tmp_path):
     checkpoint = chat_checkpoint / "pytorch_model.plain.bin"
-    with pytest.raises(ValueError, match=f"convert_chat.py --checkpoint {checkpoint} "):
+    with pytest.raises(ValueError, match=f"viscpm convert chat --checkpoint {checkpoint} "):
         VisCPMChat(checkpoint)
     with pytest.raises(ValueError, match="no config.json"):
         VisCPMChat(chat_checkpoint)

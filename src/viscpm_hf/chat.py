@@ -296,7 +296,7 @@ class _StopWhenAsked(StoppingCriteria):
 
 
 def _check_is_converted(model_path):
-    check_is_converted(model_path, "VisCPM-Chat", "convert_chat.py", "config.json")
+    check_is_converted(model_path, "VisCPM-Chat", "chat", "config.json")
     model_type = VisCPMChatConfig.get_config_dict(model_path)[0].get("model_type")
     if model_type != VisCPMChatConfig.model_type:
         raise ValueError(f"{model_path} holds a model of type {model_type!r}, expected a converted VisCPM-Chat.")

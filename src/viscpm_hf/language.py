@@ -1,4 +1,4 @@
-"""English or Chinese, as the locale says."""
+"""What is printed: English or Chinese, as the locale says, and nothing that a terminal would act on."""
 
 import os
 
@@ -12,3 +12,10 @@ def is_chinese() -> bool:
 def say(english: str, chinese: str) -> str:
     """The one of both that the locale asks for."""
     return chinese if is_chinese() else english
+
+
+def printable(text: str) -> str:
+    """Text of others, fit for a terminal and a log: line breaks, escapes and the like become `\\n`, `\\x1b`, …"""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

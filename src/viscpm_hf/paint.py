@@ -88,12 +88,12 @@ class VisCPMPaint:
             if not isinstance(want, bool):
                 raise ValueError(f"{argument} is True or False, got {want!r}: parts are those of the repository.")
         device, dtype = usable_device(device), _checked_dtypes(dtype)
-        check_is_converted(model_path, "VisCPM-Paint", "convert_paint.py --sd-base SD_BASE", "model_index.json")
+        check_is_converted(model_path, "VisCPM-Paint", "paint --sd-base SD_BASE", "model_index.json")
         config = VisCPMPaintPipeline.load_config(model_path)
         if config.get("_class_name") != VisCPMPaintPipeline.__name__:
             raise ValueError(
                 f"{model_path} holds a {config.get('_class_name')}, expected a converted VisCPM-Paint: make one with "
-                "`python conversion/convert_paint.py`."
+                "`viscpm convert paint`."
             )
         options = {"requires_safety_checker": image_safety_checker}
         for argument, (parts, consequence) in _PARTS.items():

@@ -12,7 +12,7 @@ NAMES = ["$(touch PWNED)'.bin", "a b.bin", "-x.bin", "\x1b[2J.bin", "图\n片.bi
 
 def error(path):
     with pytest.raises(ValueError) as raised:
-        check_is_converted(path, "VisCPM-Chat", "convert_chat.py", "config.json")
+        check_is_converted(path, "VisCPM-Chat", "chat", "config.json")
     assert str(raised.value).isprintable()
     return str(raised.value)
 
@@ -23,10 +23,10 @@ def test_a_checkpoint_is_put_into_a_command(tmp_path, monkeypatch, name):
     open(name, "w").close()
     command = error(name).partition("run `")[2].partition(" --vocab VOCAB")[0]
     words = shlex.split(command)
-    assert words[:3] == ["python", "conversion/convert_chat.py", "--checkpoint"] and len(words) == 4
-    assert words[3].endswith(".bin") and not words[3].startswith("-")
+    assert words[:4] == ["viscpm", "convert", "chat", "--checkpoint"] and len(words) == 5
+    assert words[4].endswith(".bin") and not words[4].startswith("-")
     if name.isprintable():
-        assert os.path.samefile(words[3], name)
+        assert os.path.samefile(words[4], name)
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "dangling link", "device", "nothing"])
@@ -48,4 +48,4 @@ def test_what_else_it_may_be(tmp_path, kind):
 def test_a_hub_repository_and_a_converted_folder_pass(tmp_path):
     (tmp_path / "config.json").touch()
     for path in (tmp_path, str(tmp_path), "owner/name"):
-        check_is_converted(path, "VisCPM-Chat", "convert_chat.py", "config.json")
+        check_is_converted(path, "VisCPM-Chat", "chat", "config.json")

@@ -86,14 +86,6 @@ def test_errors_are_one_sentence(chat_repo, capsys, tmp_path):
     assert "all in RAM" in out  # what there would be to choose from is shown all the same
 
 
-def test_a_command_line_without_meaning_ends_with_2(capsys):
-    for arguments in ([], ["fly"], ["fit"], ["fit", "--model", "x", "--device", "abacus"]):
-        with pytest.raises(SystemExit) as error:
-            main(arguments)
-        assert error.value.code == 2
-        assert "usage: viscpm" in capsys.readouterr().err
-
-
 def test_it_runs_as_a_program(chat_repo):
     command = [sys.executable, "-m", "viscpm_hf.cli", "fit", "--model", str(chat_repo), "--device", "cpu"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -1,14 +1,12 @@
 """Running the scripts of conversion/, in this process or in one of their own."""
 
-import importlib.util
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from paint_original import write_original
-
-from viscpm_hf.cli.program import run_script
 
 SCRIPTS = Path(__file__).parents[2] / "conversion"
 VOCAB = Path(__file__).parents[1] / "golden" / "vocab.txt"
@@ -30,16 +28,11 @@ def script(capsys, monkeypatch):
     """Runs a script as `python conversion/<name>` would, without starting Python anew."""
 
     def run(name, *arguments):
-        spec = importlib.util.spec_from_file_location("script", SCRIPTS / name)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         capsys.readouterr()
-        try:
-            code = run_script(module.main)
-        except SystemExit as ending:  # argparse
-            code = ending.code
-        return Result(code, *capsys.readouterr())
+        with pytest.raises(SystemExit) as ending:
+            runpy.run_path(SCRIPTS / name, run_name="__main__")
+        return Result(ending.value.code, *capsys.readouterr())
 
     return run
 

@@ -231,13 +231,13 @@ def no_tensors(folder, weights, sound):
     return saved(folder, {})
 
 
-@malformed("is a VisCPM-Paint checkpoint, not VisCPM-Chat; convert it with convert_paint.py")
+@malformed("is a VisCPM-Paint checkpoint, not VisCPM-Chat; convert it with `viscpm convert paint`")
 def paint(folder, weights, sound):
     language = {name: tensor for name, tensor in weights.items() if name.startswith("llm.")}
     return saved(folder, {**language, "unet.conv_in.weight": torch.zeros(1), "trans_block.0.weight": torch.zeros(1)})
 
 
-@malformed("is a CPM-Bee checkpoint, not VisCPM-Chat; convert it with convert_cpmbee.py")
+@malformed("is a CPM-Bee checkpoint, not VisCPM-Chat; convert it with `viscpm convert cpmbee`")
 def plain_cpmbee(folder, weights, sound):
     return saved(folder, {name[4:]: tensor for name, tensor in weights.items() if name.startswith("llm.")})
 
@@ -372,7 +372,7 @@ def test_malformed_input(case, script, chat_checkpoint, chat_options, golden, tm
 def test_chat_given_to_the_script_for_cpmbee(script, chat_checkpoint, tmp_path):
     checkpoint = chat_checkpoint / "pytorch_model.plain.bin"
     arguments = ("--checkpoint", checkpoint, "--vocab", VOCAB, "--output", tmp_path / "out")
-    assert script("convert_cpmbee.py", *arguments).is_error("convert it with convert_chat.py")
+    assert script("convert_cpmbee.py", *arguments).is_error("convert it with `viscpm convert chat`")
     assert not list(tmp_path.iterdir())
 
 
@@ -393,7 +393,8 @@ def test_unreadable_file(script, chat_options, tmp_path, monkeypatch):
 @pytest.mark.parametrize("arguments", [[], ["--dtype", "int8"], ["--variant", "v2"], ["--unknown"]])
 def test_usage_errors_have_exit_code_2(script, arguments):
     result = script("convert_chat.py", *arguments)
-    assert result.code == 2 and "usage: " in result.err
+    assert result.code == 2 and result.out == "" and result.err.startswith("error: ")
+    assert result.err.endswith("; see `viscpm convert chat --help`.\n") and result.err.count("\n") == 1
 
 
 def test_verify_reports_what_differs(script, chat_checkpoint, chat_repo, tmp_path):

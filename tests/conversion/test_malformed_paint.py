@@ -113,12 +113,12 @@ def checkpoint_that_is_not_there(folder, weights, sound):
     return folder / "nowhere.bin"
 
 
-@malformed("is a VisCPM-Chat checkpoint, not VisCPM-Paint; convert it with convert_chat.py")
+@malformed("is a VisCPM-Chat checkpoint, not VisCPM-Paint; convert it with `viscpm convert chat`")
 def chat(folder, weights, sound):
     return saved(folder, load_file(GOLDEN / "chat_weights.safetensors"))
 
 
-@malformed("is a CPM-Bee checkpoint, not VisCPM-Paint; convert it with convert_cpmbee.py")
+@malformed("is a CPM-Bee checkpoint, not VisCPM-Paint; convert it with `viscpm convert cpmbee`")
 def plain_cpmbee(folder, weights, sound):
     return saved(folder, {name[4:]: tensor for name, tensor in weights.items() if name.startswith("llm.")})
 
@@ -268,12 +268,13 @@ def test_the_bases_configuration_must_fit_unless_another_is_given(script, paint_
 @pytest.mark.parametrize("arguments", [[], ["--variant", "v1.1"], ["--sd-base"]])
 def test_usage_errors_have_exit_code_2(script, arguments):
     result = script("convert_paint.py", *arguments)
-    assert result.code == 2 and "usage: " in result.err
+    assert result.code == 2 and result.out == "" and result.err.startswith("error: ")
+    assert result.err.endswith("; see `viscpm convert paint --help`.\n") and result.err.count("\n") == 1
 
 
 def test_paint_given_to_the_other_scripts(script, paint_original, tmp_path):
     arguments = ("--checkpoint", paint_original / "pytorch_model.bin", "--vocab", GOLDEN / "vocab.txt")
     for name in ("convert_chat.py", "convert_cpmbee.py"):
         result = script(name, *arguments, "--output", tmp_path / "out")
-        assert result.is_error("is a VisCPM-Paint checkpoint", "convert it with convert_paint.py")
+        assert result.is_error("is a VisCPM-Paint checkpoint", "convert it with `viscpm convert paint`")
     assert not list(tmp_path.iterdir())

@@ -4,6 +4,8 @@ import os
 import shlex
 from collections.abc import Iterable
 
+from ..language import printable
+
 HALF = 1500  # characters of a message
 
 
@@ -17,13 +19,6 @@ class CheckpointError(ValueError):
         if len(message) > 2 * HALF:  # a name in it may be megabytes
             message = f"{message[:HALF]} … {message[-HALF:]}"
         super().__init__(printable(message))
-
-
-def printable(text: str) -> str:
-    """Text of others, fit for a terminal and a log: line breaks, escapes and the like become `\\n`, `\\x1b`, …"""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def pasted(path: str | os.PathLike) -> str:

@@ -9,6 +9,9 @@ import typer
 from .. import __version__
 from ..language import say
 from . import convert, memory, repositories
+from .pages import tidy
+from .program import complain, fill_standard_files, guarded_output, run_script
+from .usage import sentence
 
 
 def _print_version(asked: bool) -> None:
@@ -20,8 +23,7 @@ def _print_version(asked: bool) -> None:
 app = typer.Typer(
     help=say("VisCPM on today's transformers and diffusers.", "在今天的 transformers 和 diffusers 上使用 VisCPM。"),
     no_args_is_help=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 119},
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -29,13 +31,19 @@ app = typer.Typer(
 def root(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help=say("print the version", "打印版本号")),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help=say("Print the version.", "打印版本号。")
+        ),
     ] = False,
 ) -> None:
     pass
 
 
-for group in (convert, repositories, memory):
+for group in (
+    convert,
+    repositories,
+    memory,
+):
     group.add_to(app)
 
 
@@ -48,10 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 after an error, 2 for a command line that means nothing, 130 after Ctrl-C.
     """
-    try:
-        return app(arguments, prog_name="viscpm", standalone_mode=False) or 0
-    except typer.TyperException as error:
-        context = getattr(error, "ctx", None)
-        path = context.command_path if context else "viscpm"
-        print(f"error: {error.format_message()} ({say('see', '见')} `{path} --help`)", file=sys.stderr)
-        return 2
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    fill_standard_files()
+    command = typer.main.get_command(app)
+    tidy(command)
+    with guarded_output() as output:
+        try:
+            done = command.main(arguments, prog_name="viscpm", standalone_mode=False)
+        except typer.TyperException as error:
+            return complain(sentence(error, command, arguments), 2)
+        except SystemExit as ending:  # of completion
+            done = ending.code
+    return run_script(done) if callable(done) else output.exit_code(done or 0)

@@ -4,19 +4,23 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+from ..language import printable
 from ..libraries import register
 
+LONGEST = 3000  # characters of an error: a name in it may be megabytes
 
-def verb(function: Callable[..., int | None]) -> Callable[..., int]:
-    """Decorator of a verb: its body is run as `run_script` does, and what it gives is the exit code."""
+
+def verb(function: Callable[..., int | None]) -> Callable[..., Callable[[], int | None]]:
+    """Decorator of a verb: calling it gives its body, which `main` runs once the command line has been read."""
 
     @functools.wraps(function)
-    def run(*args, **kwargs):
-        return run_script(lambda: function(*args, **kwargs))
+    def body(*args, **kwargs):
+        return functools.partial(function, *args, **kwargs)
 
-    return run
+    return body
 
 
 def run_script(command: Callable[[], int | None]) -> int:
@@ -28,7 +32,7 @@ def run_script(command: Callable[[], int | None]) -> int:
     Returns:
         The exit code: 1 after an error, 130 after Ctrl-C, 128 + its number after another signal.
     """
-    _fill_standard_files()
+    fill_standard_files()
     register()
     handlers = {signal.SIGINT: _interrupt}
     handlers |= {getattr(signal, name): _terminate for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)}
@@ -36,30 +40,34 @@ def run_script(command: Callable[[], int | None]) -> int:
     for number, handler in handlers.items():
         if before[number] is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, handler)
-    stdout, output = sys.stdout, _Output(sys.stdout)
-    sys.stdout = output
     code, message = 1, None
-    try:
-        code = command() or 0
-    except (ValueError, ImportError) as error:
-        message = str(error)
-    except OSError as error:
-        message = f"{error.strerror}: {error.filename}" if error.strerror and error.filename else str(error)
-    except MemoryError:
-        message = "out of memory"
-    except KeyboardInterrupt:
-        code, message = 130, "interrupted; incomplete output was removed"
-    finally:
-        output.flush()
-        sys.stdout = stdout
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if output.error is not None and not isinstance(output.error, BrokenPipeError):  # a reader may have enough
-        code, message = code or 1, message or f"the output could not be printed ({output.error})"
-    if message is not None:
-        from ..checkpoint.errors import printable  # late: it brings libraries that take seconds to import
+    with guarded_output() as output:
+        try:
+            code = command() or 0
+        except (ValueError, ImportError) as error:
+            message = str(error)
+        except OSError as error:
+            message = f"{error.strerror}: {error.filename}" if error.strerror and error.filename else str(error)
+        except MemoryError:
+            message = "out of memory"
+        except KeyboardInterrupt:
+            code, message = 130, "interrupted; incomplete output was removed"
+        finally:
+            output.flush()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    return output.exit_code(code) if message is None else complain(message, code)
 
-        _complain(printable(" ".join(message.split())))
+
+def complain(message: str, code: int) -> int:
+    """Says what went wrong, in one line on stderr, and gives the exit code back."""
+    line = printable(" ".join(message.split()))
+    if len(line) > LONGEST:
+        line = f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"
+    try:
+        print("error:", line, file=sys.stderr, flush=True)
+    except OSError:
+        pass  # there is no other place to say it
     return code
 
 
@@ -73,9 +81,19 @@ def _interrupt(signum, frame):
     raise KeyboardInterrupt
 
 
-class _Output:
+@contextmanager
+def guarded_output() -> Iterator["_Output"]:
     """Standard output that never stops the work: a full disk or a reader that is gone is remembered instead."""
+    stdout = sys.stdout
+    output = sys.stdout = _Output(stdout)
+    try:
+        yield output
+    finally:
+        output.flush()
+        sys.stdout = stdout
 
+
+class _Output:
     def __init__(self, stream):
         self.stream, self.error = stream, None
         if hasattr(stream, "reconfigure"):
@@ -85,15 +103,21 @@ class _Output:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
-        if self.stream is not None and self.error is None:  # None: closed before Python started
-            self._try(lambda: self.stream.write(text))
+        self._try(lambda: self.stream.write(text))
         return len(text)
 
     def flush(self) -> None:
-        if self.stream is not None and self.error is None:
-            self._try(self.stream.flush)
+        self._try(self.stream.flush)
+
+    def exit_code(self, code: int) -> int:
+        """That of a command which went well otherwise; a reader may have enough."""
+        if self.error is None or isinstance(self.error, BrokenPipeError):
+            return code
+        return complain(f"the output could not be printed ({self.error})", code or 1)
 
     def _try(self, action: Callable) -> None:
+        if self.error is not None:
+            return
         try:
             action()
         except OSError as error:
@@ -104,17 +128,12 @@ class _Output:
             os.close(nowhere)
 
 
-def _complain(message: str) -> None:
-    try:
-        if sys.stderr is not None:
-            print("error:", message, file=sys.stderr, flush=True)
-    except OSError:
-        pass  # there is no other place to say it
-
-
-def _fill_standard_files() -> None:
+def fill_standard_files() -> None:
     """Opens what was closed of input, output and errors: else a library's remark could end up in a file we write."""
     number = 0
     while number <= 2:
         number = os.open(os.devnull, os.O_RDWR)
     os.close(number)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed before Python started
+            setattr(sys, name, open(os.devnull, "w"))

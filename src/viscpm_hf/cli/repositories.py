@@ -77,7 +77,7 @@ def export(
 @verb
 def push(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help=say("converted repository", "转换后的仓库"))],
-    repo_id: Annotated[str, typer.Argument(help=say("user/name on the Hub", "Hub 上的 user/name"))],
+    repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help=say("user/name on the Hub", "Hub 上的 user/name"))],
     private: Annotated[
         bool, typer.Option("--private", help=say("create it private if it does not exist", "不存在时创建为私有"))
     ] = False,

@@ -137,7 +137,7 @@ def quantization_config(method, device, dtype):
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig
     except ImportError as error:
         raise ImportError(
-            f"Weights in {method} need libraries that are not here: pip install bitsandbytes torchao"
+            f'Weights in {method} need libraries that are not here: pip install "bitsandbytes>=0.50" "torchao>=0.18"'
         ) from error
     # with the activations of each token rounded, too, it multiplies integers; else it would unpack every matrix
     return TorchAoConfig(Int8DynamicActivationInt8WeightConfig())

@@ -124,7 +124,7 @@ def read_model(folder: str | os.PathLike, without: Iterable[str] = ()) -> Model:
     if chat.get("model_type") == "viscpm_chat":
         return _read_chat(folder, chat, set(without))
     what = "There is no folder" if not folder.is_dir() else "There is no converted model in"
-    raise CheckpointError(f"{what} {folder}; give what convert_chat.py or convert_paint.py wrote.")
+    raise CheckpointError(f"{what} {folder}; give what `viscpm convert chat` or `viscpm convert paint` wrote.")
 
 
 def _read_chat(folder, config, without):

@@ -20,8 +20,8 @@ def test_a_failed_upload_is_repeated_as_it_was(tmp_path, monkeypatch, name, priv
     for folder in (tmp_path / name, name):
         with pytest.raises(CheckpointError, match="Could not upload") as error:
             push_to_hub(folder, "me/chat", private=private)
-        script, place, *rest = shlex.split(str(error.value).partition("repeat with python ")[2])
-        assert script == "conversion/push_to_hub.py" and (tmp_path / place).samefile(tmp_path / name)
+        program, verb, place, *rest = shlex.split(str(error.value).partition("repeat with ")[2])
+        assert (program, verb) == ("viscpm", "push") and (tmp_path / place).samefile(tmp_path / name)
         assert not place.startswith("-") and rest == ["me/chat", *["--private"] * private]
 
 

@@ -130,18 +130,18 @@ def test_integers_are_refused_and_long_lists_cut(tensors):
 
 
 @pytest.mark.parametrize(
-    ("family", "names", "script"),
+    ("family", "names", "command"),
     [
-        (CHAT, ["llm.a", "unet.b", "trans_block.c"], "convert_paint.py"),
-        (PLAIN_CPMBEE, ["llm.a", "unet.b"], "convert_paint.py"),
-        (CHAT, ["encoder.layers.0.x", "input_embedding.weight"], "convert_cpmbee.py"),
-        (PLAIN_CPMBEE, ["llm.encoder.x", "vpm.y", "query"], "convert_chat.py"),
-        (PAINT, ["llm.a", "vpm.b", "mapping.0.bias"], "convert_chat.py"),
-        (PAINT, ["encoder.layers.0.x", "input_embedding.weight"], "convert_cpmbee.py"),
+        (CHAT, ["llm.a", "unet.b", "trans_block.c"], "viscpm convert paint"),
+        (PLAIN_CPMBEE, ["llm.a", "unet.b"], "viscpm convert paint"),
+        (CHAT, ["encoder.layers.0.x", "input_embedding.weight"], "viscpm convert cpmbee"),
+        (PLAIN_CPMBEE, ["llm.encoder.x", "vpm.y", "query"], "viscpm convert chat"),
+        (PAINT, ["llm.a", "vpm.b", "mapping.0.bias"], "viscpm convert chat"),
+        (PAINT, ["encoder.layers.0.x", "input_embedding.weight"], "viscpm convert cpmbee"),
     ],
 )
-def test_another_kind_of_checkpoint_is_sent_to_its_script(family, names, script):
-    with pytest.raises(CheckpointError, match=script):
+def test_another_kind_of_checkpoint_is_sent_to_its_command(family, names, command):
+    with pytest.raises(CheckpointError, match=command):
         check_family(family, names, "x")
 
 

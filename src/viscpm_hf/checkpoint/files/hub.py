@@ -89,4 +89,4 @@ def fetch(source: str, wanted: Wanted, patterns: Iterable[str]) -> Path:
 def _command(folder: Path, repo_id: str, private: bool) -> str:
     """The same upload as a command; without --private it would publish."""
     place = f"./{folder}" if str(folder).startswith("-") else str(folder)  # else it would be taken for an option
-    return shlex.join(["python", "conversion/push_to_hub.py", place, repo_id, *["--private"] * private])
+    return shlex.join(["viscpm", "push", place, repo_id, *["--private"] * private])

@@ -101,7 +101,7 @@ class Family:
     Args:
         name: for people.
         model_type: of the converted repository's config.json; of a pipeline, the class in its model_index.json.
-        script: that converts it.
+        verb: that converts it.
         components: a key table for each part of the model.
         layers: for each part, the size that counts its `{i}`.
         language: the part that is the language model.
@@ -112,7 +112,7 @@ class Family:
 
     name: str
     model_type: str
-    script: str
+    verb: str
     components: Mapping[str, Table]
     layers: Mapping[str, str]
     language: str = "language_model"
@@ -131,7 +131,7 @@ class Family:
 CHAT = Family(
     name="VisCPM-Chat",
     model_type="viscpm_chat",
-    script="convert_chat.py",
+    verb="chat",
     components={
         "language_model": prefixed(CPMBEE, "llm.", "model.language_model."),
         "vision_tower": {
@@ -154,7 +154,7 @@ CHAT = Family(
 PLAIN_CPMBEE = Family(
     name="CPM-Bee",
     model_type="cpmbee",
-    script="convert_cpmbee.py",
+    verb="cpmbee",
     components={"language_model": prefixed(CPMBEE, "", "model.")},
     layers={"language_model": "num_layers"},
 )
@@ -163,7 +163,7 @@ PLAIN_CPMBEE = Family(
 PAINT = Family(
     name="VisCPM-Paint",
     model_type="VisCPMPaintPipeline",
-    script="convert_paint.py",
+    verb="paint",
     components={
         "text_encoder": prefixed(CPMBEE, "llm.", "text_encoder/"),
         "text_projection": prefixed(TEXT_PROJECTION, "trans_block.", "text_projection/"),
@@ -206,14 +206,14 @@ ORIGINAL = ("llm.", "vpm.", "unet.", "encoder.", "input_embedding.")
 
 
 def check_family(family: Family, names: Iterable[str], path) -> None:
-    """Stops when the names are those of another kind of checkpoint, saying which script converts it."""
+    """Stops when the names are those of another kind of checkpoint, saying which verb converts it."""
     names = list(names)
     if not names:
         raise CheckpointError(f"{path} holds no tensors.")
     if all(name.startswith("model.") for name in names):
         raise CheckpointError(
             f"All names in {path} begin with 'model.', as in a converted repository; give an original checkpoint, "
-            "which export_original.py makes of one."
+            "which `viscpm export` makes of one."
         )
     if lora := [name for name in names if re.search(r"\.lora(_[AB])?\.", name) and not family.leaves_out(name)]:
         what = "is a LoRA adapter" if len(lora) == len(names) else f"holds a LoRA adapter, such as {lora[0]}"
@@ -226,7 +226,8 @@ def check_family(family: Family, names: Iterable[str], path) -> None:
         if any(name.startswith(marks) for name in names):
             if actual.name != family.name:
                 raise CheckpointError(
-                    f"{path} is a {actual.name} checkpoint, not {family.name}; convert it with {actual.script}."
+                    f"{path} is a {actual.name} checkpoint, not {family.name}; convert it with "
+                    f"`viscpm convert {actual.verb}`."
                 )
             return
 

@@ -1,0 +1,58 @@
+"""What is said of a command line that means nothing: what was got, what was wanted, and which page tells more."""
+
+from collections.abc import Sequence
+
+import typer
+
+_WANTED = {  # what pydantic calls a mistake
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a smaller number",
+    "float_parsing": "a number",
+    "bool_parsing": "true or false",
+    "finite_number": "a finite number",
+}
+
+
+def sentence(error: typer.TyperException, command, arguments: Sequence[str]) -> str:
+    """One sentence.
+
+    Args:
+        error: what typer says.
+        command: the root of the command line, as typer makes it.
+        arguments: of the command line.
+    """
+    page = "viscpm"
+    for word in arguments:
+        if word not in getattr(command, "commands", {}):
+            break
+        page, command = f"{page} {word}", command.commands[word]
+    else:
+        word = None
+    return f"{_what_is_wrong(error, command, word)}; see `{page} --help`."
+
+
+def _what_is_wrong(error, command, word) -> str:
+    message = error.format_message().strip().rstrip(".")
+    verbs = ", ".join(getattr(command, "commands", {}))
+    if verbs and (word is None or not word.startswith("-")):
+        got = "Got no verb" if word is None else f"Got {_short(word)} as a verb"
+        return f"{got}, expected one of {verbs}"
+    option = getattr(error, "param", None)
+    if option is None:
+        return message
+    name = max(option.opts, key=len) if option.param_type_name == "option" else option.metavar or option.name
+    for mistake in getattr(error.__cause__, "errors", list)():
+        got, context = mistake["input"], mistake.get("ctx", {})
+        choices = str(context.get("error", "")).partition(" is not one of ")[2].rstrip(".")
+        wanted = (
+            f"one of {choices}"
+            if choices
+            else _WANTED.get(mistake["type"], mistake["msg"].removeprefix("Input should be "))
+        )
+        return f"Got {_short(got)} as {name}, expected {wanted}"
+    return f"{name} is missing" if message.startswith("Missing") else message
+
+
+def _short(got) -> str:
+    text = repr(got)
+    return text if len(text) < 100 else f"{text[:50]} … {text[-40:]}"
