@@ -1,4 +1,4 @@
-"""Guards benchmarks/full_size.py: every step works, it wants room first, and nothing stays on the disk."""
+"""Guards benchmarks/full_size.py (every step works, it wants room first, nothing stays on the disk), chat_speed.py."""
 
 import os
 import re
@@ -12,6 +12,8 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
+import torch
+from benchmark_module import load_benchmark
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "full_size.py"
 
@@ -50,3 +52,36 @@ def test_full_size_refuses_a_disk_without_room(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="error: 45 GB of disk are needed, but .* has 10.0 GB free."):
         runpy.run_path(str(SCRIPT), run_name="__main__")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_stand_in_chooses_what_generate_chooses(monkeypatch):
+    """Guards benchmarks/stand_in.py: as slow as the original it may be, but not another search."""
+    script = load_benchmark("chat_speed")
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = script.SIZES["text_config"] | sizes | {"vocab_size": 100, "head_dim": 16}
+    vision = script.SIZES["vision_config"] | sizes
+    monkeypatch.setattr(script, "SIZES", {"text_config": text, "vision_config": vision})
+    model = script.build(script.STAND_IN)
+    inputs = script.make_inputs(model)
+    with torch.no_grad():
+        features = model.get_image_features(inputs.pop("pixel_values")).pooler_output
+    stand_in = script.StandIn(model, script.BEAMS)
+    stand_in.prefill(inputs, features)
+    steps = 6
+    expected = model.generate(**inputs, image_features=features, **script.BEAMS, max_new_tokens=steps)
+    found = stand_in.decode(steps)
+    assert found.tolist() == expected[0, script.PROMPT :].tolist()
+    assert 7 not in found  # </s> would end the search here and not there
+
+
+def test_chat_speed_prints_the_stand_in_and_the_original_beside_it(monkeypatch, capsys):
+    script = load_benchmark("chat_speed")
+    rows = dict.fromkeys(script.RECORDED, 1.0)
+    monkeypatch.setattr(script, "build", lambda setting: None)
+    monkeypatch.setattr(script, "measure", lambda model, setting: rows)
+    monkeypatch.setattr(script, "measure_batch", lambda model: [1.0, 2.0])
+    monkeypatch.setattr(sys, "argv", ["chat_speed", "--settings", script.STAND_IN, "float32", "--rounds", "1"])
+    script.main()
+    printed = capsys.readouterr().out
+    assert f"| {script.STAND_IN} | 1.00 s, 1.0 × |" in printed
+    assert "float32: prefill 5.2 ×, decode 2.2 ×, turn 2.7 ×" in printed
