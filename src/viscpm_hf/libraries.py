@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 
@@ -34,7 +35,8 @@ def is_command() -> bool:
     While its package is imported, `python -m viscpm_hf` says no more of itself than -m.
     """
     name = Path(getattr(sys, "argv", [""])[0]).name
-    return name in ("viscpm", "viscpm.exe") or (name == "-m" and {"viscpm_hf", "viscpm_hf.cli"} & set(sys.orig_argv))
+    ours = {("-m", "viscpm_hf"), ("-m", "viscpm_hf.cli")}
+    return name in ("viscpm", "viscpm.exe") or (name == "-m" and not ours.isdisjoint(pairwise(sys.orig_argv)))
 
 
 def leave_quietly_on_ctrl_c() -> None:

@@ -31,9 +31,7 @@ app = typer.Typer(
 def root(
     version: Annotated[
         bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help=say("Print the version.", "打印版本号。")
-        ),
+        typer.Option("--version", callback=_print_version, is_eager=True, help=say("print the version", "打印版本号")),
     ] = False,
 ) -> None:
     pass

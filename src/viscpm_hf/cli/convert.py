@@ -6,9 +6,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from ..language import say
+from ..language import printable, say
 from .program import verb
 from .repositories import Checkpoint
+
+CHECKER = "CompVis/stable-diffusion-safety-checker"
+PROMPT_CHECKER = "openbmb/VisCPM-Paint/text-security-checker"
+RANKER = "OFA-Sys/chinese-clip-vit-base-patch16"
 
 Vocab = Annotated[
     Path,
@@ -30,16 +34,24 @@ LlmConfig = Annotated[
 ]
 Precision = Annotated[
     Literal["keep", "float16", "bfloat16", "float32"],
-    typer.Option(help=say("keep leaves every byte as it is", "keep 保持每个字节不变")),
+    typer.Option(
+        metavar="TYPE",
+        help=say(
+            "keep (every byte as it is), float16, bfloat16 or float32",
+            "keep（保持每个字节不变）、float16、bfloat16 或 float32",
+        ),
+    ),
 ]
-ShardSize = Annotated[str, typer.Option(metavar="SIZE", help=say("of one weight file", "单个权重文件的大小"))]
+ShardSize = Annotated[
+    str, typer.Option(metavar="SIZE", help=say("of one weight file at most", "单个权重文件的大小上限"))
+]
 SafetyChecker = Annotated[
     str,
     typer.Option(
         metavar="DIR_OR_REPO",
         help=say(
-            "image safety checker, such as CompVis/stable-diffusion-safety-checker, or none",
-            "图像安全检查器，如 CompVis/stable-diffusion-safety-checker，或 none",
+            "image safety checker to put in, or none",
+            "要放入的图像安全检查器，或 none",
         ),
     ),
 ]
@@ -57,8 +69,16 @@ def add_to(app: typer.Typer) -> None:
         ),
         no_args_is_help=False,
     )
-    group.command(help=say("VisCPM-Chat, for transformers.", "VisCPM-Chat，供 transformers 使用。"))(chat)
-    group.command(help=say("VisCPM-Paint, for diffusers.", "VisCPM-Paint，供 diffusers 使用。"))(paint)
+    checker = say("The original's safety checker: ", "原版的图像安全检查器：") + CHECKER
+    prompts = say("Its prompt checker: ", "提示词检查器：") + PROMPT_CHECKER
+    ranker = say("Its ranker: ", "重排序模型：") + RANKER
+    group.command(help=say("VisCPM-Chat, for transformers.", "VisCPM-Chat，供 transformers 使用。"), epilog=checker)(
+        chat
+    )
+    group.command(
+        help=say("VisCPM-Paint, for diffusers.", "VisCPM-Paint，供 diffusers 使用。"),
+        epilog="\n\n".join((checker, prompts, ranker)),
+    )(paint)
     group.command(help=say("CPM-Bee, a text model, for transformers.", "纯文本的 CPM-Bee，供 transformers 使用。"))(
         cpmbee
     )
@@ -85,7 +105,13 @@ def chat(
     max_shard_size: ShardSize = "5GB",
     variant: Annotated[
         Literal["v1.1", "balance", "zhplus"] | None,
-        typer.Option(help=say("which release it is, for the model card", "是哪个版本，写入模型卡")),
+        typer.Option(
+            metavar="NAME",
+            help=say(
+                "which release it is, for the model card: v1.1, balance or zhplus",
+                "是哪个版本，写入模型卡：v1.1、balance 或 zhplus",
+            ),
+        ),
     ] = None,
     safety_checker: SafetyChecker = "none",
     push_to_hub: PushToHub = None,
@@ -106,7 +132,12 @@ def chat(
     )
     _tell(checkpoint, folder)
     if safety_checker == "none":
-        print("Note: no image safety checker was put in; add one with --safety-checker.")
+        print(
+            say(
+                "Note: no image safety checker was put in; add one with --safety-checker.",
+                "注意：没有放入图像安全检查器；可用 --safety-checker 添加。",
+            )
+        )
     _push(folder, push_to_hub, private)
 
 
@@ -140,7 +171,13 @@ def paint(
     max_shard_size: ShardSize = "5GB",
     variant: Annotated[
         Literal["balance", "zhplus"] | None,
-        typer.Option(help=say("which release it is, for the model card", "是哪个版本，写入模型卡")),
+        typer.Option(
+            metavar="NAME",
+            help=say(
+                "which release it is, for the model card: balance or zhplus",
+                "是哪个版本，写入模型卡：balance 或 zhplus",
+            ),
+        ),
     ] = None,
     safety_checker: SafetyChecker = "none",
     prompt_checker: Annotated[
@@ -148,8 +185,8 @@ def paint(
         typer.Option(
             metavar="DIR_OR_REPO",
             help=say(
-                "prompt checker, such as openbmb/VisCPM-Paint/text-security-checker, or none",
-                "提示词检查器，如 openbmb/VisCPM-Paint/text-security-checker，或 none",
+                "prompt checker to put in, or none",
+                "要放入的提示词检查器，或 none",
             ),
         ),
     ] = "none",
@@ -158,8 +195,8 @@ def paint(
         typer.Option(
             metavar="DIR_OR_REPO",
             help=say(
-                "ranker, such as OFA-Sys/chinese-clip-vit-base-patch16, or none",
-                "重排序模型，如 OFA-Sys/chinese-clip-vit-base-patch16，或 none",
+                "ranker to put in, or none",
+                "要放入的重排序模型，或 none",
             ),
         ),
     ] = "none",
@@ -214,13 +251,11 @@ def _source(given: str) -> str | None:
 
 
 def _tell(checkpoint: Path, folder: Path) -> None:
-    from ..checkpoint import printable
-
-    print(printable(f"Converted {checkpoint} to {folder}"))
+    print(printable(say(f"Converted {checkpoint} to {folder}", f"已将 {checkpoint} 转换为 {folder}")))
 
 
 def _push(folder: Path, repo_id: str | None, private: bool) -> None:
     if repo_id is not None:
         from ..checkpoint import push_to_hub
 
-        print("Uploaded:", push_to_hub(folder, repo_id, private=private))
+        print(say("Uploaded:", "已上传："), push_to_hub(folder, repo_id, private=private))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..language import say
+from ..language import printable, say
 from .options import Device, Dtype
 from .program import verb
 
@@ -56,7 +56,7 @@ def fit(
 ) -> None:
     import torch
 
-    from ..checkpoint.errors import CheckpointError, printable
+    from ..checkpoint.errors import CheckpointError
     from ..checkpoint.files.sizes import parse_size
     from ..checkpoint.files.staging import refuse_existing, staged
     from ..memory.budget import choose
@@ -83,7 +83,7 @@ def fit(
     if picture is not None:
         with staged(picture) as path:
             draw(plans, taken, budget, path)
-        print(f"\nDrawn to {printable(plot)}")
+        print(say("\nDrawn to", "\n已画入"), printable(plot))
     if refusal:
         sys.stdout.flush()
         raise refusal
@@ -103,9 +103,8 @@ def quantize(
     samples: Annotated[int, typer.Option(metavar="N", help=say("prompts to draw from it", "从中抽取的条数"))] = 128,
     device: Device = None,
 ) -> None:
-    from ..checkpoint.errors import printable
     from ..memory.calibration import quantize_paint
     from ..memory.calibration_inputs import read_prompts
 
     texts = read_prompts(prompts, samples)
-    print(f"Written: {printable(str(quantize_paint(model, texts, output, device)))}")
+    print(say("Written:", "已写入："), printable(str(quantize_paint(model, texts, output, device))))

@@ -1,9 +1,12 @@
 """How the pages of `--help` look: what is needed comes first, flags have no type, and Chinese where typer lets us."""
 
+import re
+
 import typer
 
 from ..language import is_chinese, say
 
+_ORDER = "chat paint convert verify export refresh push fit quantize".split()  # others follow
 _CHINESE_TITLES = {
     "ARGUMENTS_PANEL_TITLE": "参数",
     "OPTIONS_PANEL_TITLE": "选项",
@@ -12,9 +15,9 @@ _CHINESE_TITLES = {
     "REQUIRED_LONG_STRING": "[必填]",
 }
 _OWN_OPTIONS = {  # of typer
-    "help": ("Show this page.", "显示本页。"),
-    "install_completion": ("Install completion for this shell.", "为当前 shell 安装命令补全。"),
-    "show_completion": ("Print the completion for this shell.", "打印当前 shell 的补全脚本。"),
+    "help": ("show this page", "显示本页"),
+    "install_completion": ("install completion for this shell", "为当前 shell 安装命令补全"),
+    "show_completion": ("print completion for this shell", "打印当前 shell 的补全脚本"),
 }
 
 
@@ -33,12 +36,22 @@ def tidy(command) -> None:
 
 
 def _tidy(command) -> None:
+    command.help = _breakable(command.help)
     command.params.sort(key=lambda option: not option.required)
-    command.get_help_option(typer.Context(command, help_option_names=["-h", "--help"]))  # is made then
     for option in command.get_params(typer.Context(command, help_option_names=["-h", "--help"])):
         if getattr(option, "is_flag", False):
             option.metavar = ""
         if option.name in _OWN_OPTIONS:
             option.help = say(*_OWN_OPTIONS[option.name])
-    for each in getattr(command, "commands", {}).values():
-        _tidy(each)
+        option.help = _breakable(option.help)
+    if commands := getattr(command, "commands", None):
+        command.commands = dict(sorted(commands.items(), key=lambda item: (*_ORDER, item[0]).index(item[0])))
+        for each in commands.values():
+            _tidy(each)
+
+
+def _breakable(text: str | None) -> str | None:
+    """A long text with spaces behind Chinese punctuation: rich cuts off what has none and is longer than a line."""
+    if not text or max(map(len, text.split())) < 15:
+        return text
+    return re.sub(r"([，。；：、])(?=\S)", r"\1 ", text)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..language import say
+from ..language import printable, say
 from .program import verb
 
 Checkpoint = Annotated[
@@ -43,7 +43,9 @@ def verify(
     from ..checkpoint.verify import verify
 
     results = verify(checkpoint, repo)
-    print(f"{'part':<16}{'tensors':>9}{'bytes':>16}  result")
+    # Chinese characters are two columns wide
+    header = f"{'部件':<14}{'张量':>7}{'字节':>14}  结果"
+    print(say(f"{'part':<16}{'tensors':>9}{'bytes':>16}  result", header))
     for part, result in results.items():
         verdict = f"{len(result.differences)} DIFFER" if result.differences else "OK"
         print(f"{part:<16}{result.tensors:>9}{result.nbytes:>16}  {verdict}")
@@ -69,9 +71,9 @@ def export(
         ),
     ],
 ) -> None:
-    from ..checkpoint import export_original, printable
+    from ..checkpoint import export_original
 
-    print("Wrote", printable(str(export_original(repo, checkpoint))))
+    print(say("Wrote", "已写入"), printable(str(export_original(repo, checkpoint))))
 
 
 @verb
@@ -84,4 +86,4 @@ def push(
 ) -> None:
     from ..checkpoint import push_to_hub
 
-    print("Uploaded:", push_to_hub(folder, repo_id, private=private))
+    print(say("Uploaded:", "已上传："), push_to_hub(folder, repo_id, private=private))
