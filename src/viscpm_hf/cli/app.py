@@ -8,7 +8,7 @@ import typer
 
 from .. import __version__
 from ..language import say
-from . import convert, memory, repositories
+from . import chat, convert, memory, paint, repositories
 from .pages import tidy
 from .program import complain, fill_standard_files, guarded_output, run_script
 from .usage import sentence
@@ -41,6 +41,8 @@ for group in (
     convert,
     repositories,
     memory,
+    chat,
+    paint,
 ):
     group.add_to(app)
 

@@ -22,3 +22,29 @@ Dtype = Annotated[
         ),
     ),
 ]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR_OR_REPO",
+        help=say("converted model; default: the tiny one in the package", "转换后的模型；默认：包内自带的小模型"),
+    ),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help=say(
+            "what it may take of the GPU, or without one of main memory, such as 5GB",
+            "最多占用的显存（没有 GPU 时为内存），如 5GB",
+        ),
+    ),
+]
+Quantization = Annotated[
+    Literal["auto", "int8", "4bit"] | None,
+    typer.Option(
+        help=say(
+            "quantize the language model; auto: only if it does not fit into --memory otherwise",
+            "量化语言模型；auto：仅当未量化时放不进 --memory",
+        )
+    ),
+]

@@ -1,11 +1,18 @@
 """Pictures side by side over their labels, for a look at many at once."""
 
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 _FONT_SIZE = 14
+_CHINESE = Path(__file__).parents[1] / "chinese.ttf"
+_OF_SYSTEMS = (  # where Pillow finds them by name; the first that is there is used
+    *("NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "SourceHanSansSC-Regular.otf", "wqy-microhei.ttc"),
+    *("wqy-zenhei.ttc", "DroidSansFallbackFull.ttf", "PingFang.ttc", "Hiragino Sans GB.ttc", "Arial Unicode.ttf"),
+    *("msyh.ttc", "simhei.ttf", "simsun.ttc"),
+)
 _LINE = 18
 _GAP = 8
 
@@ -38,14 +45,31 @@ def contact_sheet(pictures: list[Image.Image], labels: list[str], columns: int =
 
 
 @cache
-def _fonts() -> tuple[ImageFont.FreeTypeFont, ImageFont.FreeTypeFont]:
-    """Latin and Chinese; the Chinese one ships with the package and knows the tiny vocabulary's characters only."""
-    chinese = ImageFont.truetype(Path(__file__).parents[1] / "chinese.ttf", _FONT_SIZE)
-    return ImageFont.load_default(_FONT_SIZE), chinese
+def _fonts() -> list[ImageFont.FreeTypeFont]:
+    """Latin; Chinese as shipped, for the tiny vocabulary only; and what the system has for all other words."""
+    fonts = [ImageFont.load_default(_FONT_SIZE), ImageFont.truetype(_CHINESE, _FONT_SIZE)]
+    for name in _OF_SYSTEMS:
+        with suppress(OSError):
+            return [*fonts, ImageFont.truetype(name, _FONT_SIZE)]
+    return fonts
+
+
+@cache
+def _has(number: int, character: str) -> bool:
+    """Whether a font has a character: else it draws the same as for one that no font has."""
+    font = _fonts()[number]
+    return character == " " or bytes(font.getmask(character)) != bytes(font.getmask("\U0010ffff"))
+
+
+def can_write(text: str) -> bool:
+    """Whether there are fonts for all of a text."""
+    return all(any(_has(number, each) for number in range(len(_fonts()))) for each in text)
 
 
 def _font(character: str) -> ImageFont.FreeTypeFont:
-    return _fonts()[ord(character) > 0x2E7F]
+    order = (1, 2, 0) if ord(character) > 0x2E7F else (0, 1, 2)
+    numbers = [number for number in order if number < len(_fonts())]
+    return _fonts()[next((number for number in numbers if _has(number, character)), numbers[0])]
 
 
 def _wrap(text: str, width: int) -> list[str]:

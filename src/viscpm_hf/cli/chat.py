@@ -1,0 +1,100 @@
+"""`viscpm chat`: an answer, or a conversation."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..language import say
+from .examples import chat_option
+from .options import Device, Dtype, Memory, Model, Quantization
+from .program import verb
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(
+        help=say(
+            "Answer a question about a picture, or without --question hold a conversation about it.",
+            "回答关于图片的问题；不给 --question 则进入对话。",
+        )
+    )(chat)
+
+
+def chat(
+    model: Model = None,
+    image: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help=say("the picture; without one, text alone", "图片；不给则只有文字")),
+    ] = None,
+    question: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help=say("print the answer and nothing else (beam search, 3 beams)", "只打印回答（束搜索，束宽 3）"),
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help=say("print the answer as JSON, with context and seconds", "以 JSON 打印回答，含上下文与秒数"),
+        ),
+    ] = False,
+    examples: Annotated[
+        bool,
+        typer.Option(
+            "--examples",
+            callback=chat_option,
+            is_eager=True,
+            help=say("list what the tiny model understands, and pictures", "列出小模型能理解的问题与图片"),
+        ),
+    ] = False,
+    memory: Memory = None,
+    quantization: Quantization = None,
+    dtype: Dtype = None,
+    device: Device = None,
+) -> int:
+    if question is not None and not question.strip():
+        raise typer.BadParameter("Got an empty --question: ask something, or leave it out for a conversation.")
+    if as_json and question is None:
+        raise typer.BadParameter("Got --json without --question: it is for a single answer.")
+    return _chat(model, image, question, as_json, memory, quantization, dtype, device)
+
+
+@verb
+def _chat(model, image, question, as_json, memory, quantization, dtype, device):
+    from .conversation import converse, open_picture
+    from .remarks import is_terminal, only_ours, tell
+
+    picture = None if image is None else open_picture(image)  # before a model is loaded in vain
+    with only_ours():
+        from ..chat import VisCPMChat
+        from ..tiny import PICTURES, tiny_chat_repo
+
+        if model is None:
+            tell(_about_the_tiny_model(PICTURES))
+        options = {"memory": memory, "quantization": quantization, "dtype": dtype, "device": device}
+        chat = VisCPMChat(tiny_chat_repo() if model is None else model, **options)
+        name = "VisCPM-Chat-tiny" if model is None else model
+        if question is None:
+            return converse(chat, name, image, picture, interactive=is_terminal(sys.stdin))
+        started = time.perf_counter()
+        answer, context, _ = chat.chat(picture, question)
+        seconds = time.perf_counter() - started
+    if as_json:
+        found = {"question": question, "answer": answer, "context": context, "seconds": round(seconds, 3)}
+        found |= {"model": name, "image": None if image is None else str(image)}
+        answer = json.dumps(found, ensure_ascii=False)
+    print(answer)
+
+
+def _about_the_tiny_model(pictures):
+    return say(
+        'Without --model the tiny model in the package answers. It knows coloured shapes: ask "Where is the red '
+        f'object?" or "红色的图形在哪里？" about {pictures}/1_circle_and_star.png; more: viscpm chat --examples',
+        f"未给 --model，由包内自带的小模型回答。它只认识合成图形：可就 {pictures}/1_circle_and_star.png 问"
+        "“红色的图形在哪里？”或“Where is the red object?”；更多：viscpm chat --examples",
+    )

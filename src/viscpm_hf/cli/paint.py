@@ -1,0 +1,158 @@
+"""`viscpm paint`: pictures from prompts."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ..language import say
+from .examples import paint_option
+from .options import Device, Dtype, Memory, Model, Quantization
+from .program import verb
+
+_MOST = 2**26  # pixels, as for the pipeline
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(help=say("Paint pictures from prompts.", "按提示词画图（文生图）。"))(paint)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Width and height of `512x512`, or of `512` for a square."""
+    found = re.fullmatch(r"(\d{1,6})(?:[xX×*](\d{1,6}))?", text.strip())
+    width, height = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 0 < width * height <= _MOST:
+        raise typer.BadParameter(f"Got {text[:40]!r}, expected width and height in pixels such as 512x512.")
+    return width, height
+
+
+def _guidance(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not -1000 <= number <= 1000:
+        raise typer.BadParameter(f"Got {text[:40]!r}, expected a number such as 7.5.")
+    return number
+
+
+def paint(
+    prompts: Annotated[
+        list[str] | None, typer.Argument(metavar="PROMPT", show_default=False, help=say("what to paint", "提示词"))
+    ] = None,
+    file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TXT",
+            help=say("more prompts, one a line; - for standard input", "更多提示词，每行一条；- 表示标准输入"),
+        ),
+    ] = None,
+    model: Model = None,
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help=say("folder for the pictures", "存放图片的文件夹"))
+    ] = Path("painted"),
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=2**64 - 1,
+            metavar="N",
+            help=say(
+                "of every picture; a prompt that comes again gets the next one (default: drawn by lot)",
+                "每张图片的随机种子；重复的提示词依次加一（默认：随机）",
+            ),
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1000,
+            metavar="N",
+            help=say("of denoising (default: 50, with dpm++ 20)", "去噪步数（默认：50，dpm++ 为 20）"),
+        ),
+    ] = None,
+    size: Annotated[
+        tuple | None,
+        typer.Option(
+            parser=_size,
+            metavar="WxH",
+            help=say("in pixels (default: the model's own)", "像素（默认：模型自身的大小）"),
+        ),
+    ] = None,
+    negative: Annotated[str | None, typer.Option(metavar="TEXT", help=say("what not to paint", "反向提示词"))] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            parser=_guidance,
+            metavar="X",
+            help=say(
+                "how closely to follow the prompt (default: 7.5, 4 for the tiny model)",
+                "遵循提示词的程度（默认：7.5，自带小模型为 4）",
+            ),
+        ),
+    ] = None,
+    candidates: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help=say(
+                "pictures the ranker chooses from (default: 4 with a ranker, else 1)",
+                "供重排序挑选的候选数（默认：有重排序模型为 4，否则为 1）",
+            ),
+        ),
+    ] = None,
+    scheduler: Annotated[
+        Literal["ddpm", "dpm++"] | None,
+        typer.Option(help=say("default: the model's own, as the original's DDPM", "默认：模型自身的，即原版的 DDPM")),
+    ] = None,
+    sheet: Annotated[
+        bool, typer.Option("--sheet", help=say("also all pictures side by side in one", "另存一张拼图"))
+    ] = False,
+    examples: Annotated[
+        bool,
+        typer.Option(
+            "--examples",
+            callback=paint_option,
+            is_eager=True,
+            help=say("list what the tiny model understands", "列出小模型能理解的提示词"),
+        ),
+    ] = False,
+    memory: Memory = None,
+    quantization: Quantization = None,
+    dtype: Dtype = None,
+    device: Device = None,
+) -> int:
+    if not prompts and file is None:
+        raise typer.BadParameter('Got no prompt: give some, as in viscpm paint "a red circle", or --file TXT.')
+    if not all(prompt.strip() for prompt in prompts or ()):
+        raise typer.BadParameter("Got an empty prompt: say what to paint.")
+    settings = {"steps": steps, "size": size, "negative": negative, "guidance": guidance, "candidates": candidates}
+    loading = {"memory": memory, "quantization": quantization, "dtype": dtype, "device": device}
+    return _paint(list(prompts or ()), file, model, output, seed, scheduler, settings, loading, sheet)
+
+
+@verb
+def _paint(prompts, file, model, output, seed, scheduler, settings, loading, sheet):
+    from .painting import Painter, check_folder, check_size, read_lines
+    from .remarks import only_ours, tell
+
+    if file is not None:
+        prompts += read_lines(file)
+    check_folder(output)
+    check_size(model, settings["size"])
+    if model is None:
+        tell(_about_the_tiny_model())
+    with only_ours():
+        return Painter(model, scheduler, settings, loading).paint(prompts, output, seed, sheet)
+
+
+def _about_the_tiny_model():
+    return say(
+        'Without --model the tiny model in the package paints: one coloured shape, for prompts such as "a red circle" '
+        'or "左下角有一个蓝色的五角星。"; more: viscpm paint --examples',
+        "未给 --model，由包内自带的小模型作画：只画一个彩色图形，提示词如“一个红色的圆形”或"
+        "“There is a blue star in the bottom left.”；更多：viscpm paint --examples",
+    )

@@ -1,0 +1,236 @@
+"""Pictures painted one after the other, each a PNG that says how it can be painted again."""
+
+import io
+import os
+import re
+import secrets
+import sys
+import unicodedata
+import warnings
+from collections import Counter
+from pathlib import Path
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from .. import __version__
+from ..checkpoint.errors import CheckpointError, printable
+from ..checkpoint.files.disk import SMALL, read_small
+from ..checkpoint.files.json_file import quoted, read_json_file
+from .remarks import is_terminal, tell
+
+_NAME = 40  # characters of a prompt in a file's name
+
+
+def read_lines(file: str) -> list[str]:
+    """The prompts of a file, one a line; of standard input for `-`.
+
+    Raises:
+        CheckpointError: there is no such file, it is no text in UTF-8, or it holds no prompt.
+    """
+    name = "standard input" if file == "-" else file
+    try:
+        if file == "-":
+            data = b"" if sys.stdin is None else sys.stdin.buffer.read(SMALL + 1)
+            if len(data) > SMALL:
+                raise CheckpointError(f"{name} has more than {SMALL >> 20} MB, far more than prompts need.")
+        else:
+            data = read_small(file)
+        lines = data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{name} is not a text in UTF-8; give one with a prompt on each line.") from error
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise CheckpointError(f"{name} holds no prompt; give a text in UTF-8 with a prompt on each line.")
+    return prompts
+
+
+def check_folder(folder: Path) -> None:
+    """Stops before hours of painting if nothing can be written there.
+
+    Raises:
+        CheckpointError: it is something else than a folder that is there or can be made.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise CheckpointError(f"{there} is not a folder; choose another --output.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise CheckpointError(f"{there} may not be written to; choose another --output.")
+
+
+def check_size(model: str | None, size: tuple[int, int] | None) -> None:
+    """Stops before a model is loaded if it has no such size; a Hub repository says it later.
+
+    Raises:
+        CheckpointError: width or height is no multiple of what the VAE makes of one latent.
+    """
+    from ..tiny import PAINT_CHECKPOINT
+
+    folder = PAINT_CHECKPOINT / "sd_base" if model is None else Path(model)
+    config = folder / "vae" / "config.json"
+    if size is None or not config.is_file():
+        return
+    blocks = read_json_file(config).get("block_out_channels")
+    factor = 2 ** (len(blocks) - 1) if isinstance(blocks, list) and 0 < len(blocks) < 12 else 1
+    if any(side % factor for side in size):
+        near = "x".join(str(max(round(side / factor), 1) * factor) for side in size)
+        raise CheckpointError(
+            f"Got --size {size[0]}x{size[1]}, expected multiples of {factor} for this model, such as {near}."
+        )
+
+
+class Painter:
+    """A loaded model with its settings.
+
+    Args:
+        model (`str`, *optional*): folder or Hub repository; the tiny one of the package by default.
+        scheduler (`str`, *optional*): `"ddpm"` or `"dpm++"`.
+        settings (`dict`): steps, size, negative, guidance and candidates, None for the model's own.
+        loading (`dict`): options of `VisCPMPaint`.
+    """
+
+    def __init__(self, model, scheduler, settings, loading):
+        from ..paint import VisCPMPaint
+        from ..tiny import GUIDANCE_SCALE, tiny_paint_repo
+
+        self.model = "VisCPM-Paint-tiny" if model is None else Path(model).name if os.path.isdir(model) else model
+        self.loading = {name: value for name, value in loading.items() if value is not None}
+        self.negative, self.size = settings["negative"] or "", settings["size"]
+        self.candidates = settings["candidates"]
+        self.guidance = settings["guidance"]
+        if self.guidance is None:
+            self.guidance = GUIDANCE_SCALE if model is None else 7.5
+        self.steps = settings["steps"] or (20 if scheduler == "dpm++" else 50)
+        model = tiny_paint_repo() if model is None else model
+        with warnings.catch_warnings():  # checkers and ranker are used where the repository has them
+            warnings.filterwarnings("ignore", r"[\s\S]* has no (safety_checker|prompt_checker|ranker), so")
+            self.painter = VisCPMPaint(model, **loading)
+        self.pipeline = self.painter.pipeline
+        if scheduler is not None:
+            self.pipeline.scheduler = _scheduler(scheduler, self.pipeline.scheduler.config)
+
+    def paint(self, prompts: list[str], folder: Path, seed: int | None, sheet: bool) -> int:
+        """Paints every prompt into a new file of a folder and prints where.
+
+        One at a time: in a batch a picture would differ in its last bits from the same one painted alone.
+
+        Args:
+            prompts: what to paint.
+            folder: made if it is not there.
+            seed: of every picture; one that comes again gets the next.
+            sheet: whether to save them side by side, too.
+
+        Returns:
+            The exit code: 1 if a prompt was refused.
+        """
+        painted, before = [], Counter()
+        for number, prompt in enumerate(prompts, 1):
+            own = secrets.randbits(32) if seed is None else (seed + before[prompt]) % 2**64
+            before[prompt] += 1
+            title = prompt[:30] if len(prompts) == 1 else f"{number}/{len(prompts)} {prompt[:30]}"
+            self.pipeline.set_progress_bar_config(
+                desc=printable(title), leave=False, disable=not is_terminal(sys.stderr)
+            )
+            try:
+                picture = self._picture(prompt, own)
+            except (ValueError, RuntimeError) as error:  # RuntimeError: it is NaN, or there is too little memory
+                tell(f"error: {quoted(prompt)}: {' '.join(str(error).split())}")
+                continue
+            path = save(picture, self._settings(prompt, own, picture), folder, prompt)
+            print(printable(str(path)), flush=True)
+            painted.append((path, prompt, picture))
+        if sheet and painted:
+            print(printable(str(_save_sheet(painted, folder))), flush=True)
+        return int(len(painted) < len(prompts))
+
+    def _picture(self, prompt, seed):
+        size = {} if self.size is None else {"width": self.size[0], "height": self.size[1]}
+        picture = self.painter.generate(
+            prompt,
+            negative_prompt=self.negative,
+            guidance_scale=self.guidance,
+            num_inference_steps=self.steps,
+            num_candidates=self.candidates,
+            generator=seed,
+            **size,
+        )
+        if self.pipeline.safety_checker is not None and picture.getbbox() is None:
+            tell(f"warning: {quoted(prompt)}: the image safety checker replaced the picture by a black one")
+        return picture
+
+    def _settings(self, prompt, seed, picture):
+        candidates = {} if self.candidates is None else {"candidates": self.candidates}
+        return {
+            "prompt": prompt,
+            "negative prompt": self.negative,
+            "seed": seed,
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "size": f"{picture.width}x{picture.height}",
+            "scheduler": type(self.pipeline.scheduler).__name__,
+            "model": self.model,
+            **candidates,
+            **self.loading,
+        }
+
+
+def save(picture: Image.Image, settings: dict, folder: Path, prompt: str) -> Path:
+    """Writes a picture to a new file: the next number of the folder, and what the prompt has of letters and digits.
+
+    Args:
+        picture: to write.
+        settings: for the PNG's text chunks, by name.
+        folder: made if it is not there.
+        prompt: for the name.
+    """
+    information = PngInfo()
+    for key, value in {"Software": f"viscpm-hf {__version__}", **settings}.items():
+        information.add_itxt(key, str(value))  # not tEXt, which has Latin letters only
+    data = io.BytesIO()
+    picture.save(data, "PNG", pnginfo=information)
+    letters = "".join(c if c.isalnum() else " " for c in unicodedata.normalize("NFC", prompt))
+    name = "_".join(letters.split())[:_NAME].strip("_") or "picture"
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = (re.match(r"(\d{1,9})_", each) for each in os.listdir(folder))
+    number = max((int(found[1]) for found in numbers if found), default=0) + 1
+    while True:
+        path = folder / f"{number:04}_{name}.png"
+        try:
+            file = open(path, "xb")
+        except FileExistsError:  # another process was faster
+            number += 1
+            continue
+        try:
+            with file:
+                file.write(data.getvalue())
+        except BaseException as error:
+            path.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise CheckpointError(f"Could not write {path} ({error.strerror}); nothing of it was left.") from error
+            raise
+        return path
+
+
+def _save_sheet(painted, folder):
+    """All pictures side by side, each over its file's number and, if there are fonts for it, its prompt."""
+    from ..tiny.world.contact_sheet import can_write, contact_sheet
+
+    labels = []
+    for path, prompt, _ in painted:
+        number, text = path.name.partition("_")[0], " ".join(prompt.split())
+        text = text if len(text) <= 80 else f"{text[:77]}..."
+        labels.append(f"{number} {text}" if can_write(text) else number)
+    pictures = [picture for *_, picture in painted]
+    scale = max(1, 192 // pictures[0].width)
+    columns = min(len(painted), 4)
+    about = {"pictures": "\n".join(path.name for path, *_ in painted)}
+    return save(contact_sheet(pictures, labels, columns, scale), about, folder, "sheet")
+
+
+def _scheduler(name, config):
+    from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
+
+    if name == "ddpm":
+        return DDPMScheduler.from_config(config)
+    # the spacing of the original's configuration would leave out the highest noise levels
+    return DPMSolverMultistepScheduler.from_config(config, timestep_spacing="trailing")
