@@ -58,15 +58,15 @@ def chat(
     device: Device = None,
 ) -> int:
     if question is not None and not question.strip():
-        raise typer.BadParameter("Got an empty --question: ask something, or leave it out for a conversation.")
+        raise typer.TyperException("Got an empty --question: ask something, or leave it out for a conversation.")
     if as_json and question is None:
-        raise typer.BadParameter("Got --json without --question: it is for a single answer.")
+        raise typer.TyperException("Got --json without --question: it is for a single answer.")
     return _chat(model, image, question, as_json, memory, quantization, dtype, device)
 
 
 @verb
 def _chat(model, image, question, as_json, memory, quantization, dtype, device):
-    from .conversation import converse, open_picture
+    from .conversation import converse, open_picture, states_of
     from .remarks import is_terminal, only_ours, tell
 
     picture = None if image is None else open_picture(image)  # before a model is loaded in vain
@@ -82,7 +82,8 @@ def _chat(model, image, question, as_json, memory, quantization, dtype, device):
         if question is None:
             return converse(chat, name, image, picture, interactive=is_terminal(sys.stdin))
         started = time.perf_counter()
-        answer, context, _ = chat.chat(picture, question)
+        states = None if picture is None else states_of(chat, image, picture)
+        answer, context, _ = chat.chat(None, question, vision_hidden_states=states)
         seconds = time.perf_counter() - started
     if as_json:
         found = {"question": question, "answer": answer, "context": context, "seconds": round(seconds, 3)}

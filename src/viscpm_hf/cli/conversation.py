@@ -16,6 +16,7 @@ from ..checkpoint.files.disk import open_regular
 from ..checkpoint.files.json_file import quoted
 from ..checkpoint.files.staging import staged
 from ..language import say
+from ..safety import UnsafeContentError
 from .examples import chat_examples
 from .remarks import is_terminal, tell
 
@@ -51,6 +52,14 @@ def open_picture(path: str | os.PathLike) -> Image.Image:
     return picture
 
 
+def states_of(chat, image, picture):
+    """What a `VisCPMChat` sees of a picture; ValueError if the safety checker refuses it."""
+    try:
+        return chat.encode_image(picture)
+    except UnsafeContentError as error:  # which names an argument of the class
+        raise ValueError(f"The image safety checker refused {quoted(str(image))}: use another picture.") from error
+
+
 class Conversation:
     """A picture, what was said about it, and the commands.
 
@@ -60,7 +69,7 @@ class Conversation:
         image (`Path`, *optional*), picture (`PIL.Image.Image`, *optional*): what it is about.
 
     Raises:
-        UnsafeContentError: the safety checker refuses the picture.
+        ValueError: the safety checker refuses the picture.
     """
 
     def __init__(self, chat, model: str, image=None, picture=None):
@@ -69,7 +78,7 @@ class Conversation:
 
     def show(self, image=None, picture=None) -> None:
         """Begins anew, about a picture or none."""
-        self.states = None if picture is None else self.chat.encode_image(picture)
+        self.states = None if picture is None else states_of(self.chat, image, picture)
         self.image, self.context, self.turns = image, "", []
 
     def answer(self, question: str) -> None:
@@ -203,7 +212,7 @@ def _next_line(interactive):
         raise EOFError
     if interactive and is_terminal(sys.stdout):
         return input(PROMPT)
-    if interactive and sys.stderr is not None:
+    if interactive:
         print(PROMPT, end="", file=sys.stderr, flush=True)
     line = sys.stdin.readline()
     if not line:

@@ -1,7 +1,5 @@
 """What the tiny models in the package understand. Imports nothing that takes long."""
 
-import sys
-
 import typer
 
 from ..language import say
@@ -70,7 +68,5 @@ def paint_option(asked: bool) -> None:
 
 def _print_and_exit(asked, examples):
     if asked:
-        if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has every character
         print(examples())
         raise typer.Exit()

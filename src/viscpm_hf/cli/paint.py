@@ -126,9 +126,9 @@ def paint(
     device: Device = None,
 ) -> int:
     if not prompts and file is None:
-        raise typer.BadParameter('Got no prompt: give some, as in viscpm paint "a red circle", or --file TXT.')
+        raise typer.TyperException('Got no prompt: give some, as in viscpm paint "a red circle", or --file TXT.')
     if not all(prompt.strip() for prompt in prompts or ()):
-        raise typer.BadParameter("Got an empty prompt: say what to paint.")
+        raise typer.TyperException("Got an empty prompt: say what to paint.")
     settings = {"steps": steps, "size": size, "negative": negative, "guidance": guidance, "candidates": candidates}
     loading = {"memory": memory, "quantization": quantization, "dtype": dtype, "device": device}
     return _paint(list(prompts or ()), file, model, output, seed, scheduler, settings, loading, sheet)

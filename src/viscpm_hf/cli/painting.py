@@ -14,9 +14,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from .. import __version__
-from ..checkpoint.errors import CheckpointError, printable
+from ..checkpoint.errors import CheckpointError
 from ..checkpoint.files.disk import SMALL, read_small
 from ..checkpoint.files.json_file import quoted, read_json_file
+from ..language import printable
+from ..safety import UnsafeContentError
 from .remarks import is_terminal, tell
 
 _NAME = 40  # characters of a prompt in a file's name
@@ -134,7 +136,9 @@ class Painter:
             try:
                 picture = self._picture(prompt, own)
             except (ValueError, RuntimeError) as error:  # RuntimeError: it is NaN, or there is too little memory
-                tell(f"error: {quoted(prompt)}: {' '.join(str(error).split())}")
+                refused = isinstance(error, UnsafeContentError)
+                why = "the prompt checker refused it, use another" if refused else " ".join(str(error).split())
+                tell(f"error: {quoted(prompt)}: {why}")
                 continue
             path = save(picture, self._settings(prompt, own, picture), folder, prompt)
             print(printable(str(path)), flush=True)

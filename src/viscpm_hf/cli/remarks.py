@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..checkpoint.errors import printable
+from ..language import printable
 from ..libraries import quiet
 
 # of libraries that talk of the machine, of what they lack, and of a configuration that is meant
@@ -13,14 +13,14 @@ _LIBRARIES = ("transformers", "diffusers", "torchao", "bitsandbytes", "accelerat
 
 
 def is_terminal(stream) -> bool:
-    """Whether somebody looks at a standard file; None is one that was closed before Python started."""
-    return stream is not None and stream.isatty()
+    """Whether somebody is at the other end of a standard file."""
+    return stream is not None and stream.isatty()  # None: standard input that was closed before Python started
 
 
 def tell(text: str) -> None:
-    """A line on stderr, fit for a terminal."""
-    if sys.stderr is not None:
-        print(printable(text), file=sys.stderr, flush=True)
+    """Lines on stderr, fit for a terminal."""
+    for line in text.split("\n"):
+        print(printable(line), file=sys.stderr, flush=True)
 
 
 @contextmanager

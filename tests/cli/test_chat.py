@@ -1,0 +1,264 @@
+"""Guards `viscpm chat`: the answer and nothing else, conversations from a pipe and at a terminal, what goes wrong."""
+
+import io
+import json
+import os
+import re
+import select
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from viscpm_hf import VisCPMChat
+from viscpm_hf.cli import examples, main
+from viscpm_hf.tiny import PICTURES, tiny_chat_repo
+
+CIRCLE, TRIANGLE, HEARTS = sorted(PICTURES.glob("*.png"))
+WHERE, THERE = "红色的图形在哪里？", "它在左上角。"
+
+
+@pytest.fixture(scope="module")
+def repo():
+    return tiny_chat_repo()
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """Runs the verb with some bytes as standard input; exit code, output and errors."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+    def run(*arguments, stdin=b"", encoding="utf-8"):
+        data = stdin if isinstance(stdin, bytes) else stdin.encode()
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding=encoding))
+        code = main(["chat", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_a_question_prints_its_answer_and_nothing_else(repo, run):
+    assert run("--model", repo, "--image", CIRCLE, "--question", WHERE) == (0, f"{THERE}\n", "")
+
+
+def test_json_holds_what_there_is_to_know(repo, run):
+    code, out, err = run("--model", repo, "--image", CIRCLE, "--question", WHERE, "--json")
+    found = json.loads(out)
+    assert (code, err, out.count("\n")) == (0, "", 1) and found.pop("seconds") > 0
+    assert found == {
+        "question": WHERE,
+        "answer": THERE,
+        "context": f"User: {WHERE}\nAI: {THERE}\n",
+        "model": str(repo),
+        "image": str(CIRCLE),
+    }
+
+
+def test_without_a_model_the_tiny_one_answers_and_says_so_once(run):
+    code, out, err = run("--image", CIRCLE, "--question", WHERE)
+    assert (code, out, err.count("\n")) == (0, f"{THERE}\n", 1)
+    assert "--model" in err and str(CIRCLE) in err and "Where is the red object?" in err and WHERE in err
+
+
+def test_the_examples_are_answered_as_they_say(repo, run):
+    code, out, err = run("--examples")
+    assert code == 0 and not err
+    chat = VisCPMChat(repo, image_safety_checker=False)
+    for picture, question, answer in examples.QUESTIONS:
+        assert chat.chat(PICTURES / picture, question)[0] == answer
+        assert str(PICTURES / picture) in out and question in out and answer in out
+
+
+def test_examples_need_no_torch():
+    code = "import sys; from viscpm_hf.cli import main\nmain(sys.argv[1:]); assert 'torch' not in sys.modules"
+    for verb in ("chat", "paint"):
+        command = [sys.executable, "-c", f"import sys; sys.argv[0] = 'viscpm'\n{code}", verb, "--examples"]
+        subprocess.run(command, check=True, capture_output=True)
+
+
+def test_without_a_picture_it_talks_all_the_same(repo, run):
+    code, out, err = run("--model", repo, "--question", "你好")
+    assert code == 0 and not err and out.strip()
+
+
+def test_a_photo_is_seen_as_the_camera_was_held(repo, run, tmp_path):
+    """The picture lies on its side in the file; EXIF says how to turn it."""
+    photo, exif = tmp_path / "photo.png", Image.Exif()
+    exif[0x0112] = 6
+    Image.open(CIRCLE).rotate(90, expand=True).save(photo, exif=exif)
+    assert run("--model", repo, "--image", photo, "--question", WHERE)[1] == f"{THERE}\n"
+    assert run("--model", repo, stdin=f"/image {photo}\n{WHERE}\n")[1] == f"{THERE}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments, code, message",
+    [
+        (["--question", ""], 2, "empty --question"),
+        (["--question", " \n"], 2, "empty --question"),
+        (["--json"], 2, "--json without --question"),
+        (["--question", "?", "--device", "abacus"], 2, "--device"),
+        (["--question", "?", "--image", "nowhere.png"], 1, "There is no file nowhere.png"),
+        (["--question", "?", "--image", __file__], 1, "is not a picture"),
+        (["--question", "?", "--image", PICTURES], 1, "is a folder"),
+        (["--question", "?", "--model", "/no/where"], 1, "/no/where does not exist"),
+        (["--question", "?", "--memory", "apples"], 1, "'apples'"),
+    ],
+)
+def test_what_goes_wrong_is_one_sentence(run, arguments, code, message):
+    found, out, err = run(*arguments)
+    last = err.splitlines()[-1]
+    assert (found, out) == (code, "") and message in last and last.startswith("error: ")
+    assert len(err.splitlines()) <= 2 and "Traceback" not in err
+
+
+def test_a_conversation_through_a_pipe(repo, run, tmp_path):
+    """Turns build on each other as chat()'s do; empty lines, Windows' line ends, a mark at the start are nothing."""
+    saved = tmp_path / "my talk.json"
+    lines = ["\ufeff" + WHERE, "", "它是什么形状？\r", f"/save {saved}", f"/IMAGE {TRIANGLE}", "What colour is it?"]
+    code, out, err = run("--model", repo, "--image", CIRCLE, stdin="\n".join(lines))
+    assert code == 0 and "error" not in err and ">" not in out
+    assert out.splitlines()[:2] == [THERE, "它是圆形。"] and len(out.splitlines()) == 3
+    chat, context, states = VisCPMChat(repo, image_safety_checker=False), "", None
+    found = json.loads(saved.read_text(encoding="utf-8"))
+    for turn in found["turns"]:
+        answer, context, states = chat.chat(CIRCLE, turn["question"], context, states, num_beams=1)
+        assert turn["answer"] == answer
+    assert found["context"] == context and found["image"] == str(CIRCLE) and found["model"] == str(repo)
+
+
+def test_reset_forgets_the_turns_and_keeps_the_picture(repo, run, tmp_path):
+    saved = tmp_path / "new" / "talk.txt"
+    _, out, _ = run("--model", repo, "--image", CIRCLE, stdin=f"{WHERE}\n/reset\n{WHERE}\n／save '{saved}'\n/quit\n?")
+    assert out == f"{THERE}\n{THERE}\n"
+    assert saved.read_text(encoding="utf-8") == f"Image: {CIRCLE}\nUser: {WHERE}\nAI: {THERE}\n"
+
+
+def test_what_goes_wrong_in_a_turn_does_not_end_the_conversation(repo, run, tmp_path):
+    taken = tmp_path / "taken.txt"
+    taken.write_text("precious")
+    bad = {
+        b"/fly": "There is no '/fly'",
+        b"/save": "needs the name of a file",
+        b"/reset now": "takes nothing",
+        b"/image nowhere.png": "There is no file nowhere.png",
+        f"/image {__file__}".encode(): "is not a picture",
+        f"/save {tmp_path / 'early.txt'}".encode(): "nothing to save",
+        b"\xff\xfe": "not a text in UTF-8",
+    }
+    stdin = b"\n".join([*bad, WHERE.encode(), f"/save {taken}".encode()])
+    code, out, err = run("--model", repo, "--image", CIRCLE, stdin=stdin)
+    assert (code, out) == (1, f"{THERE}\n")
+    assert len(err.splitlines()) == len(bad) + 1 and all(line.startswith("error: ") for line in err.splitlines())
+    for line, message in zip(err.splitlines(), [*bad.values(), "exists already"], strict=True):
+        assert message in line
+    assert taken.read_text() == "precious" and not (tmp_path / "early.txt").exists()
+
+
+def test_a_pipe_of_another_encoding_is_read_as_utf_8(repo, run):
+    assert run("--model", repo, "--image", CIRCLE, stdin=WHERE, encoding="ascii")[1] == f"{THERE}\n"
+
+
+def test_an_unsafe_picture_is_refused_and_the_last_one_stays(repo, run, tmp_path, capsys):
+    from test_safety import SAFE, UNSAFE, save_tiny_checker
+
+    folder = shutil.copytree(repo, tmp_path / "checked")
+    save_tiny_checker(folder / "safety_checker")
+    SAFE.save(tmp_path / "safe.png")
+    UNSAFE.save(tmp_path / "unsafe.png")
+    capsys.readouterr()
+    asked = ["--model", folder, "--image"]
+    code, out, err = run(*asked, tmp_path / "unsafe.png", "--question", WHERE)
+    assert (code, out) == (1, "") and "image safety checker refused" in err and err.count("\n") == 1
+    lines = f"What is it?\n/image {tmp_path / 'unsafe.png'}\nWhat is it?\n/save {tmp_path / 'talk.json'}"
+    code, out, err = run(*asked, tmp_path / "safe.png", stdin=lines)
+    assert code == 1 and len(out.splitlines()) == 2 and "image safety checker refused" in err
+    found = json.loads((tmp_path / "talk.json").read_text())
+    assert len(found["turns"]) == 2 and found["image"].endswith("/safe.png")
+
+
+class Terminal:
+    """The verb at a terminal of its own."""
+
+    def __init__(self, *arguments, **environment):
+        import pty
+
+        ours, theirs = pty.openpty()
+        environment = {**os.environ, "TERM": "xterm", "LC_ALL": "C.UTF-8", **environment}
+        command = [sys.executable, "-m", "viscpm_hf.cli", "chat", *map(str, arguments)]
+        options = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
+        # a session of its own, whose terminal this is: else no key is a signal
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", LEADER, *command], env=environment, start_new_session=True, **options
+        )
+        os.close(theirs)
+        self.ours, self.seen = ours, ""
+
+    def wait_for(self, pattern, seconds=90):
+        """What is shown up to a pattern, without colours."""
+        end = time.monotonic() + seconds
+        while not (found := re.search(pattern, self.seen)):
+            ready = select.select([self.ours], [], [], max(0, end - time.monotonic()))[0]
+            assert ready, f"waited for {pattern!r}, saw {self.seen!r}"
+            self.read()
+        shown, self.seen = self.seen[: found.end()], self.seen[found.end() :]
+        return shown
+
+    def read(self):
+        try:
+            data = os.read(self.ours, 65536)
+        except OSError:  # how Linux says that nobody is left at the other end
+            data = b""
+        assert data, f"it ended, saw {self.seen!r}"
+        self.seen += re.sub(r"\x1b\[[?\d;]*[a-zA-Z]", "", data.decode(errors="replace"))
+
+    def type(self, text):
+        os.write(self.ours, text.encode())
+
+    def end(self):
+        code = self.process.wait(60)
+        os.close(self.ours)
+        return code
+
+
+LEADER = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such terminals")
+def test_at_a_terminal(chat_repo, tmp_path):
+    """Ctrl-C stops an answer, clears a line, and ends it where nothing is typed; questions are in the next history."""
+    state = {"XDG_STATE_HOME": str(tmp_path)}
+    terminal = Terminal("--model", chat_repo, **state)  # of random weights, whose answers have no end for long
+    terminal.wait_for(r"/help.*\r\n> ")
+    terminal.type("/help\n")
+    assert "/image FILE" in terminal.wait_for("Ctrl-C stops an answer\r\n> ")
+    terminal.type("鲲鹏\n")
+    terminal.wait_for("鲲鹏\r\n.{20}")
+    terminal.type("\x03")
+    assert len(terminal.wait_for(r"Stopped.*\r\n> ")) < 3000
+    terminal.type("half a que")
+    terminal.wait_for("half a que")
+    terminal.type("\x03")
+    terminal.wait_for("> ")
+    terminal.type("/save " + str(tmp_path / "talk.txt") + "\n")  # nothing counts as said
+    terminal.wait_for(r"nothing to save\.\r\n> ")
+    terminal.type("\x03")
+    assert terminal.end() == 130
+    history = (tmp_path / "viscpm_hf" / "chat_history").read_text(encoding="utf-8")
+    assert "鲲鹏" in history and "Traceback" not in terminal.seen
+
+    terminal = Terminal("--model", tiny_chat_repo(), "--image", CIRCLE, **state)
+    terminal.wait_for("> ")
+    terminal.type(f"{WHERE}\n")
+    terminal.wait_for(f"\r\n{THERE}\r\n> ")
+    terminal.type("\x1b[A\x1b[A\x1b[A")  # up to what was asked in the first conversation
+    terminal.wait_for("鲲鹏|save")
+    terminal.type("\x15\x04")  # away with the line, and the end
+    assert terminal.end() == 0
