@@ -1,6 +1,7 @@
-"""Guards `viscpm paint`: pictures that say how to paint them again, nothing overwritten, one sentence for a bad prompt."""
+"""Guards `viscpm paint`: pictures that say how to paint them again, nothing overwritten, what goes wrong."""
 
 import io
+import shutil
 import sys
 
 import numpy as np
@@ -134,7 +135,12 @@ def test_refused_prompts_do_not_keep_others_from_being_painted(run, tmp_path):
 
     parts = prompt_checker_parts(tmp_path, "月", "血")
     golden_pipeline(**parts).save_pretrained(tmp_path / "repo")
-    code, lines, err = run("血", "月", "长" * 5000, "a \udcff", "--model", tmp_path / "repo", *FAST, "--sheet")
+    code, lines, err = run("red", "green", "--model", tmp_path / "repo", *FAST)  # of two, one remark
+    assert (
+        (code, len(lines)) == (0, 2) and err.startswith("warning: The prompt is not Chinese") and err.count("\n") == 1
+    )
+    shutil.rmtree("painted")
+    code, lines, err = run("血", "月", "长" * 5000, "长 \udcff", "--model", tmp_path / "repo", *FAST, "--sheet")
     assert code == 1 and lines == ["painted/0001_月.png", "painted/0002_sheet.png"]
     errors = err.splitlines()
     assert len(errors) == 3 and all(line.startswith("error: ") for line in errors)

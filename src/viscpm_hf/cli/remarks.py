@@ -32,7 +32,7 @@ def only_ours() -> Iterator[None]:
         from ..checkpoint.layout.diffusers_classes import diffusers_logging
 
         warnings.simplefilter("always")
-        warnings.showwarning = _show
+        warnings.showwarning = _told_once()
         loggings = (transformers_logging, diffusers_logging)
         shown = [each for each in loggings if each.is_progress_bar_enabled()]
         if not is_terminal(sys.stderr):
@@ -46,9 +46,17 @@ def only_ours() -> Iterator[None]:
                     each.enable_progress_bar()
 
 
-def _show(message, category, filename, lineno, file=None, line=None):
-    frame = sys._getframe(1)  # not `filename`, which is whatever the caller's stack has at some height
-    while frame and frame.f_globals.get("__name__") in ("warnings", "_py_warnings"):
-        frame = frame.f_back
-    if frame and frame.f_globals.get("__name__", "").startswith("viscpm_hf."):
-        tell(f"warning: {' '.join(str(message).split())}")
+def _told_once():
+    """What shows a warning, if it is ours and was not shown before; "once" of `warnings` is for a whole process."""
+    told = set()
+
+    def show(message, category, filename, lineno, file=None, line=None):
+        frame = sys._getframe(1)  # not `filename`, which is whatever the caller's stack has at some height
+        while frame and frame.f_globals.get("__name__") in ("warnings", "_py_warnings"):
+            frame = frame.f_back
+        ours = frame and frame.f_globals.get("__name__", "").startswith("viscpm_hf.")
+        if ours and str(message) not in told:
+            told.add(str(message))
+            tell(f"warning: {' '.join(str(message).split())}")
+
+    return show
