@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import typer
@@ -230,7 +231,7 @@ def test_links_resolve(name):
     for link in page.links:
         if link.startswith(("https://", "mailto:")):
             continue
-        path, _, anchor = link.partition("#")
+        path, _, anchor = unquote(link).partition("#")
         target = (page.path.parent / path).resolve() if path else page.path
         assert target.exists(), link
         assert target.is_relative_to(ROOT), link
