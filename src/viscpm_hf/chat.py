@@ -1,13 +1,18 @@
 """VisCPMChat: the original package's class for talking about a picture, on transformers."""
 
+import os
 import queue
 import threading
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from transformers.generation import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
-from transformers.utils.quantization_config import QuantizationMethod
+from transformers.utils.quantization_config import QuantizationConfigMixin, QuantizationMethod
 
 from .checkpoint.repo import check_is_converted, loads_or_says_why
 from .memory.budget import find_plan
@@ -18,6 +23,8 @@ from .remote_code.configuration_viscpm_chat import VisCPMChatConfig
 from .remote_code.modeling_viscpm_chat import VisCPMChatForConditionalGeneration
 from .remote_code.processing_viscpm_chat import VisCPMChatProcessor
 from .safety import load_image_safety_checker
+
+Picture = Image.Image | np.ndarray | torch.Tensor | str | os.PathLike  # a text is a path or an address
 
 # what generate() takes beside its settings
 _OWN_INPUTS = {
@@ -56,12 +63,12 @@ class VisCPMChat:
     @loads_or_says_why
     def __init__(
         self,
-        model_path,
-        image_safety_checker=None,
-        device=None,
-        dtype=None,
-        memory=None,
-        quantization=None,
+        model_path: str | os.PathLike,
+        image_safety_checker: bool | str | os.PathLike | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        memory: str | int | None = None,
+        quantization: str | QuantizationConfigMixin | None = None,
     ):
         _check_is_converted(model_path)
         # not `model.device`, which is "meta" where weights are brought in layer by layer
@@ -84,11 +91,18 @@ class VisCPMChat:
         # weights that are brought in and taken away again are there for one answer at a time
         self._turn = nullcontext() if plan is None or plan.in_place else threading.RLock()
 
-    def chat(self, image, question, context="", vision_hidden_states=None, **generate_kwargs):
+    def chat(
+        self,
+        image: Picture | None,
+        question: str,
+        context: str = "",
+        vision_hidden_states: torch.Tensor | None = None,
+        **generate_kwargs: Any,
+    ) -> tuple[str, str, torch.Tensor | None]:
         """Answers one question.
 
         Args:
-            image: a picture in any form that [`VisCPMChatImageProcessor`] takes; None to talk without one.
+            image: a picture in any form that `VisCPMChatImageProcessor` takes; None to talk without one.
             question (`str`): plain text.
             context (`str`, *optional*): earlier turns, as the previous call returned them.
             vision_hidden_states (`torch.Tensor`, *optional*): what the previous call returned, (1, query_num, hidden);
@@ -106,8 +120,10 @@ class VisCPMChat:
         item = {"image": image, "question": question, "context": context, "vision_hidden_states": vision_hidden_states}
         return self.batch_chat([item], **generate_kwargs)[0]
 
-    def batch_chat(self, items, **generate_kwargs):
-        """Answers several questions at once, each as [`~VisCPMChat.chat`] would.
+    def batch_chat(
+        self, items: Sequence[dict[str, Any]], **generate_kwargs: Any
+    ) -> list[tuple[str, str, torch.Tensor | None]]:
+        """Answers several questions at once, each as `VisCPMChat.chat` would.
 
         Args:
             items (`list[dict]`): the arguments of `chat`: `image`, `question`, `context`, `vision_hidden_states`.
@@ -131,7 +147,14 @@ class VisCPMChat:
             for item, answer, state in zip(items, answers, states, strict=True)
         ]
 
-    def stream(self, image, question, context="", vision_hidden_states=None, **generate_kwargs):
+    def stream(
+        self,
+        image: Picture | None,
+        question: str,
+        context: str = "",
+        vision_hidden_states: torch.Tensor | None = None,
+        **generate_kwargs: Any,
+    ) -> Iterator[str]:
         """Answers one question piece by piece, greedily or by sampling.
 
         Args:
@@ -155,7 +178,7 @@ class VisCPMChat:
         inputs, tables, _ = self._prepare([item])
         return self._stream(inputs, tables[0], options)
 
-    def encode_image(self, image):
+    def encode_image(self, image: Picture) -> torch.Tensor:
         """The states of a picture, (1, query_num, hidden), which every question about it may reuse.
 
         Raises:
@@ -170,7 +193,7 @@ class VisCPMChat:
         with self._turn, torch.no_grad():
             return self.model.get_image_features(pixel_values.to(self.device)).pooler_output
 
-    def add_turn(self, context, question, answer):
+    def add_turn(self, context: str, question: str, answer: str) -> str:
         """The context with one more turn, in the original's grammar whatever the texts are."""
         for name, text in (("context", context), ("question", question), ("answer", answer)):
             if not isinstance(text, str):

@@ -1,10 +1,14 @@
 """VisCPMPaint: the original package's class for painting from a prompt, on diffusers."""
 
+import os
 import re
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import torch
+from PIL import Image
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from .checkpoint.files.json_file import quoted
 from .checkpoint.repo import check_is_converted, loads_or_says_why
@@ -74,14 +78,14 @@ class VisCPMPaint:
     @loads_or_says_why
     def __init__(
         self,
-        model_path,
-        image_safety_checker=True,
-        prompt_safety_checker=True,
-        add_ranker=True,
-        device=None,
-        dtype=None,
-        memory=None,
-        quantization=None,
+        model_path: str | os.PathLike,
+        image_safety_checker: bool = True,
+        prompt_safety_checker: bool = True,
+        add_ranker: bool = True,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | Mapping[str, str | torch.dtype] | None = None,
+        memory: str | int | None = None,
+        quantization: str | QuantizationConfigMixin | None = None,
     ):
         wanted = dict(zip(_PARTS, (image_safety_checker, prompt_safety_checker, add_ranker), strict=True))
         for argument, want in wanted.items():
@@ -123,14 +127,14 @@ class VisCPMPaint:
     @torch.no_grad()
     def generate(
         self,
-        prompt,
-        negative_prompt=None,
-        num_images_per_prompt=1,
-        guidance_scale=7.5,
-        image_size=None,
-        generator=None,
-        **kwargs,
-    ):
+        prompt: str,
+        negative_prompt: str | None = None,
+        num_images_per_prompt: int = 1,
+        guidance_scale: float = 7.5,
+        image_size: int | None = None,
+        generator: torch.Generator | int | list[torch.Generator | int] | None = None,
+        **kwargs: Any,
+    ) -> Image.Image | list[Image.Image]:
         """Paints one prompt.
 
         Ranker and prompt checker know Chinese only; for a prompt without a Chinese character they are left out, with a

@@ -30,12 +30,14 @@ class ImageSafetyChecker:
         image_processor (`CLIPImageProcessorPil`).
     """
 
-    def __init__(self, model, image_processor):
+    def __init__(self, model: StableDiffusionSafetyChecker, image_processor: CLIPImageProcessorPil):
         self.model = model.eval()
         self.image_processor = image_processor
 
     @classmethod
-    def from_pretrained(cls, path, subfolder="", device=None):
+    def from_pretrained(
+        cls, path: str | os.PathLike, subfolder: str = "", device: str | torch.device | None = None
+    ) -> "ImageSafetyChecker":
         """Loads the checker in float32 (half precision can turn its scores into NaN, which flag nothing).
 
         Args:
@@ -77,7 +79,7 @@ class ImageSafetyChecker:
         blackened = np.zeros((len(pictures), 1, 1, 3))  # the checker wants images to black out, we refuse instead
         return self.model(clip_input=pixel_values.to(self.model.device), images=blackened)[1]
 
-    def check(self, pictures: list[Image.Image]):
+    def check(self, pictures: list[Image.Image]) -> None:
         """Raises `UnsafeContentError` if any of the RGB pictures is unsafe."""
         unsafe = [index + 1 for index, flag in enumerate(self.flags(pictures)) if flag] if pictures else []
         if unsafe:
@@ -87,7 +89,9 @@ class ImageSafetyChecker:
             )
 
 
-def load_image_safety_checker(choice, model_path, device=None) -> ImageSafetyChecker | None:
+def load_image_safety_checker(
+    choice: bool | str | os.PathLike | None, model_path: str | os.PathLike, device: str | torch.device | None = None
+) -> ImageSafetyChecker | None:
     """Finds the checker that `VisCPMChat(image_safety_checker=choice)` means.
 
     Args:

@@ -20,7 +20,7 @@ def convert_cpmbee(
     max_shard_size: str | int = "5GB",
     progress: bool = True,
 ) -> Path:
-    """Converts an original CPM-Bee checkpoint, a text model; arguments, result and errors as in [`convert_chat`]."""
+    """Converts an original CPM-Bee checkpoint, a text model; arguments, result and errors as in `convert_chat`."""
     job = Job(checkpoint, vocab, output, dtype, max_shard_size)
     job.fit(PLAIN_CPMBEE)
     config = configs.llm_config(job.match.sizes, job.tokenizer, llm_config, scale_down_proj_input=False)

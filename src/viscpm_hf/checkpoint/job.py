@@ -1,7 +1,9 @@
 """What every conversion does: check everything, then write a folder that appears when it is complete."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,7 +38,14 @@ class Job:
         match, tokenizer: after `fit`.
     """
 
-    def __init__(self, checkpoint, vocab, output, dtype: str, max_shard_size: str | int):
+    def __init__(
+        self,
+        checkpoint: str | os.PathLike,
+        vocab: str | os.PathLike,
+        output: str | os.PathLike,
+        dtype: str,
+        max_shard_size: str | int,
+    ):
         self.checkpoint, self.vocab, self.output = Path(checkpoint), Path(vocab), Path(output)
         self.dtype, self.limit = target_dtype(dtype), parse_size(max_shard_size, "the size of a shard")
         refuse_existing(self.output)
@@ -50,7 +59,7 @@ class Job:
         self.family, self.match = family, match(family, self.tensors, self.checkpoint)
         self.tokenizer = _tokenizer(self.vocab)
 
-    def run(self, write_rest: Callable[[Path, torch.dtype], None], progress: bool, **fields) -> Path:
+    def run(self, write_rest: Callable[[Path, torch.dtype], None], progress: bool, **fields: Any) -> Path:
         """Writes the repository.
 
         Args:

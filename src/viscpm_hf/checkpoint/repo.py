@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import torch
 import transformers
@@ -140,7 +141,9 @@ def _write(path: Path, text: str) -> None:
     path.write_bytes(text.encode("utf-8", "replace"))  # names of files need not be Unicode
 
 
-def write_report(folder: Path, source: Mapping, tensors: Mapping[str, StoredTensor], match: Match, **fields) -> dict:
+def write_report(
+    folder: Path, source: Mapping, tensors: Mapping[str, StoredTensor], match: Match, **fields: Any
+) -> dict:
     """conversion.json: where the repository came from and what became of every tensor.
 
     Args:
@@ -269,7 +272,7 @@ def read_repo(repo: Path, family: Family) -> dict[str, StoredTensor]:
     return tensors
 
 
-def check_is_converted(model_path, name: str, verb: str, config_file: str):
+def check_is_converted(model_path: str | os.PathLike, name: str, verb: str, config_file: str) -> None:
     """Raises an error that says how to convert, unless this may be a converted folder or a Hub repository.
 
     Args:

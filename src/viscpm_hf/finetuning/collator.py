@@ -2,6 +2,8 @@
 
 import torch
 
+from ..remote_code.processing_viscpm_chat import VisCPMChatProcessor
+
 IGNORED = -100
 
 
@@ -28,12 +30,13 @@ class ChatCollator:
         ValueError: A sample is longer than `max_length` even without its earlier turns, or lacks question or answer.
     """
 
-    def __init__(self, processor, max_length: int | None = None, columns: int = 32):
+    def __init__(self, processor: VisCPMChatProcessor, max_length: int | None = None, columns: int = 32):
         self.processor = processor
         self.max_length = max_length
         self.columns = columns
 
     def __call__(self, samples: list[dict]) -> dict[str, torch.Tensor]:
+        """A batch for the model, padded on the right, of rows of the dataset."""
         encodings = [self.encode(sample) for sample in samples]
         table = self._share_extension_table(encodings)
         batch = dict(self.processor.pad(encodings, padding_side="right", length=self.max_length))

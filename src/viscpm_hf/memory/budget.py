@@ -4,9 +4,10 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..checkpoint.files.json_file import quoted
 from ..checkpoint.files.sizes import parse_size, shown
@@ -64,7 +65,14 @@ def _rounded_up(nbytes):
     return f"{math.ceil(nbytes / 1e8) / 10} GB" if nbytes >= 1e9 else f"{math.ceil(nbytes / 1e7) * 10} MB"
 
 
-def find_plan(model_path, device, memory=None, quantization=None, dtype=None, without=()) -> Plan | None:
+def find_plan(
+    model_path: str | os.PathLike,
+    device: torch.device,
+    memory: str | int | None = None,
+    quantization: str | QuantizationConfigMixin | None = None,
+    dtype: str | torch.dtype | Mapping | None = None,
+    without: Collection[str] = (),
+) -> Plan | None:
     """The plan that the arguments of a drop-in class mean; None to load as usual.
 
     Args:
@@ -118,7 +126,7 @@ def find_plan(model_path, device, memory=None, quantization=None, dtype=None, wi
     return plan
 
 
-def checked_dtype(dtype):
+def checked_dtype(dtype: str | torch.dtype | Mapping | None) -> torch.dtype | dict[str, torch.dtype | None] | None:
     """What `list_plans` takes of what a drop-in class was given."""
     if isinstance(dtype, Mapping):
         return {name: checked_dtype(each) for name, each in dtype.items()}

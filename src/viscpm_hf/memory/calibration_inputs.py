@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -87,7 +88,7 @@ def load_exact(folder: Path, original: Path) -> CpmBeeModel:
     return model.eval()
 
 
-def load_model(folder: Path, original: Path, **options) -> tuple[CpmBeeModel, dict]:
+def load_model(folder: Path, original: Path, **options: Any) -> tuple[CpmBeeModel, dict]:
     """A language model and what is to be said of its loading; arguments and errors as for `load_exact`."""
     return _loaded(CpmBeeModel, folder, original, dtype="auto", output_loading_info=True, **options)
 
@@ -157,7 +158,9 @@ def require_parts(folder: Path, files: Collection[Path]) -> None:
             raise CheckpointError(f"{folder / part} has no weight files; convert the checkpoint again.")
 
 
-def require_moderate(prompts: Sequence[str], tokenizer: CpmBeeTokenizer, language: Mapping, device: torch.device):
+def require_moderate(
+    prompts: Sequence[str], tokenizer: CpmBeeTokenizer, language: Mapping, device: torch.device
+) -> None:
     """CheckpointError for prompts that are longer than captions are, or more than there is memory for.
 
     Args:

@@ -61,6 +61,7 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._reorder_linear_weight(weight, self.expected_rows)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """The product of rows `(..., in_features)` with the packed weight, `(..., out_features)`."""
         return torch.ops.viscpm_hf.packed_linear(states, self.packed, self.out_features)
 
     def unpacked(self) -> torch.Tensor:
@@ -98,6 +99,7 @@ class PackedInt8Linear(PackedLinear):
         return torch.ops.onednn.qlinear_prepack(weight.qdata, None)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """The product of rows `(..., in_features)` with the packed weight, `(..., out_features)`."""
         rows = states.reshape(-1, self.in_features)
         # as torchao does: half of 255 levels to the largest value, which is then cut off
         scale = (rows.abs().amax(-1, keepdim=True).float() / 127.5).clamp_(min=torch.finfo(torch.float32).eps)
@@ -106,6 +108,7 @@ class PackedInt8Linear(PackedLinear):
         return product.mul_(scale).to(states.dtype).view(*states.shape[:-1], self.out_features)
 
     def unpacked(self) -> torch.Tensor:
+        """The weight as torchao has it."""
         qdata = self.packed.to_dense().reshape(self.in_features, self.out_features).T.contiguous()
         return self.weight_class.__tensor_unflatten__({"qdata": qdata, **self.small}, self.rest, None, None)
 
@@ -129,7 +132,7 @@ def pack_linears(model: nn.Module) -> None:
         linear.weight = None  # torchao ties a layer to itself, which would keep it
 
 
-def pack_chat(model) -> None:
+def pack_chat(model: nn.Module) -> None:
     """Packs a Chat model as the drop-in class has it on a CPU.
 
     Where the blocks are 8-bit, the head is rounded alike; the embedding keeps its values.

@@ -4,22 +4,31 @@ import contextlib
 import copy
 import ctypes
 import os
+from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import PreTrainedModel
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..checkpoint.files.json_file import quoted
 from ..libraries import quiet
 from .budget import WORDS
 from .machine import physical_memory
 from .packing import pack_chat
+from .plans import Plan
 from .sizes import CHECKERS, LANGUAGE
+
+if TYPE_CHECKING:  # takes seconds to import, and Chat does without
+    from diffusers import DiffusionPipeline
 
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # of glibc's mallopt
 # what quantization must leave alone, matched from the start of a module's full name
 _NOT_QUANTIZED = ("model.vision_tower", "model.connector", "lm_head")
 
 
-def load_chat(model_class, model_path, plan, device):
+def load_chat(
+    model_class: type[PreTrainedModel], model_path: str | os.PathLike, plan: Plan, device: torch.device
+) -> PreTrainedModel:
     """A Chat model, loaded and placed as planned.
 
     Args:
@@ -51,8 +60,22 @@ def load_chat(model_class, model_path, plan, device):
     return model
 
 
-def load_paint(pipeline_class, model_path, plan, device, **options):
-    """A Paint pipeline, loaded and placed as planned; `options` are for its `from_pretrained`."""
+def load_paint(
+    pipeline_class: "type[DiffusionPipeline]",
+    model_path: str | os.PathLike,
+    plan: Plan,
+    device: torch.device,
+    **options: Any,
+) -> "DiffusionPipeline":
+    """A Paint pipeline, loaded and placed as planned.
+
+    Args:
+        pipeline_class (`type`): `VisCPMPaintPipeline`.
+        model_path (`str` or `Path`): folder or Hub repository.
+        plan (`Plan`): how to run it.
+        device (`torch.device`): where to run.
+        **options: for `from_pretrained`.
+    """
     language = plan.dtypes["blocks"]
     options["dtype"] = {name: dtype for name, dtype in plan.dtypes.items() if name not in LANGUAGE}
     options["dtype"]["text_encoder"] = language
@@ -77,8 +100,20 @@ def load_paint(pipeline_class, model_path, plan, device, **options):
     return pipeline
 
 
-def load_rounded_text_encoder(model_path, config, dtype, device):
-    """Paint's text encoder, quantized and on a device; the pipeline itself would put it on the first GPU there is."""
+def load_rounded_text_encoder(
+    model_path: str | os.PathLike,
+    config: str | QuantizationConfigMixin,
+    dtype: str | torch.dtype | None,
+    device: torch.device,
+) -> PreTrainedModel:
+    """Paint's text encoder, quantized and on a device; the pipeline itself would put it on the first GPU there is.
+
+    Args:
+        model_path (`str` or `Path`): folder or Hub repository of the pipeline.
+        config (`str` or config): `"int8"`, `"4bit"` or a transformers quantization config.
+        dtype (`torch.dtype`, *optional*): of what is not quantized; as stored by default.
+        device (`torch.device`): where to run.
+    """
     return _text_encoder(model_path, dtype, quantization_config=config, device_map={"": device})
 
 
@@ -114,7 +149,7 @@ def _spread_options(inside, device):
     return {"device_map": "auto", "max_memory": {index: inside, "cpu": physical_memory()}}
 
 
-def quantization_config(method, device, dtype):
+def quantization_config(method: str, device: torch.device, dtype: torch.dtype | None) -> QuantizationConfigMixin:
     """transformers' configuration for `"int8"` or `"4bit"` weights.
 
     Raises:
@@ -143,7 +178,7 @@ def quantization_config(method, device, dtype):
     return TorchAoConfig(Int8DynamicActivationInt8WeightConfig())
 
 
-def sparing_vision(config):
+def sparing_vision(config: str | QuantizationConfigMixin) -> QuantizationConfigMixin:
     """A copy of a quantization config with vision, connector and head among what it leaves alone."""
     names = ("llm_int8_skip_modules", "modules_to_not_convert")
     name = next((name for name in names if hasattr(config, name)), None)

@@ -85,6 +85,7 @@ class Plan:
 
     @property
     def host_peak(self) -> int:
+        """Bytes of main memory, of all components together."""
         return sum(self.host_memory.values())
 
     @property

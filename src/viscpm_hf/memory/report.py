@@ -40,7 +40,15 @@ _COLOURS = {
 def as_text(
     name: str, model: Model, machine: Machine, workload: Workload, plans: Sequence[Plan], taken: Plan | None
 ) -> str:
-    """What the model consists of, what the predictions are for, a table of the plans, the one that is taken."""
+    """What the model consists of, what the predictions are for, a table of the plans, the one that is taken.
+
+    Args:
+        name (`str`): of the model, to be printed.
+        model (`Model`), machine (`Machine`): what is loaded, and where.
+        workload (`Workload`): what the predictions are for.
+        plans (`list[Plan]`): all that there are.
+        taken (`Plan`, *optional*): the one that fits.
+    """
     block = model.parts["blocks"]
     sizes = {"language model": model.language_bytes()} | {part: model.parts[part].nbytes() for part in model.others()}
     speeds = [
@@ -84,7 +92,14 @@ def _word(dtype):
 
 
 def draw(plans: Sequence[Plan], taken: Plan | None, budget: int | None, path: str | os.PathLike) -> None:
-    """Draws a bar of memory by component for every plan, and a line at the budget."""
+    """Draws a bar of memory by component for every plan, and a line at the budget.
+
+    Args:
+        plans (`list[Plan]`): all that there are, at least one.
+        taken (`Plan`, *optional*): the one that fits.
+        budget (`int`, *optional*): bytes.
+        path (`str` or `Path`): of the picture to write.
+    """
     left, top, row, width = 400, 50, 34, 1250
     bars = [dict(plan.device_memory or plan.host_memory) for plan in plans]
     parts = list(dict.fromkeys(part for bar in bars for part, size in bar.items() if size))

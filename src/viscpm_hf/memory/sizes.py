@@ -45,6 +45,7 @@ class Part:
 
     @property
     def parameters(self) -> int:
+        """Numbers in all tensors."""
         return sum(count for count, _ in self.tensors)
 
     def nbytes(self, dtype: torch.dtype | None = None) -> int:
@@ -57,6 +58,7 @@ class Part:
         return sum(count * loaded.itemsize for count, loaded in casts)
 
     def largest(self, dtype: torch.dtype | None = None) -> int:
+        """Bytes of the largest tensor, as stored or in another floating-point type."""
         return max(count * _loaded(stored, dtype).itemsize for count, stored in self.tensors)
 
     def pinned(self, dtype: torch.dtype | None = None) -> int:
@@ -86,10 +88,12 @@ class Model:
 
     @property
     def language_config(self) -> dict:
+        """Configuration of the language model."""
         return self.configs[""]["text_config"] if self.kind == "chat" else self.configs["text_encoder"]
 
     @property
     def blocks(self) -> int:
+        """How many blocks the language model has."""
         return self.language_config["num_hidden_layers"]
 
     @property

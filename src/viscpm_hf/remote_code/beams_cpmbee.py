@@ -1,9 +1,12 @@
 """The original's beam search, with beams that share their prompt and a cache that is not copied at every step."""
 
+from typing import Any
+
 import torch
 from torch import nn
-from transformers.cache_utils import DynamicCache, DynamicLayer, StaticCache
-from transformers.generation import GenerateBeamDecoderOnlyOutput
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticCache
+from transformers.generation import GenerateBeamDecoderOnlyOutput, StoppingCriteriaList
 
 from .modeling_cpmbee import CACHE
 
@@ -13,11 +16,13 @@ class GrowingCacheLayer(DynamicLayer):
 
     room = 64  # tokens
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self.key_memory = self.value_memory = None
 
-    def update(self, key_states, value_states, *args, **kwargs):
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         length = self._read_length(self.get_seq_length(), key_states.shape[-2])
@@ -25,7 +30,7 @@ class GrowingCacheLayer(DynamicLayer):
         self.value_memory, self.values = self._append(self.value_memory, self.values, value_states)
         return self.key_memory[..., :length, :], self.value_memory[..., :length, :]
 
-    def get_mask_sizes(self, query_length):
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self._read_length(self.get_seq_length(), query_length), 0
 
     def _read_length(self, length, new):
@@ -72,7 +77,7 @@ class GrowingCacheLayer(DynamicLayer):
         return states[..., :end, :]
 
 
-def with_room(cache, config):
+def with_room(cache: Cache, config: PreTrainedConfig) -> Cache:
     """The cache itself, if it is an empty `DynamicCache` with room behind what it will hold.
 
     Args:
@@ -101,7 +106,15 @@ class BeamTree:
         device (`torch.device`): of the tokens to read.
     """
 
-    def __init__(self, model, model_kwargs, num_beams, max_new_tokens, generation_config, device):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        model_kwargs: dict,
+        num_beams: int,
+        max_new_tokens: int,
+        generation_config: GenerationConfig,
+        device: torch.device,
+    ):
         self.model, self.num_beams, self.generation_config = model, num_beams, generation_config
         self.language_model = model.get_decoder()
         self.max_new_tokens = max_new_tokens
@@ -113,7 +126,7 @@ class BeamTree:
         }
         self.cache = model_kwargs.get(CACHE)
 
-    def read_prompt(self, input_ids: torch.Tensor):
+    def read_prompt(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Logits `(batch * beams, width)` of the first token, from prompts `(batch, length)`."""
         prompt = input_ids if input_ids.shape[1] else self.inputs["inputs_embeds"]
         batch_size, self.prompt_length = prompt.shape[:2]
@@ -256,7 +269,9 @@ class BeamHypotheses:
         self.kept: list[tuple] = []  # (score, sequence, beams it came from)
         self.worst = 1e9
 
-    def add(self, sequence: torch.Tensor, log_probability: float, length: int, beams: torch.Tensor | None = None):
+    def add(
+        self, sequence: torch.Tensor, log_probability: float, length: int, beams: torch.Tensor | None = None
+    ) -> None:
         score = log_probability / length**self.length_penalty
         if len(self.kept) < self.num_beams or score > self.worst:
             self.kept.append((score, sequence, beams))
@@ -280,13 +295,13 @@ class BeamHypotheses:
 class BeamRecord:
     """What `return_dict_in_generate` asks of a search, in the form that transformers' beam search gives it."""
 
-    def __init__(self, generation_config):
+    def __init__(self, generation_config: GenerationConfig):
         asked = ("output_scores", "output_logits", "output_hidden_states", "output_attentions")
         scores, logits, hidden_states, attentions = (getattr(generation_config, name) for name in asked)
         self.steps = {"scores": scores, "logits": logits, "hidden_states": hidden_states, "attentions": attentions}
         self.steps = {name: [] for name, wanted in self.steps.items() if wanted}
 
-    def add(self, **step):
+    def add(self, **step: Any) -> None:
         for name, values in self.steps.items():
             values.append(step[name])
 
@@ -296,8 +311,14 @@ class BeamRecord:
 
 @torch.no_grad()
 def beam_search(
-    model, input_ids, logits_processor, stopping_criteria, generation_config, beam_temperature=1.0, **model_kwargs
-):
+    model: PreTrainedModel,
+    input_ids: torch.LongTensor,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
+    beam_temperature: float = 1.0,
+    **model_kwargs: Any,
+) -> torch.Tensor | GenerateBeamDecoderOnlyOutput:
     """The original's beam search (SPEC: VisCPM `CPMBeeBeamSearch._decode`) on a batch of prompts.
 
     A sample's prompt is read and kept once, not once per beam. A function for the argument `custom_generate` of

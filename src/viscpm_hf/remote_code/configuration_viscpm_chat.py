@@ -37,11 +37,12 @@ class VisCPMChatConfig(PreTrainedConfig):
 
     @property
     def pad_token_id(self) -> int | None:
+        """That of the language model; setting it sets it there."""
         # Seq2SeqTrainer pads generated ids with it
         return self.text_config.pad_token_id
 
     @pad_token_id.setter
-    def pad_token_id(self, value):
+    def pad_token_id(self, value: int | None) -> None:
         self.text_config.pad_token_id = value
 
 

@@ -8,6 +8,7 @@ search, sampling, streaming and assisted generation are transformers' own.
 import copy
 import math
 import numbers
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import StoppingCriteriaList
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.utils import can_return_tuple
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .beams_cpmbee import beam_search, with_room
 from .logits_cpmbee import BANNED, AnswerRepetitionPenalty, ExtensionColumns, StopTexts, UnknownTokenBan
@@ -70,11 +71,20 @@ class CpmBeeGenerationMixin(GenerationMixin):
     def get_decoder(self) -> CpmBeeModel:
         return getattr(self.model, "language_model", self.model)
 
-    def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True):
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
         """See `CpmBeePreTrainedModel.resize_token_embeddings`."""
         return CpmBeePreTrainedModel.resize_token_embeddings(self, new_num_tokens, pad_to_multiple_of)
 
-    def generate(self, inputs=None, generation_config=None, logits_processor=None, stopping_criteria=None, **kwargs):
+    def generate(
+        self,
+        inputs: torch.LongTensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        stopping_criteria: StoppingCriteriaList | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor | ModelOutput:
         """transformers' `generate()`, see there; takes the processor's or tokenizer's output as keyword arguments.
 
         A batch of training samples is taken, too: `labels` say where the answers begin, which are left out.
@@ -189,7 +199,9 @@ class CpmBeeGenerationMixin(GenerationMixin):
         """The inputs with pictures encoded once, before they are repeated for beams; a text model has none."""
         return model_kwargs
 
-    def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, **kwargs):
+    def prepare_inputs_for_generation(
+        self, input_ids: torch.LongTensor, inputs_embeds: torch.FloatTensor | None = None, **kwargs: Any
+    ) -> dict:
         cache = kwargs[CACHE] = _pop_cache(kwargs)
         if kwargs.get("image_features") is not None and cache is not None and cache.get_seq_length():
             kwargs["image_features"] = None  # they are in the cache
@@ -208,7 +220,13 @@ class CpmBeeGenerationMixin(GenerationMixin):
             )
         return super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
 
-    def compute_transition_scores(self, sequences, scores, beam_indices=None, normalize_logits=False):
+    def compute_transition_scores(
+        self,
+        sequences: torch.Tensor,
+        scores: tuple[torch.Tensor, ...],
+        beam_indices: torch.Tensor | None = None,
+        normalize_logits: bool = False,
+    ) -> torch.Tensor:
         """Log-probability of each generated token `(rows, new tokens)`; see transformers' method of this name.
 
         Unlike that one it knows that scores are wider than the vocabulary where there are extension tokens.
@@ -424,7 +442,7 @@ class CpmBeeForCausalLM(CpmBeeGenerationMixin, CpmBeePreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         cache: Cache | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple:
         """Logits for the next token; see `CpmBeeModel.forward` for the inputs.
 

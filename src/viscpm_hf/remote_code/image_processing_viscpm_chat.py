@@ -14,8 +14,10 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Sequence
 from contextlib import suppress
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +37,7 @@ class _Refused(ValueError):
 
 
 class VisCPMChatImageProcessorKwargs(ImagesKwargs, total=False):
-    """Options of [`VisCPMChatImageProcessor`] that can also be given to `from_pretrained`."""
+    """Options of `VisCPMChatImageProcessor` that can also be given to `from_pretrained`."""
 
     backend: str
 
@@ -72,17 +74,17 @@ class VisCPMChatImageProcessor(BaseImageProcessor):
 
     def __init__(
         self,
-        size=224,
-        resample=Image.Resampling.BICUBIC,
-        image_mean=(0.5, 0.5, 0.5),
-        image_std=(0.5, 0.5, 0.5),
-        backend="pil",
-        do_resize=True,
-        do_rescale=True,
-        rescale_factor=1 / 255,
-        do_normalize=True,
-        do_convert_rgb=True,
-        **kwargs,
+        size: int | dict[str, int] = 224,
+        resample: int = Image.Resampling.BICUBIC,
+        image_mean: float | Sequence[float] = (0.5, 0.5, 0.5),
+        image_std: float | Sequence[float] = (0.5, 0.5, 0.5),
+        backend: str = "pil",
+        do_resize: bool = True,
+        do_rescale: bool = True,
+        rescale_factor: float = 1 / 255,
+        do_normalize: bool = True,
+        do_convert_rgb: bool = True,
+        **kwargs: Any,
     ):
         _refuse(kwargs)
         super().__init__(**kwargs)
@@ -97,16 +99,24 @@ class VisCPMChatImageProcessor(BaseImageProcessor):
         self.do_normalize = _checked("do_normalize", do_normalize)
         self.do_convert_rgb = _checked("do_convert_rgb", do_convert_rgb)
 
-    def fetch_images(self, images):
+    def fetch_images(self, images: Any) -> Any:
         """Loads every path, http(s) address, data URI and base64 text among (nested lists of) pictures."""
         return _fetch(images)
 
-    def to_pil(self, images, input_data_format=None):
+    def to_pil(self, images: Any, input_data_format: str | None = None) -> list[Image.Image]:
         """Loads pictures of any form (see `preprocess`) as a flat list of RGB `PIL.Image`, not resized."""
         input_data_format = _checked("input_data_format", input_data_format)
         return [_to_picture(image, input_data_format)[0] for image in _flatten(images)]
 
-    def preprocess(self, images, size=None, backend=None, input_data_format=None, return_tensors=None, **options):
+    def preprocess(
+        self,
+        images: Any,
+        size: int | dict[str, int] | None = None,
+        backend: str | None = None,
+        input_data_format: str | None = None,
+        return_tensors: str | None = None,
+        **options: Any,
+    ) -> BatchFeature:
         """Turns pictures into pixel values.
 
         Args:

@@ -1,8 +1,10 @@
 """What CPM-Bee's generation does to logits, and when it stops: logits processors and stopping criteria."""
 
+from typing import Any
+
 import torch
 from torch import nn
-from transformers import LogitsProcessor
+from transformers import LogitsProcessor, PreTrainedTokenizerBase
 from transformers.generation import StoppingCriteria
 
 BANNED = -10000.0  # the original's logit for tokens that cannot be written
@@ -19,7 +21,7 @@ class UnknownTokenBan(LogitsProcessor):
     def __init__(self, unk_token_id: int, unk_allowed: torch.Tensor):
         self.unk_token_id, self.banned = unk_token_id, ~unk_allowed.bool()
 
-    def __call__(self, input_ids, scores):
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         scores = scores.clone()
         # not above what another processor has made of it
         unknown = scores[:, self.unk_token_id]
@@ -41,11 +43,18 @@ class AnswerRepetitionPenalty(LogitsProcessor):
         ext_table_ids (`torch.Tensor`, *optional*): Base id of each extension column `(samples, columns)`.
     """
 
-    def __init__(self, penalty, prompt_length, vocab_size, window=None, ext_table_ids=None):
+    def __init__(
+        self,
+        penalty: float,
+        prompt_length: int,
+        vocab_size: int,
+        window: int | None = None,
+        ext_table_ids: torch.LongTensor | None = None,
+    ):
         self.penalty, self.start, self.vocab_size = penalty, max(prompt_length - 1, 0), vocab_size
         self.window, self.ext_table_ids = window, ext_table_ids
 
-    def __call__(self, input_ids, scores):
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         history = input_ids[:, self.start :]
         if self.window is not None:
             history = history[:, -self.window :]
@@ -64,7 +73,7 @@ class ExtensionColumns(LogitsProcessor):
     def __init__(self, width: int):
         self.width = width
 
-    def __call__(self, input_ids, scores):
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         return nn.functional.pad(scores, (0, max(self.width - scores.shape[1], 0)), value=1.0)
 
 
@@ -78,10 +87,16 @@ class StopTexts(StoppingCriteria):
         ext_tables (`list[dict]`): of the samples, for `decode`.
     """
 
-    def __init__(self, tokenizer, texts, prompt_length, ext_tables):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        texts: list[str],
+        prompt_length: int,
+        ext_tables: list[dict[int, str]] | None,
+    ):
         self.tokenizer, self.texts, self.start, self.ext_tables = tokenizer, texts, prompt_length, ext_tables
 
-    def __call__(self, input_ids, scores, **kwargs):
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
         rows = input_ids[:, self.start :].tolist()  # whole answers: an assistant adds any number of tokens at once
         stops = [
             self._stops(ids, self.ext_tables[row * len(self.ext_tables) // len(rows)]) for row, ids in enumerate(rows)

@@ -4,6 +4,9 @@ Every linear layer and norm exists twice: branch A for the picture's tokens, bra
 joint. The queries come out as the picture's features.
 """
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn
@@ -45,13 +48,14 @@ class Beit3VisionConfig(PreTrainedConfig):
 
     @property
     def num_patches(self) -> int:
+        """Patches of a picture, those of a row times those of a column."""
         return (self.image_size // self.patch_size) ** 2
 
 
 class Beit3Multiway(nn.Module):
     """Two copies of a module: A for the tokens before `split`, B for the rest."""
 
-    def __init__(self, make):
+    def __init__(self, make: Callable[[], nn.Module]):
         super().__init__()
         self.A = make()
         self.B = make()
@@ -59,7 +63,9 @@ class Beit3Multiway(nn.Module):
     def forward(self, hidden_states: torch.Tensor, split: int) -> torch.Tensor:
         return torch.cat([self.A(hidden_states[:, :split]), self.B(hidden_states[:, split:])], dim=1)
 
-    def named_modules(self, memo=None, prefix="", remove_duplicate=True):
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
         # Lists the two copies only. Adapters find layers by the end of their names: "q_proj" means CpmBee's, and this
         # pair of layers of the same name is no layer they know.
         for name, module in super().named_modules(memo, prefix, remove_duplicate):
@@ -92,7 +98,16 @@ class Beit3Embeddings(nn.Module):
         return self.position_embedding[branch](rows)
 
 
-def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
     scores = torch.matmul(query * scaling, key.transpose(2, 3))
     weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
@@ -112,7 +127,9 @@ class Beit3Attention(nn.Module):
         self.inner_attn_ln = Beit3Multiway(lambda: nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps))
         self.out_proj = Beit3Multiway(lambda: nn.Linear(config.hidden_size, config.hidden_size))
 
-    def forward(self, hidden_states: torch.Tensor, split: int, output_attentions: bool = False):
+    def forward(
+        self, hidden_states: torch.Tensor, split: int, output_attentions: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         heads = (*hidden_states.shape[:-1], -1, self.head_dim)
         query, key, value = (
             projection(hidden_states, split).view(heads).transpose(1, 2)
@@ -148,7 +165,9 @@ class Beit3Layer(GradientCheckpointingLayer):
         self.final_layer_norm = Beit3Multiway(lambda: nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps))
         self.mlp = Beit3Multiway(lambda: Beit3MLP(config))
 
-    def forward(self, hidden_states: torch.Tensor, split: int, output_attentions: bool = False):
+    def forward(
+        self, hidden_states: torch.Tensor, split: int, output_attentions: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         attention, weights = self.self_attn(self.self_attn_layer_norm(hidden_states, split), split, output_attentions)
         hidden_states = hidden_states + attention
         return hidden_states + self.mlp(self.final_layer_norm(hidden_states, split), split), weights
@@ -191,9 +210,11 @@ class Beit3VisionModel(Beit3PreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
+        """The convolution that makes patches."""
         return self.embeddings.patch_embedding
 
-    def set_input_embeddings(self, value: nn.Module):
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the convolution that makes patches."""
         self.embeddings.patch_embedding = value
 
     @can_return_tuple
@@ -202,7 +223,7 @@ class Beit3VisionModel(Beit3PreTrainedModel):
         pixel_values: torch.FloatTensor,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> BaseModelOutputWithPooling | tuple:
         """Encode pictures.
 

@@ -11,6 +11,7 @@ Configuration and model share one file because diffusers fetches a single .py fo
 
 import dataclasses
 import math
+from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -127,7 +128,16 @@ class CpmBeePositionBias(nn.Module):
         return self.relative_attention_bias(row).permute(0, 3, 1, 2)
 
 
-def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
@@ -153,7 +163,14 @@ class CpmBeeAttention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, inner_size, bias=False)
         self.o_proj = nn.Linear(inner_size, config.hidden_size, bias=False)
 
-    def forward(self, hidden_states, attention_bias, query_mask=None, cache=None, output_attentions=False):
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_bias: torch.Tensor,
+        query_mask: torch.Tensor | None = None,
+        cache: Cache | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         heads = (*hidden_states.shape[:-1], -1, self.head_dim)
         hidden_states = hidden_states / self.input_scale  # the original divides the three products, each longer
         query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
@@ -200,7 +217,14 @@ class CpmBeeDecoderLayer(GradientCheckpointingLayer):
         self.post_attention_layernorm = CpmBeeRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = CpmBeeMLP(config)
 
-    def forward(self, hidden_states, attention_bias, query_mask=None, cache=None, output_attentions=False):
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_bias: torch.Tensor,
+        query_mask: torch.Tensor | None = None,
+        cache: Cache | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         attention, weights = self.self_attn(
             self.input_layernorm(hidden_states), attention_bias, query_mask, cache, output_attentions
         )
@@ -229,7 +253,9 @@ class CpmBeePreTrainedModel(PreTrainedModel):
         elif isinstance(module, CpmBeeRMSNorm):
             init.ones_(module.weight)
 
-    def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True):
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
         """Refuses another size: ids from `vocab_size` on are the unknown words of a text.
 
         Raises:
@@ -303,7 +329,12 @@ class CpmBeeModel(CpmBeePreTrainedModel):
         first, second = embeddings.chunk(2, dim=-1)
         return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(embeddings.dtype)
 
-    def embed(self, input_ids, ext_table_ids=None, ext_table_subs=None) -> torch.Tensor:
+    def embed(
+        self,
+        input_ids: torch.LongTensor,
+        ext_table_ids: torch.LongTensor | None = None,
+        ext_table_subs: torch.LongTensor | None = None,
+    ) -> torch.Tensor:
         """Embeddings `(batch, length, hidden)`; the id `vocab_size + i` means column i of the sample's table."""
         if ext_table_ids is None or ext_table_ids.shape[-1] == 0:
             return self.embed_tokens(input_ids)
@@ -328,11 +359,17 @@ class CpmBeeModel(CpmBeePreTrainedModel):
     ) -> torch.Tensor:
         """Position bias and mask in one additive tensor `(batch, heads, queries, keys)`.
 
-        Side inputs may be shorter than `key_length`: generated tokens belong to the last segment, are answer tokens
-        and are never padding. Distances are differences of `position`, (keys,) or (batch, keys), by default the place
-        in the cache: the original restarts positions at the answer, but only distances inside one segment are ever
-        looked up.
-        `on_branch` (batch, queries, keys) is false where several answers lie in one row and a key is not the query's.
+        Args:
+            past_length, query_length, key_length: Tokens in the cache, new ones, and both together.
+            batch_size: Rows.
+            device: Where to make it.
+            attention_mask, segment_ids, context_mask, segment_rel: See `forward`. They may be shorter than
+                `key_length`: generated tokens belong to the last segment, are answer tokens and are never padding.
+            position: Of which distances are differences, `(keys,)` or `(batch, keys)`; by default the place in the
+                cache: the original restarts positions at the answer, but only distances inside one segment are ever
+                looked up.
+            on_branch: `(batch, queries, keys)`, False where several answers lie in one row and a key is not the
+                query's.
         """
         position = torch.arange(key_length, device=device) if position is None else position
         queries = torch.arange(query_length, device=device) + past_length
@@ -378,7 +415,7 @@ class CpmBeeModel(CpmBeePreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         cache: Cache | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> BaseModelOutputWithPast | tuple:
         """Run the stack.
 
@@ -392,6 +429,8 @@ class CpmBeeModel(CpmBeePreTrainedModel):
             ext_table_ids, ext_table_subs: Base id and running number of each extension column `(batch, columns)`.
             inputs_embeds: What `embed_tokens` returns `(batch, length, hidden)`, in place of `input_ids`.
             cache, past_key_values: Keys and values of earlier tokens; two names for one thing.
+            use_cache, output_hidden_states, output_attentions: What to return beside the last states; by default as
+                the configuration says.
 
         Returns:
             Hidden states after the final norm `(batch, length, hidden)`, the cache, and what was asked for.

@@ -1,6 +1,7 @@
 """VisCPM-Chat: BEiT-3 sees the picture, a connector maps its queries into CPM-Bee's width, CPM-Bee answers."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -64,7 +65,9 @@ class VisCPMChatPreTrainedModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
-    def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True):
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
         """See `CpmBeePreTrainedModel.resize_token_embeddings`."""
         return CpmBeePreTrainedModel.resize_token_embeddings(self, new_num_tokens, pad_to_multiple_of)
 
@@ -79,14 +82,16 @@ class VisCPMChatModel(VisCPMChatPreTrainedModel):
         self.language_model = CpmBeeModel._from_config(config.text_config)
         self.post_init()
 
-    def get_input_embeddings(self):
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The language model's embeddings."""
         return self.language_model.embed_tokens
 
-    def set_input_embeddings(self, value):
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the language model's embeddings."""
         self.language_model.embed_tokens = value
 
     @can_return_tuple
-    def get_image_features(self, pixel_values: torch.FloatTensor, **kwargs) -> BaseModelOutputWithPooling | tuple:
+    def get_image_features(self, pixel_values: torch.FloatTensor, **kwargs: Any) -> BaseModelOutputWithPooling | tuple:
         """Features of pictures in the language model's width.
 
         Args:
@@ -118,7 +123,7 @@ class VisCPMChatModel(VisCPMChatPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         cache: Cache | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> VisCPMChatModelOutputWithPast | tuple:
         """Run the model; see `CpmBeeModel.forward` for the inputs of the language side.
 
@@ -167,7 +172,7 @@ class VisCPMChatModel(VisCPMChatPreTrainedModel):
         )
 
     def picture_outputs(
-        self, pixel_values=None, mm_encoder_outputs=None, **kwargs
+        self, pixel_values: torch.FloatTensor | None = None, mm_encoder_outputs: dict | None = None, **kwargs: Any
     ) -> BaseModelOutputWithPooling | None:
         """What `get_image_features` returns of pictures in either form, None if there are none."""
         encoded = mm_encoder_outputs.get("image") if mm_encoder_outputs else None
@@ -214,7 +219,7 @@ class VisCPMChatForConditionalGeneration(CpmBeeGenerationMixin, VisCPMChatPreTra
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
 
-    def get_image_features(self, pixel_values: torch.FloatTensor, **kwargs) -> BaseModelOutputWithPooling | tuple:
+    def get_image_features(self, pixel_values: torch.FloatTensor, **kwargs: Any) -> BaseModelOutputWithPooling | tuple:
         """See `VisCPMChatModel.get_image_features`."""
         return self.model.get_image_features(pixel_values, **kwargs)
 
@@ -250,7 +255,7 @@ class VisCPMChatForConditionalGeneration(CpmBeeGenerationMixin, VisCPMChatPreTra
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         cache: Cache | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> VisCPMChatCausalLMOutputWithPast | tuple:
         """Logits for the next token; see `VisCPMChatModel.forward` and `CpmBeeForCausalLM.forward` for the inputs.
 

@@ -14,7 +14,7 @@ from torch import nn
 
 @dataclass
 class VisCPMPaintTextProjectionOutput(BaseOutput):
-    """What [`VisCPMPaintTextProjection`] returns.
+    """What `VisCPMPaintTextProjection` returns.
 
     Args:
         hidden_states (`torch.Tensor`): `(batch, length, cross_attention_dim)`, what the UNet attends to.

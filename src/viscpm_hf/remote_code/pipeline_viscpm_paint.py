@@ -25,7 +25,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, ModelMixin, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    DiffusionPipeline,
+    ModelMixin,
+    SchedulerMixin,
+    UNet2DConditionModel,
+)
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.hooks import apply_group_offloading
 from diffusers.image_processor import VaeImageProcessor
@@ -89,7 +96,7 @@ class UnsafePromptError(ValueError):
 
 @dataclass
 class VisCPMPaintPipelineOutput(BaseOutput):
-    """What [`VisCPMPaintPipeline`] returns for n images.
+    """What `VisCPMPaintPipeline` returns for n images.
 
     Args:
         images (`list[PIL.Image.Image]`, `np.ndarray` (n, height, width, 3) or `torch.Tensor` (n, 3, height, width)):
@@ -112,7 +119,7 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         tokenizer (`CpmBeeTokenizer`), text_encoder (`CpmBeeModel`), text_projection (`VisCPMPaintTextProjection`):
             The text side. May be None where `prompt_embeds` are given.
         unet (`UNet2DConditionModel`), vae (`AutoencoderKL`), scheduler: The image side. May be None where only
-            [`~VisCPMPaintPipeline.encode_prompt`] is called.
+            `VisCPMPaintPipeline.encode_prompt` is called.
         safety_checker (`StableDiffusionSafetyChecker`, *optional*), feature_extractor (`CLIPImageProcessor`,
             *optional*): Replace unsafe images by black ones.
         prompt_checker (`BertForSequenceClassification`, *optional*), prompt_checker_tokenizer (*optional*): Refuse
@@ -153,7 +160,7 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         text_projection: ModelMixin,
         unet: UNet2DConditionModel,
         vae: AutoencoderKL | AutoencoderTiny,
-        scheduler,
+        scheduler: SchedulerMixin,
         safety_checker: PreTrainedModel | None,
         feature_extractor: BaseImageProcessor | None,
         prompt_checker: PreTrainedModel | None,
@@ -211,8 +218,8 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         return config
 
     @classmethod
-    def load_config(cls, *args, **kwargs):
-        """See [`~diffusers.ConfigMixin.load_config`]; the installed class gets its own package's modules."""
+    def load_config(cls, *args: Any, **kwargs: Any) -> dict | tuple:
+        """See `diffusers.ConfigMixin.load_config`; the installed class gets its own package's modules."""
         result = super().load_config(*args, **kwargs)
         config = result[0] if isinstance(result, tuple) else result
         for name, file in _COMPONENT_FILES.items():
@@ -230,8 +237,8 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
             config["feature_extractor"][1] = config["feature_extractor"][1].removesuffix("Pil")
         return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs):
-        """See [`~diffusers.DiffusionPipeline.save_pretrained`].
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """See `diffusers.DiffusionPipeline.save_pretrained`.
 
         Raises:
             ValueError: A part has a LoRA with which it could not be loaded, or its weights are offloaded to disk.
@@ -261,7 +268,7 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
             and all(layer.scaling == {name: layer.lora_alpha[name] / layer.r[name]} for layer in layers)
         )
 
-    def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
+    def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Writes model_index.json, and the code of pipeline and parts to where it refers to.
 
         It is the last that `save_pretrained` does before uploading.
@@ -288,11 +295,14 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         return found
 
     @classmethod
-    def from_pipe(cls, pipeline: DiffusionPipeline, dtype: torch.dtype | None = None, **kwargs):
+    def from_pipe(
+        cls, pipeline: DiffusionPipeline, dtype: torch.dtype | None = None, **kwargs: Any
+    ) -> DiffusionPipeline:
         """Makes a pipeline that shares the parts of another one, each in its precision unless `dtype` is given.
 
         Args:
             pipeline (`DiffusionPipeline`): Has the parts and settings that `kwargs` does not replace.
+            dtype (`torch.dtype`, *optional*): Of all parts.
 
         Raises:
             ValueError: A part is neither there nor given.
@@ -311,8 +321,8 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         new.register_to_config(_name_or_path=pipeline.config.get("_name_or_path"))
         return new if dtype is None else new.to(dtype=dtype)
 
-    def enable_group_offload(self, *args, **kwargs):
-        """See [`~diffusers.DiffusionPipeline.enable_group_offload`].
+    def enable_group_offload(self, *args: Any, **kwargs: Any) -> None:
+        """See `diffusers.DiffusionPipeline.enable_group_offload`.
 
         On disk each part has a folder of its own, since parts share names of modules, after which files are named; and
         in it each call has a new one, since diffusers takes files that are there for these weights. Each takes as much
@@ -332,8 +342,13 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
                 part._on_disk = folder
 
     @_in_turn("unet", "text_encoder")
-    def load_lora_weights(self, pretrained_model_name_or_path_or_dict, adapter_name: str | None = None, **kwargs):
-        """See [`~diffusers.loaders.StableDiffusionLoraLoaderMixin.load_lora_weights`]; under one name for all parts.
+    def load_lora_weights(
+        self,
+        pretrained_model_name_or_path_or_dict: str | os.PathLike | dict[str, torch.Tensor],
+        adapter_name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """See `diffusers.loaders.StableDiffusionLoraLoaderMixin.load_lora_weights`; under one name for all parts.
 
         Raises:
             ValueError: The part for the text encoder does not fit. Nothing is changed then.
@@ -349,8 +364,15 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
             raise
 
     @classmethod
-    def load_lora_into_text_encoder(cls, state_dict, network_alphas, text_encoder, prefix=None, **kwargs):
-        """See [`~diffusers.loaders.StableDiffusionLoraLoaderMixin.load_lora_into_text_encoder`].
+    def load_lora_into_text_encoder(
+        cls,
+        state_dict: dict[str, torch.Tensor],
+        network_alphas: dict[str, float] | None,
+        text_encoder: PreTrainedModel,
+        prefix: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """See `diffusers.loaders.StableDiffusionLoraLoaderMixin.load_lora_into_text_encoder`.
 
         What a LoRA for Stable Diffusion has for its CLIP text encoder is left out, with a warning.
         """
@@ -398,23 +420,28 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         return layers, ranks
 
     @property
-    def guidance_scale(self):
+    def guidance_scale(self) -> float:
+        """That of the picture being painted, as the following are."""
         return self._guidance_scale
 
     @property
-    def do_classifier_free_guidance(self):
+    def do_classifier_free_guidance(self) -> bool:
+        """Whether the negative prompt counts: with a guidance scale over 1."""
         return self._guidance_scale > 1
 
     @property
-    def cross_attention_kwargs(self):
+    def cross_attention_kwargs(self) -> dict | None:
+        """For the UNet's attention."""
         return self._cross_attention_kwargs
 
     @property
-    def num_timesteps(self):
+    def num_timesteps(self) -> int:
+        """Steps of denoising."""
         return self._num_timesteps
 
     @property
-    def interrupt(self):
+    def interrupt(self) -> bool:
+        """Whether a callback has asked to stop; the picture is then what it is by now."""
         return self._interrupt
 
     @_in_turn("tokenizer", "text_encoder", "text_projection")
@@ -609,7 +636,9 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         return [max(s for s, owner in zip(scores, owners, strict=True) if owner == i) for i in range(len(prompts))]
 
     @_in_turn("safety_checker", "feature_extractor")
-    def run_safety_checker(self, image: torch.Tensor, pictures: list[Image.Image]):
+    def run_safety_checker(
+        self, image: torch.Tensor, pictures: list[Image.Image]
+    ) -> tuple[torch.Tensor, list[Image.Image], list[bool] | None]:
         """Blackens unsafe images: of the same ones as a tensor (n, 3, height, width) in [0, 1], and as pictures.
 
         Returns:
@@ -684,7 +713,7 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
             latents (`torch.Tensor`, *optional*): Noise (images · candidates, channels, height / f, width / f) of
                 variance 1 in place of a draw, f being `vae_scale_factor`.
             prompt_embeds, negative_prompt_embeds, prompt_embeds_mask, negative_prompt_embeds_mask (`torch.Tensor`,
-                *optional*): What [`~VisCPMPaintPipeline.encode_prompt`] returned, in place of prompts.
+                *optional*): What `VisCPMPaintPipeline.encode_prompt` returned, in place of prompts.
             output_type (`str`, defaults to `"pil"`): `"pil"`, `"np"`, `"pt"` or `"latent"`, which is not checked.
             return_dict (`bool`, defaults to True): False for a tuple of those results that are there.
             cross_attention_kwargs (`dict`, *optional*): For the attention processors; `{"scale": …}` for a LoRA of
@@ -695,7 +724,7 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
             callback_on_step_end_tensor_inputs (`list[str]`): Which tensors it gets.
 
         Returns:
-            [`VisCPMPaintPipelineOutput`], or a tuple of images, flags and, if ranked, scores.
+            `VisCPMPaintPipelineOutput`, or a tuple of images, flags and, if ranked, scores.
 
         Raises:
             UnsafePromptError: The prompt checker refuses a prompt; it is a ValueError.

@@ -4,10 +4,12 @@ import bisect
 import dataclasses
 import re
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import BatchFeature
+from transformers import BatchFeature, PreTrainedTokenizerBase
+from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ImagesKwargs, MultiModalData, ProcessorMixin
 from transformers.utils import logging
 
@@ -61,7 +63,7 @@ class ChatPrompt(str):
 
 
 class VisCPMChatProcessor(ProcessorMixin):
-    """Wraps [`VisCPMChatImageProcessor`] and [`CpmBeeTokenizer`].
+    """Wraps `VisCPMChatImageProcessor` and `CpmBeeTokenizer`.
 
     Args:
         image_processor (`VisCPMChatImageProcessor`).
@@ -72,13 +74,20 @@ class VisCPMChatProcessor(ProcessorMixin):
         chat_template (`str`, *optional*): how `apply_chat_template(tokenize=False)` displays a conversation.
     """
 
-    def __init__(self, image_processor=None, tokenizer=None, query_num=64, max_input_length=3000, chat_template=None):
+    def __init__(
+        self,
+        image_processor: BaseImageProcessor | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        query_num: int = 64,
+        max_input_length: int = 3000,
+        chat_template: str | None = None,
+    ):
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
         self.query_num = query_num
         self.max_input_length = max_input_length
 
     @property
-    def model_input_names(self):
+    def model_input_names(self) -> list[str]:
         """Keys that the processor returns when there is a picture and an unknown word."""
         return [*self.tokenizer.model_input_names, "mm_token_type_ids", *self.image_processor.model_input_names]
 
@@ -90,7 +99,9 @@ class VisCPMChatProcessor(ProcessorMixin):
             num_image_tokens=[self.query_num] * len(image_sizes), num_image_patches=[1] * len(image_sizes)
         )
 
-    def encode_chat(self, has_image, question, context="", answer="", max_length=None):
+    def encode_chat(
+        self, has_image: bool, question: str, context: str = "", answer: str = "", max_length: int | None = None
+    ) -> dict:
         """Encodes one question with the original's segments: picture, context, question, answer.
 
         Args:
@@ -102,7 +113,7 @@ class VisCPMChatProcessor(ProcessorMixin):
 
         Returns:
             `dict` of lists that `tokenizer.encode_data` returns, with `mm_token_type_ids` (1 marks the picture's
-            placeholders), for [`~VisCPMChatProcessor.pad`].
+            placeholders), for `VisCPMChatProcessor.pad`.
 
         Raises:
             ValueError: if a text is not a string, or the rest is too long without any context.
@@ -110,8 +121,8 @@ class VisCPMChatProcessor(ProcessorMixin):
         turns = self._turns(_text(context, "context"))
         return self._encode(has_image, turns, _text(question, "question"), _text(answer, "answer"), max_length)
 
-    def pad(self, encodings, padding_side=None, length=None):
-        """Pads encodings of [`~VisCPMChatProcessor.encode_chat`] to one batch of tensors.
+    def pad(self, encodings: list[dict], padding_side: str | None = None, length: int | None = None) -> BatchFeature:
+        """Pads encodings of `VisCPMChatProcessor.encode_chat` to one batch of tensors.
 
         Args:
             encodings (`list[dict]`): one per sample.
@@ -127,11 +138,18 @@ class VisCPMChatProcessor(ProcessorMixin):
         batch.ext_tables = padded.ext_tables
         return batch
 
-    def __call__(self, images=None, text=None, context=None, return_tensors="pt", **kwargs):
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | list[str] | None = None,
+        context: str | list[str] | None = None,
+        return_tensors: str | None = "pt",
+        **kwargs: Any,
+    ) -> BatchFeature:
         """Prepares questions, each with at most one picture.
 
         Args:
-            images (*optional*): a picture (see [`VisCPMChatImageProcessor`]) or a list with a picture, None, or a list
+            images (*optional*): a picture (see `VisCPMChatImageProcessor`) or a list with a picture, None, or a list
                 of at most one picture for each question.
             text (`str` or `list[str]`): questions as plain text, or what `apply_chat_template` returned.
             context (`str` or `list[str]`, *optional*): earlier turns of each, as in the original's `chat()`.
@@ -179,18 +197,18 @@ class VisCPMChatProcessor(ProcessorMixin):
 
     def apply_chat_template(
         self,
-        conversation,
-        chat_template=None,
-        tools=None,
-        documents=None,
-        add_generation_prompt=False,
-        continue_final_message=False,
-        tokenize=False,
-        return_tensors="pt",
-        return_dict=False,
-        processor_kwargs=None,
-        **kwargs,
-    ):
+        conversation: list[dict] | list[list[dict]],
+        chat_template: str | None = None,
+        tools: None = None,
+        documents: None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        tokenize: bool = False,
+        return_tensors: str | None = "pt",
+        return_dict: bool = False,
+        processor_kwargs: dict | None = None,
+        **kwargs: Any,
+    ) -> str | list[str] | torch.Tensor | BatchFeature:
         """Turns messages into model inputs (`tokenize=True`) or into text to look at.
 
         What people and the model wrote in messages is text: nothing in it becomes a special token or a turn.
@@ -259,11 +277,11 @@ class VisCPMChatProcessor(ProcessorMixin):
 
     def post_process_image_text_to_text(
         self,
-        generated_outputs,
-        skip_special_tokens=True,
-        ext_tables=None,
-        clean_up_tokenization_spaces=None,
-    ):
+        generated_outputs: torch.Tensor | np.ndarray | list[list[int]],
+        skip_special_tokens: bool = True,
+        ext_tables: list[dict[int, str]] | None = None,
+        clean_up_tokenization_spaces: bool | None = None,
+    ) -> list[str]:
         """Turns generated ids into text.
 
         Words outside the vocabulary come from `ext_tables`, else from the ids themselves: what `generate()` returned
@@ -321,11 +339,11 @@ class VisCPMChatProcessor(ProcessorMixin):
         held = [tokenizer.bos_token_id, *[tokenizer.unk_token_id] * self.query_num, tokenizer.eos_token_id]
         return next((i + len(held) for i in range(len(ids)) if ids[i : i + len(held)] == held), 0)
 
-    def to_grammar(self, text):
+    def to_grammar(self, text: str) -> str:
         """The text itself if it follows the original's grammar, else escaped whole."""
         return text if self.tokenizer.parses(text) else self.tokenizer.escape(text)
 
-    def format_turn(self, question, answer):
+    def format_turn(self, question: str, answer: str) -> str:
         """One turn of a context: the question escaped, the answer in the original's grammar.
 
         A line in them that would begin another turn (`User:`, `AI:`) is joined to the one before it; the original

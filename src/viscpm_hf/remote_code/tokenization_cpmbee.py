@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -52,7 +53,7 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
     """Greedy longest-match tokenizer of CPM-Bee, whose inputs are data dicts such as `{"input": …, "<ans>": ""}`.
 
     In text, `<<` stands for `<`, and `<name>` or `<name_3>` for a special token; what a user types goes through
-    [`~CpmBeeTokenizer.escape`] first. A run of characters without a match in the vocabulary is one numbered `<unk>`.
+    `CpmBeeTokenizer.escape` first. A run of characters without a match in the vocabulary is one numbered `<unk>`.
     Of the tokens of one kind in a sample, number 0 has the vocabulary's id; number n > 0 has the id
     `vocab_size + column`, and the sample's `ext_table_ids` and `ext_table_subs` say which kind and number a column is.
 
@@ -79,7 +80,7 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
     model_input_names = ["input_ids", "attention_mask", "segment_ids", "context_mask", "segment_rel"]
     model_input_names += ["ext_table_ids", "ext_table_subs", "ext_table_mask", "ext_table_words", "unk_allowed"]
 
-    def __init__(self, vocab_file: str, **kwargs):
+    def __init__(self, vocab_file: str, **kwargs: Any):
         if vocab_file is None:  # from_pretrained found none
             raise ValueError("CpmBeeTokenizer got no vocabulary; put CPM-Bee's into the folder as vocab.txt.")
         self.vocab_file = str(vocab_file)
@@ -173,7 +174,7 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
 
     @staticmethod
     def unescape(text: str) -> str:
-        """Undoes [`~CpmBeeTokenizer.escape`]."""
+        """Undoes `CpmBeeTokenizer.escape`."""
         return text.replace("<<", "<")
 
     @staticmethod
@@ -300,7 +301,7 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
             `dict`: for L tokens, S segments and E extension columns `input_ids`, `attention_mask`, `segment_ids`,
             `context_mask` (L); `segment_rel` (S × S); `ext_table_ids`, `ext_table_subs`, `ext_table_mask` (E);
             `unk_allowed` (0 or 1); `image_bounds`, the half-open token ranges of the values under `image`;
-            `ext_table`, from ids to strings for [`~CpmBeeTokenizer.decode`]; `ext_table_words`, the same as numbers
+            `ext_table`, from ids to strings for `CpmBeeTokenizer.decode`; `ext_table_words`, the same as numbers
             that travel with a batch: for every string -1 - id, then its code points + 1.
 
         Raises:
@@ -434,9 +435,9 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
         return_attention_mask: bool | None = None,
         return_special_tokens_mask: bool = False,
         verbose: bool = True,
-        **kwargs,
+        **kwargs: Any,
     ) -> BatchEncoding:
-        """Model inputs of one sample or of a list of samples, see [`~CpmBeeTokenizer.encode_data`].
+        """Model inputs of one sample or of a list of samples, see `CpmBeeTokenizer.encode_data`.
 
         Args:
             text (`str`, `dict` or a list of them): A text is a sample without keys and without a place for an answer.
@@ -458,7 +459,7 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
 
         Returns:
             `BatchEncoding` with `model_input_names`, tensors without `ext_…` if no sample has columns; its attribute
-            `ext_tables` has for each sample the table that [`~CpmBeeTokenizer.decode`] takes.
+            `ext_tables` has for each sample the table that `CpmBeeTokenizer.decode` takes.
 
         Raises:
             ValueError: See `encode_data`; a sample that cannot be shortened so far; samples of several lengths as
@@ -492,13 +493,20 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
         batch.ext_tables = [encoding["ext_table"] for encoding in encodings]
         return batch
 
-    def encode(self, text, text_pair=None, add_special_tokens: bool = True, padding: bool | str = False, **kwargs):
+    def encode(
+        self,
+        text: str | dict,
+        text_pair: None = None,
+        add_special_tokens: bool = True,
+        padding: bool | str = False,
+        **kwargs: Any,
+    ) -> list[int]:
         """The `input_ids` alone, see `__call__`; without their tables those from `vocab_size` on cannot be read."""
         return self(text, text_pair, add_special_tokens, padding, **kwargs)["input_ids"]
 
     def pad(
         self,
-        encoded_inputs,
+        encoded_inputs: Mapping | list[Mapping],
         padding: bool | str = True,
         max_length: int | None = None,
         pad_to_multiple_of: int | None = None,
@@ -565,7 +573,7 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
     def pad_encodings(
         self, encodings: list[dict], padding_side: str | None = None, length: int | None = None
     ) -> BatchEncoding:
-        """Stacks encodings of [`~CpmBeeTokenizer.encode_data`] to one batch of int64 tensors.
+        """Stacks encodings of `CpmBeeTokenizer.encode_data` to one batch of int64 tensors.
 
         Args:
             encodings (`list[dict]`): They may also have `mm_token_type_ids` and `labels`, an entry per token.
@@ -618,11 +626,11 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
 
     def decode(
         self,
-        token_ids,
+        token_ids: int | list[int] | list[list[int]] | np.ndarray | torch.Tensor,
         skip_special_tokens: bool = False,
         clean_up_tokenization_spaces: bool | None = None,
         ext_table: dict[int, str] | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> str | list[str]:
         """Text of ids, token by token: the text of a prefix is a prefix of the text.
 
@@ -681,13 +689,13 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
 
     def batch_decode(
         self,
-        sequences,
+        sequences: int | list[int] | list[list[int]] | np.ndarray | torch.Tensor,
         skip_special_tokens: bool = False,
         clean_up_tokenization_spaces: bool | None = None,
         ext_tables: list[dict[int, str]] | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> list[str]:
-        """[`~CpmBeeTokenizer.decode`] of each row, with that row's table; ids without rows are one row."""
+        """Decodes each row with its table, see `decode`; ids without rows are one row."""
         if not isinstance(sequences, (list, tuple)) and not getattr(sequences, "ndim", 0):
             raise ValueError(f"Got {type(sequences).__name__} to decode, expected rows of ids.")
         if len(sequences) and not _has_rows(sequences):
@@ -699,7 +707,7 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
         rows = zip(sequences, ext_tables, strict=True)
         return [self.decode(ids, skip_special_tokens, ext_table=table, **kwargs) for ids, table in rows]
 
-    def tokenize(self, text: str, **kwargs) -> list[str]:
+    def tokenize(self, text: str, **kwargs: Any) -> list[str]:
         """Pieces of a text, whose ids `__call__` gives without special tokens; outside the grammar `<` is itself."""
         if kwargs.pop("add_special_tokens", False):
             raise ValueError("Got add_special_tokens=True, expected False: tokenize() shows the pieces of a text.")
@@ -718,21 +726,29 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
         bos, root, eos = self._bos_id, self._specials["<root>"], self._eos_id
         return [bos, root, eos, bos, *token_ids_0, eos]
 
-    def get_special_tokens_mask(self, token_ids_0, token_ids_1=None, already_has_special_tokens: bool = False):
+    def get_special_tokens_mask(
+        self, token_ids_0: list[int], token_ids_1: list[int] | None = None, already_has_special_tokens: bool = False
+    ) -> list[int]:
         """1 for special tokens but `<unk>`, which may stand for a word."""
         self._refuse({"token_ids_1": token_ids_1})
         ids = token_ids_0 if already_has_special_tokens else self.build_inputs_with_special_tokens(token_ids_0)
         special = set(self._specials.values()) - {self._unk_id}
         return [int(index in special) for index in ids]
 
-    def prepare_for_model(self, *args, **kwargs):
+    def prepare_for_model(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuses: ids alone do not say where their segments are."""
         raise ValueError("CpmBeeTokenizer makes no inputs of ids, as their segments are lost: call it with the text.")
 
     def apply_chat_template(
-        self, conversation, tools=None, documents=None, chat_template=None, tokenize: bool = True, **kwargs
-    ):
-        """transformers', for a template of your own: what messages hold is text, never a special token.
+        self,
+        conversation: list[dict],
+        tools: None = None,
+        documents: None = None,
+        chat_template: str | None = None,
+        tokenize: bool = True,
+        **kwargs: Any,
+    ) -> str | list[str] | list[int] | BatchEncoding:
+        """For a template of your own, see transformers' method: what messages hold is text, never a special token.
 
         Raises:
             ValueError: No template, or VisCPM-Chat's, which shows a conversation to people, is to be tokenized.
@@ -768,9 +784,10 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
         return 0
 
     def get_vocab(self) -> dict[str, int]:
+        """Tokens and their ids, those of the vocabulary file."""
         return dict(self._encoder)
 
-    def add_tokens(self, new_tokens, special_tokens: bool = False) -> int:
+    def add_tokens(self, new_tokens: str | AddedToken | list[str | AddedToken], special_tokens: bool = False) -> int:
         """Only for entries of the vocabulary: a further id would be an extension column."""
         new_tokens = new_tokens if isinstance(new_tokens, (list, tuple)) else [new_tokens]
         self._check_specials({"extra_special_tokens" if special_tokens else "new_tokens": new_tokens})
@@ -794,6 +811,7 @@ class CpmBeeTokenizer(PreTrainedTokenizer):
         return self._decoder.get(index, "<unk>")
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        """The text of tokens, which follow each other without a space."""
         return "".join(tokens)
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str]:

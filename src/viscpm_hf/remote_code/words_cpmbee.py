@@ -1,6 +1,7 @@
 """Words outside the vocabulary on their way from a prompt to the text of its answer, remembered by nobody."""
 
 import torch
+from transformers.utils import ModelOutput
 
 
 class GeneratedIds(torch.Tensor):
@@ -81,7 +82,7 @@ def read_words(words: torch.Tensor | None) -> list[dict[int, str]]:
     return tables
 
 
-def with_words(output, tables: list[dict[int, str]]):
+def with_words(output: torch.Tensor | ModelOutput, tables: list[dict[int, str]]) -> torch.Tensor | ModelOutput:
     """The output of `generate()` with the words of its prompts, if they have any."""
     if not any(tables):
         return output

@@ -26,7 +26,7 @@ PROMPTS = (
 )
 
 
-def show(path: Path, columns: int = 32):
+def show(path: Path, columns: int = 32) -> None:
     """Print a picture in a terminal's colours, two pixels per character; elsewhere only its path."""
     print(f"\n{path}")
     if not sys.stdout.isatty():
@@ -55,7 +55,7 @@ def convert(what: str, converter: Callable[[Path], Path], output: Path) -> Path:
     return output
 
 
-def talk_about_pictures(repo: Path):
+def talk_about_pictures(repo: Path) -> None:
     """Ask three questions about the two shipped pictures."""
     processor = AutoProcessor.from_pretrained(repo, trust_remote_code=True)
     model = AutoModelForImageTextToText.from_pretrained(repo, trust_remote_code=True)
@@ -98,7 +98,7 @@ def talk_about_pictures(repo: Path):
     print(f"\n\nThe converted folder is {repo.resolve()}\n")
 
 
-def paint(repo: Path, sheet: Path):
+def paint(repo: Path, sheet: Path) -> None:
     """Paint four prompts and save them side by side."""
     pipeline = DiffusionPipeline.from_pretrained(repo, trust_remote_code=True)
     pipeline.set_progress_bar_config(desc="painting", disable=not sys.stderr.isatty())
@@ -110,7 +110,7 @@ def paint(repo: Path, sheet: Path):
     print(f"\nThe converted folder is {repo.resolve()}\nThe pictures are {sheet.resolve()}")
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder for what the demo makes")
     output = parser.parse_args().output

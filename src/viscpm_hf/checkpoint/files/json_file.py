@@ -18,7 +18,7 @@ _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 
 
-def quoted(value) -> str:
+def quoted(value: object) -> str:
     """What a file or a user says, short and without its line breaks and escape sequences."""
     try:
         return _SHORT.repr(value)
@@ -26,7 +26,7 @@ def quoted(value) -> str:
         return "a number of thousands of digits"
 
 
-def named(value) -> str:
+def named(value: object) -> str:
     """The same where nothing in it can mislead, else `quoted`: for names and words."""
     sound = isinstance(value, str) and 0 < len(value) <= 80 and value.isprintable() and " " not in value
     return value if sound else quoted(value)
@@ -96,11 +96,11 @@ def require_sizes(config: Mapping, what: str, sizes: Mapping[str, int | None], m
     return values
 
 
-def is_size(value, most: int = 2**24) -> bool:
+def is_size(value: object, most: int = 2**24) -> bool:
     return type(value) is int and 1 <= value <= most
 
 
-def is_size_list(value, most: int = 2**24, length: int = 16) -> bool:
+def is_size_list(value: object, most: int = 2**24, length: int = 16) -> bool:
     """Whether a value is a list of at most `length` sizes."""
     return isinstance(value, list) and 1 <= len(value) <= length and all(is_size(each, most) for each in value)
 

@@ -44,7 +44,7 @@ class StoredTensor:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def is_count(number) -> bool:
+def is_count(number: object) -> bool:
     return type(number) is int and 0 <= number < 2**60
 
 

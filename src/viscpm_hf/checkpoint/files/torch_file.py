@@ -253,7 +253,7 @@ class TorchWriter:
         self.write("data.pkl", [pickled.getvalue()])
         self.write("byteorder", [b"little"])
 
-    def write(self, member: str, pieces: Iterable[bytes | memoryview]):
+    def write(self, member: str, pieces: Iterable[bytes | memoryview]) -> None:
         info = zipfile.ZipInfo("archive/" + member)
         # an extra field (4 bytes of its own and padding) after zipfile's 20 bytes of zip64 sizes moves the data
         head = self.archive.fp.tell() + LOCAL_HEADER + len(info.filename) + 20 + 4
@@ -263,7 +263,7 @@ class TorchWriter:
             for piece in pieces:
                 file.write(piece)
 
-    def write_tensor(self, name: str, pieces: Iterable[memoryview]):
+    def write_tensor(self, name: str, pieces: Iterable[memoryview]) -> None:
         self.write(f"data/{self.keys[name]}", pieces)
 
     def __enter__(self) -> "TorchWriter":

@@ -15,12 +15,12 @@ FEW = 10  # times fewer tensors than in a state dict may lie beside it, such as 
 MAX_KEY = 200  # characters of a key on the way to the state dict
 
 
-def is_tensor(value) -> bool:
+def is_tensor(value: object) -> bool:
     """Whether unpickling would make a tensor of it."""
     return isinstance(value, Made) and _name(value.function) in TENSOR_MAKERS
 
 
-def find_state_dict(value, path: Path) -> tuple[list[tuple], str]:
+def find_state_dict(value: object, path: Path) -> tuple[list[tuple], str]:
     """The state dict a checkpoint holds, by itself or in dicts of other things such as `{"model": …, "epoch": 3}`.
 
     Args:

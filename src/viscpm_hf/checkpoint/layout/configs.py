@@ -1,7 +1,7 @@
 """Configurations of the converted model: sizes from the tensors, the rest from the original's JSON or as published."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from ...remote_code.modeling_beit3 import POSITION_OFFSET, Beit3VisionConfig
@@ -168,7 +168,14 @@ def vision_config(sizes: Mapping[str, int], declared: str | Path | None) -> Beit
     )
 
 
-def declared_values(path, option: str, known, free, fixed, ignored=()) -> dict:
+def declared_values(
+    path: Path | None,
+    option: str,
+    known: Mapping[str, str],
+    free: Collection[str],
+    fixed: Mapping[str, object],
+    ignored: Collection[str] = (),
+) -> dict:
     """The free values a JSON file declares, once all it says is consistent with the checkpoint and supported.
 
     Args:

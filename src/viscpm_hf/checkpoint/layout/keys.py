@@ -5,6 +5,7 @@ in the original's configuration, that all tensors must agree on. Sizes are read 
 A new name with a folder in it, such as `unet/conv_in.weight`, is `conv_in.weight` in that folder's weight file.
 """
 
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -205,7 +206,7 @@ _MARKS = (
 ORIGINAL = ("llm.", "vpm.", "unet.", "encoder.", "input_embedding.")
 
 
-def check_family(family: Family, names: Iterable[str], path) -> None:
+def check_family(family: Family, names: Iterable[str], path: str | os.PathLike) -> None:
     """Stops when the names are those of another kind of checkpoint, saying which verb converts it."""
     names = list(names)
     if not names:
@@ -249,7 +250,7 @@ class Match:
     sizes: dict[str, int]
 
 
-def match(family: Family, tensors: Mapping[str, StoredTensor], path) -> Match:
+def match(family: Family, tensors: Mapping[str, StoredTensor], path: str | os.PathLike) -> Match:
     """Finds the place of every tensor and the model's sizes.
 
     Raises:

@@ -2,6 +2,7 @@
 
 import inspect
 import operator
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -33,7 +34,9 @@ MOST_LAYERS = 500  # on the way down; Stable Diffusion XL has 60
 ENOUGH = 5  # tensors that make a block: a stray name makes none
 
 
-def unet_for(tensors: Mapping[str, StoredTensor], path, declared: Path | None, option: str) -> UNet2DConditionModel:
+def unet_for(
+    tensors: Mapping[str, StoredTensor], path: str | os.PathLike, declared: Path | None, option: str
+) -> UNet2DConditionModel:
     """The UNet a checkpoint holds, on the meta device.
 
     Args:

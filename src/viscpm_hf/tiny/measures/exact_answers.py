@@ -5,18 +5,25 @@ python -m viscpm_hf.tiny.measures.exact_answers [REPO] [--beams 3] [--dtype bflo
 
 import argparse
 import sys
+from typing import Any
 
 import torch
 from PIL import Image
 from tqdm import tqdm
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from .. import tiny_chat_repo
 from ..world.questions import KINDS, LANGUAGES, Sample, held_out_questions
 
 
 @torch.no_grad()
-def answer_questions(model, processor, samples: list[Sample], batch_size: int = 64, **generate_kwargs) -> list[str]:
+def answer_questions(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    samples: list[Sample],
+    batch_size: int = 64,
+    **generate_kwargs: Any,
+) -> list[str]:
     """The model's answers.
 
     Args:

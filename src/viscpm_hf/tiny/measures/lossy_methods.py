@@ -81,7 +81,7 @@ def measure(kind: str, method: str, share: slice, settings: argparse.Namespace) 
     return found | {"peak": 1024 * int(peak[1]), "right": right}
 
 
-def ask_chat(method, share, settings, right):
+def ask_chat(method: str, share: slice, settings: argparse.Namespace, right: dict[str, dict[str, list]]) -> dict:
     chat = VisCPMChat(tiny_chat_repo(), image_safety_checker=False, device="cpu", **options_of(method))
     # before the first pass, in which bitsandbytes packs anew
     weights = sum(map(packed_bytes, chat.model.model.language_model.state_dict().values()))
@@ -97,7 +97,7 @@ def ask_chat(method, share, settings, right):
     return {"weights": weights, "seconds": seconds, "count": count}
 
 
-def ask_paint(method, share, settings, right):
+def ask_paint(method: str, share: slice, settings: argparse.Namespace, right: dict[str, dict[str, list]]) -> dict:
     repo = settings.calibrated if method == CALIBRATED else tiny_paint_repo()
     painter = VisCPMPaint(repo, False, False, False, device="cpu", **options_of(method))
     pipeline = painter.pipeline

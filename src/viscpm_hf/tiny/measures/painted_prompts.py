@@ -8,13 +8,14 @@ import random
 import sys
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler
 from PIL import Image
 from tqdm import tqdm
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from .. import GUIDANCE_SCALE, tiny_chat_repo, tiny_paint_repo
 from ..world.contact_sheet import contact_sheet
@@ -31,7 +32,9 @@ SCHEDULERS = {
 }
 
 
-def paint_prompts(pipeline, prompts: list[Prompt], seed: int = 0, batch_size: int = 20, **kwargs) -> list[Image.Image]:
+def paint_prompts(
+    pipeline: DiffusionPipeline, prompts: list[Prompt], seed: int = 0, batch_size: int = 20, **kwargs: Any
+) -> list[Image.Image]:
     """One picture per prompt; picture i has the seed `seed + i`, whatever the batch size.
 
     Args:
@@ -65,7 +68,9 @@ def check_picture(prompt: Prompt, picture: Image.Image) -> dict[str, bool]:
     return checks
 
 
-def name_painted(prompts: list[Prompt], pictures: list[Image.Image], model, processor) -> dict[str, list[bool]]:
+def name_painted(
+    prompts: list[Prompt], pictures: list[Image.Image], model: PreTrainedModel, processor: ProcessorMixin
+) -> dict[str, list[bool]]:
     """Whether Chat names the asked colour and shape of painted pictures, in the prompt's language.
 
     Args:

@@ -46,7 +46,7 @@ class PreparedWorld:
     shift_labels: torch.Tensor
     meant_cells: torch.Tensor
 
-    def to(self, device) -> "PreparedWorld":
+    def to(self, device: str | torch.device) -> "PreparedWorld":
         return PreparedWorld(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
 
@@ -188,7 +188,7 @@ class WorldSampler(Sampler):
         self.batch_size, self.seed, self.epoch = batch_size, seed, 0
         self.long = ((world.input_ids != 0).sum(1) > _SHORT).view(len(world.pictures), -1)  # (scenes, questions)
 
-    def set_epoch(self, epoch: int):
+    def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:

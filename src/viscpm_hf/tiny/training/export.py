@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ...checkpoint.layout.keys import CHAT, CPMBEE, TEXT_PROJECTION, Table
 from ...remote_code.modeling_cpmbee import CpmBeeConfig, CpmBeeModel
@@ -69,7 +70,9 @@ def write_original(model: VisCPMChatForConditionalGeneration, output: str | Path
     return checkpoint
 
 
-def write_original_paint(text_encoder: CpmBeeModel, unet, text_projection, vae, output: str | Path) -> Path:
+def write_original_paint(
+    text_encoder: CpmBeeModel, unet: nn.Module, text_projection: nn.Module, vae: nn.Module, output: str | Path
+) -> Path:
     """Writes pytorch_model.bin (float16, original names), llm_config.json, vocab.txt and the folder sd_base.
 
     Args:

@@ -1,11 +1,13 @@
 """What the training of both tiny models is made of: data computed once, an optimizer, a phase."""
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from transformers import TrainingArguments
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from ...finetuning import parameter_groups, resume_from
 
@@ -31,7 +33,17 @@ def adamw(module: torch.nn.Module, learning_rates: dict[str, float], weight_deca
     return torch.optim.AdamW(parameter_groups(module, learning_rates, weight_decay), betas=(0.9, 0.98), fused=True)
 
 
-def fit(trainer_class, model, collator, optimizer, folder: Path, steps: int, batch_size: int, args, callbacks=()):
+def fit(
+    trainer_class: type[Trainer],
+    model: nn.Module,
+    collator: Callable,
+    optimizer: torch.optim.Optimizer,
+    folder: Path,
+    steps: int,
+    batch_size: int,
+    args: argparse.Namespace,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> None:
     """Runs one phase to its end, from its last checkpoint if there is one.
 
     Args:

@@ -13,12 +13,13 @@ import argparse
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
 from safetensors.torch import load_file
 from torch import nn
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ...remote_code.configuration_viscpm_chat import VisCPMChatConfig
 from ...remote_code.modeling_beit3 import Beit3VisionConfig
@@ -134,7 +135,14 @@ class ChatLearner(VisCPMChatForConditionalGeneration):
         chat.load_state_dict(self.state_dict(), strict=False)
         return chat.to(self.device).eval()
 
-    def forward(self, pixel_values, scene_labels, picture_of, meant_cells, **inputs):
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        scene_labels: torch.Tensor,
+        picture_of: torch.Tensor,
+        meant_cells: torch.Tensor,
+        **inputs: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
         features = self.get_image_features(pixel_values)
         queries = features.last_hidden_state[:, -QUERY_NUM:]  # before the connector
         features.pooler_output = features.pooler_output[picture_of]  # (batch, query_num, hidden)
@@ -166,7 +174,9 @@ class PrintAnswers(TrainerCallback):
         self.model, self.every = model, every
         self.samples = {language: held_out_questions(language, n=questions, seed=1) for language in LANGUAGES}
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if state.global_step % self.every == 0 and state.is_world_process_zero:
             print_answers(self.model.chat(), self.samples, f"step {state.global_step}")
 
@@ -178,7 +188,7 @@ class WorldTrainer(Trainer):
         return WorldSampler(self.data_collator.world, self.args.per_device_train_batch_size, self.args.seed)
 
 
-def print_answers(model: VisCPMChatForConditionalGeneration, samples: dict[str, list], title: str):
+def print_answers(model: VisCPMChatForConditionalGeneration, samples: dict[str, list], title: str) -> None:
     """Greedy exact answers per language and kind, as a table."""
     answers = {
         language: answer_questions(model, tiny_processor(), asked, num_beams=1, max_new_tokens=64)

@@ -251,7 +251,16 @@ class PaintLearner(nn.Module):
     def _keep_middle(self, module, args, output):
         self.middle = output  # (batch, channels, 4, 4)
 
-    def forward(self, latents, noise, timesteps, states, states_mask, combinations, blind) -> dict[str, torch.Tensor]:
+    def forward(
+        self,
+        latents: torch.Tensor,
+        noise: torch.Tensor,
+        timesteps: torch.Tensor,
+        states: torch.Tensor,
+        states_mask: torch.Tensor,
+        combinations: torch.Tensor,
+        blind: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
         noisy = torch.where(blind[:, None, None, None], noise, SCHEDULER.add_noise(latents, noise, timesteps))
         context = self.text_projection(states, return_dict=False)[0]
         predicted = self.unet(noisy, timesteps, context, encoder_attention_mask=states_mask).sample.float()

@@ -20,7 +20,7 @@ SAMPLES = {
 }
 
 
-def main():
+def main() -> None:
     PICTURES.mkdir(exist_ok=True)
     for name, scene in SAMPLES.items():
         Image.fromarray(draw(scene, random.Random(name))).save(PICTURES / name)
