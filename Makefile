@@ -7,7 +7,7 @@ TORCH := $(shell grep '^torch==' requirements.txt)
 PYTEST := -m pytest -q -n 2 --dist loadfile
 OFFLINE := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
-.PHONY: install demo test test-newest test-oldest test-peers lint bench clean
+.PHONY: install demo test test-newest test-oldest test-peers lint docs bench clean
 
 install: $(INSTALLED)
 
@@ -55,6 +55,12 @@ test-peers: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The API reference, from docstrings.
+docs: install
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	rm -rf build/docs
+	HF_HUB_OFFLINE=1 $(BIN)/python docs/api.py build/docs
 
 bench: install
 	$(BIN)/python benchmarks/tokenizer.py

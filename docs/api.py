@@ -1,6 +1,7 @@
 """`make docs`: pages of every public class and function, from their docstrings, into build/docs; no warning passes."""
 
 import sys
+import typing
 import warnings
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +22,8 @@ MODULES = (
     "viscpm_hf.safety",
     "viscpm_hf.tiny",
 )
+# packages bring all that is in them
+NOT_SHOWN = r"!viscpm_hf\.(tiny|checkpoint|finetuning)\..*"
 
 
 def main() -> int:
@@ -28,11 +31,16 @@ def main() -> int:
     for name in MODULES:
         module = import_module(name)
         for public in getattr(module, "__all__", ()):
-            setattr(module, public, getattr(module, public))  # pdoc does not see what is imported on first use
-    pdoc.render.configure(docformat="google", search=True)
+            value = getattr(module, public)
+            setattr(module, public, value)  # pdoc does not see what is imported on first use
+            # transformers writes the __init__ of a configuration, with names of its own module
+            vars(sys.modules[getattr(value, "__module__", name)]).setdefault("Literal", typing.Literal)
+    # the first page: pdoc itself links from there what can be imported from it
+    sys.modules[MODULES[0]].__doc__ += "\n\nFurther pages:\n\n" + "\n".join(f"* `{name}`" for name in MODULES[1:])
+    pdoc.render.configure(docformat="google")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        pdoc.pdoc(*MODULES, output_directory=output)
+        pdoc.pdoc(*MODULES, NOT_SHOWN, output_directory=output)
     for warning in caught:
         print(f"error: {warning.message}", file=sys.stderr)
     print(f"{len(list(output.rglob('*.html')))} pages in {output}")

@@ -1,4 +1,4 @@
-"""A plan of memory.py carried out: what to load with, and where the parts go."""
+"""A plan carried out: what to load a model with, and where its parts go."""
 
 import contextlib
 import copy
