@@ -1,0 +1,69 @@
+"""The examples run as they are, outside the checkout, with the models that the package ships."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(name, folder, *arguments):
+    """What an example prints, run in a folder."""
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+    )
+    assert done.returncode == 0, done.stderr
+    # of the original's schedule, which is not outdated
+    assert "Traceback" not in done.stderr and "steps_offset" not in done.stderr
+    return done.stdout
+
+
+def test_every_example_is_run_here():
+    """A further example needs a test."""
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {"chat.py", "paint.py"}
+
+
+def test_chat_answers(tmp_path):
+    """A question, the turn after it, a batch and a streamed answer."""
+    printed = run("chat.py", tmp_path)
+    for answer in ("它在左上角。", "它是圆形。", "左上角有一个红色的圆形，右侧有一个蓝色的五角星。"):
+        assert f"答 {answer}\n" in printed
+    # as one of a batch, and streamed
+    assert printed.count("答 There is a red circle in the top left and a blue star in the middle right.\n") == 2
+
+
+def test_chat_takes_a_model_and_a_picture(tmp_path):
+    """A folder or repository, and a picture, from the command line."""
+    from viscpm_hf.tiny import PICTURES, tiny_chat_repo
+
+    printed = run("chat.py", tmp_path, tiny_chat_repo(), PICTURES / "2_triangle_and_cross.png")
+    assert "答 There is a green triangle in the middle left and an orange cross in the bottom middle.\n" in printed
+
+
+def test_paint_saves_what_was_asked_for(tmp_path):
+    """A prompt, three at once, DPM++ and a picture redrawn, each as a file with its colour in it."""
+    printed = run("paint.py", tmp_path)
+    colours = {
+        "1_prompt.png": "blue",
+        "2_prompts_0.png": "red",
+        "2_prompts_1.png": "purple",
+        "2_prompts_2.png": "orange",
+        "3_dpm.png": "red",
+        "4_redrawn.png": "green",
+    }
+    assert {path.name for path in tmp_path.iterdir()} == set(colours)
+    from viscpm_hf.tiny.measures.pixel_check import find_shapes
+
+    for name, colour in colours.items():
+        assert f"{name}: 64 × 64" in printed
+        with Image.open(tmp_path / name) as picture:
+            assert [found.colour for found in find_shapes(np.asarray(picture))] == [colour], name
