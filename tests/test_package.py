@@ -1,5 +1,6 @@
 """The wheel and the source distribution hold what they should, and the wheel works outside the checkout."""
 
+import os
 import re
 import shutil
 import site
@@ -83,19 +84,10 @@ def installed(wheel, tmp_path_factory):
     # a path only: the .pth files there, of an editable install for one, are not read
     (packages / "libraries.pth").write_text("\n".join(site.getsitepackages()))
     python = folder / "venv" / "bin" / "python"
-    run(
-        sys.executable,
-        "-m",
-        "pip",
-        "--python",
-        python,
-        "install",
-        "--quiet",
-        "--no-index",
-        "--no-deps",
-        wheel,
-        cwd=folder,
-    )
+    # --ignore-installed, and no PYTHONPATH: a checkout installed there is not to count, nor to be removed
+    options = "--quiet --no-index --no-deps --ignore-installed --no-warn-script-location".split()
+    pip = (sys.executable, "-m", "pip", "--python", python, "install", *options, wheel)
+    run(*pip, cwd=folder, env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"})
     return python.parent
 
 
