@@ -114,13 +114,26 @@ def anchors(headings: list[str]) -> set[str]:
     return result
 
 
-def shell_lines(block: Block) -> list[str]:
-    """The commands of a shell block, without prompts, remarks and what is printed between them."""
+@dataclass
+class Command:
+    line: str
+    given: str = ""  # what is typed into it
+    printed: str = ""  # what the page shows of it
+
+
+def commands(block: Block) -> list[Command]:
+    """Of a shell block, without remarks; in a `console` each begins with `$`, and what is typed into it with `>`."""
     text = re.sub(r"\\\n\s*", " ", block.text)
-    if block.language == "console":
-        text = "\n".join(line[2:] for line in text.splitlines() if line.startswith("$ "))
-    lines = (re.sub(r"(^|\s+)# .*$", "", line).strip() for line in text.splitlines())
-    return [line for line in lines if line]
+    found = []
+    for line in text.splitlines():
+        if block.language == "console" and not line.startswith("$ "):
+            if line.startswith("> "):
+                found[-1].given += line[2:] + "\n"
+            else:
+                found[-1].printed += line + "\n"
+        elif line := re.sub(r"(^|\s+)# .*$", "", line.removeprefix("$ ")).strip():
+            found.append(Command(line))
+    return found
 
 
 def same_output(printed: str, expected: str) -> bool:

@@ -2,18 +2,20 @@
 
 import ast
 import importlib
+import io
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tokenize
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 import typer
-from markdown_pages import ROOT, anchors, page_names, read_page, same_output, shell_lines, translation
+from markdown_pages import ROOT, anchors, commands, page_names, read_page, same_output, translation
 from paint import prompt_checker_parts, ranker_parts, safety_checker_parts
 from PIL import Image
 
@@ -137,9 +139,12 @@ def check_pip(words):
     assert "viscpm-hf" not in line or "git+" in line, "the package is on no index"
 
 
-def run_shell(block, folder, monkeypatch):
-    for line in shell_lines(block):
-        words = shlex.split(line)
+def run_shell(block, folder, monkeypatch, capsys):
+    """Runs the commands of a block, compares what a console shows, and returns what all of them printed."""
+    output = ""
+    for command in commands(block):
+        line, words = command.line, shlex.split(command.line)
+        monkeypatch.setattr("sys.stdin", io.StringIO(command.given))
         while words and re.match(r"[A-Z_]+=", words[0]):
             name, _, value = words.pop(0).partition("=")
             monkeypatch.setenv(name, value)
@@ -157,6 +162,11 @@ def run_shell(block, folder, monkeypatch):
             run_python(words[1:])
         else:
             pytest.fail(f"line {block.line}: mark the block as <!-- needs … -->, nothing here can run {line!r}")
+        printed = capsys.readouterr().out
+        if command.printed and block.is_run:
+            assert same_output(printed, command.printed), f"{line} printed\n{printed}"
+        output += printed
+    return output
 
 
 def check_shown(words):
@@ -190,7 +200,7 @@ def test_blocks_run_and_print_what_is_shown(name, folder, monkeypatch, capsys):
     for block in page.blocks:
         where = f"{name}, line {block.line}"
         if block.language in SHELL:
-            run_shell(block, folder, monkeypatch)
+            printed = run_shell(block, folder, monkeypatch, capsys)
         elif block.language == "python" and block.is_run:
             names = names if block.continues else {}
             exec(compile("\n" * block.line + block.text, name, "exec"), names)
@@ -200,7 +210,8 @@ def test_blocks_run_and_print_what_is_shown(name, folder, monkeypatch, capsys):
             assert block.language in SILENT, f"{where}: {block.language!r} is no language that is tested"
             if block.language != "text":
                 assert not re.search(r"^(viscpm|python|make|pip) ", block.text, re.M), f"{where}: commands want ```sh"
-        printed = capsys.readouterr().out
+        if block.language not in SHELL:
+            printed = capsys.readouterr().out
         if block.is_run and block.expected is not None:
             assert same_output(printed, block.expected), f"{where} printed\n{printed}"
         elif block.language == "python":
@@ -261,11 +272,15 @@ def test_languages_show_the_same(name):
     pages = read_page(name), read_page(translation(name))
 
     def kind(block):
-        text = "" if block.language == "text" else block.text
-        if block.language in (*SHELL, "python"):
-            text = re.sub(r"\s*# .*$", "", text, flags=re.M)
-            text = re.sub(r'"[^"\n]*[ ?.\u3000-\u9fff\uff00-\uffef][^"\n]*"', '"…"', text)
-        return block.language, block.is_run, block.continues, text
+        words = [] if block.language == "text" else [block.text]
+        if block.language in SHELL:
+            words = [word for command in commands(block) for word in shlex.split(command.line)]
+        elif block.language == "python":
+            tokens = tokenize.generate_tokens(io.StringIO(block.text).readline)
+            words = [token.string for token in tokens if token.type != tokenize.COMMENT]
+            words = [word for word in words if word.strip()]
+        words = ["…" if re.search(r"[ \u3000-\u9fff\uff00-\uffef]", word) else word for word in words]
+        return block.language, block.is_run, block.continues, words
 
     english, chinese = ([kind(block) for block in page.blocks] for page in pages)
     assert english == chinese
@@ -283,7 +298,7 @@ def test_readme_is_an_entrance(name):
     linked = {link for link in page.links if link.startswith("docs/")}
     folder = "docs/zh" if page.is_chinese else "docs"
     assert {f"{folder}/{path.name}" for path in (ROOT / folder).glob("*.md")} <= linked
-    lines = {line for block in page.blocks if block.language in SHELL for line in shell_lines(block)}
+    lines = {command.line for block in page.blocks if block.language in SHELL for command in commands(block)}
     assert {"make demo", "make test"} <= lines
 
 
