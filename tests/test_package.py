@@ -197,3 +197,24 @@ def test_the_example_of_the_index_page_works_outside_the_checkout(installed, els
     assert printed[0] == wanted
     assert Path(printed[1]).is_relative_to(installed.parent)
     assert (elsewhere / "heart.png").stat().st_size > 200
+
+
+def test_citation_and_changelog_are_of_this_version():
+    """A release changes one number in the package, and these two pages with it."""
+    import viscpm_hf
+
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.search(r"^version: (.*)$", citation, re.MULTILINE)[1] == viscpm_hf.__version__
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest = re.search(r"^## \[(.*?)\] - (unreleased|\d{4}-\d\d-\d\d)$", changelog, re.MULTILINE)
+    assert newest[1] == viscpm_hf.__version__
+
+
+def test_moved_modules_of_the_changelog_are_there():
+    """What the table of moved names says is now is a module, or a room with modules."""
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `viscpm_hf\..*\| (.*) \|$", changelog, re.MULTILINE)
+    assert len(rows) > 5
+    for name in re.findall(r"`(viscpm_hf[\w.]*)", "".join(rows)):
+        place = ROOT / "src" / name.rstrip(".").replace(".", "/")
+        assert place.is_dir() or place.with_suffix(".py").exists(), name
