@@ -210,6 +210,9 @@ def test_blocks_run_and_print_what_is_shown(name, folder, monkeypatch, capsys):
             assert block.language in SILENT, f"{where}: {block.language!r} is no language that is tested"
             if block.language != "text":
                 assert not re.search(r"^(viscpm|python|make|pip) ", block.text, re.M), f"{where}: commands want ```sh"
+        for saved in re.findall(r'\.save\("(.+?)"\)', block.text) if block.is_run else ():
+            with Image.open(folder / saved) as image:
+                assert len(image.getcolors(2**20)) > 1, f"{where}: {saved} is blank"
         if block.language not in SHELL:
             printed = capsys.readouterr().out
         if block.is_run and block.expected is not None:
