@@ -28,12 +28,14 @@ class LocalHub:
 
     Attributes:
         url (`str`): What clients need as HF_ENDPOINT before they import anything.
+        pull_requests (`list[str]`): The repository of each; its files are in `uploads`, as `owner/name-pr-1`, ….
         log (`list[tuple[str, str, int]]`): Method, path and status of every request.
     """
 
     def __init__(self, uploads):
         self.uploads, self.repositories, self.log = Path(uploads), {}, []
         self.private = set()
+        self.pull_requests = []
 
     def add(self, repo_id, folder):
         """Serves a folder as it is, links not followed out of it."""
@@ -139,8 +141,14 @@ class LocalHub:
             self.private.add(repo_id)
         return {"url": f"{self.url}/{repo_id}", "name": repo_id, "id": repo_id}
 
-    def upload(self, repo_id, operations):
+    def upload(self, repo_id, operations, create_pr):
         folder = self.repositories[repo_id]
+        parent = next(each["value"].get("parentCommit") for each in operations if each["key"] == "header")
+        if parent not in (None, self.commit(repo_id)):
+            raise HubError(412, "PreconditionFailed", "A commit has happened since. Please refresh and try again.")
+        if create_pr:  # into a folder of its own
+            self.pull_requests.append(repo_id)
+            folder = self.uploads / f"{repo_id}-pr-{len(self.pull_requests)}"
         for operation in operations:
             value = operation["value"]
             if operation["key"] == "file":
@@ -152,7 +160,10 @@ class LocalHub:
             elif operation["key"] != "header":
                 raise HubError(400, "BadRequest", f"Operation {operation['key']} is not served here")
         commit = self.commit(repo_id)
-        return {"success": True, "commitOid": commit, "commitUrl": f"{self.url}/{repo_id}/commit/{commit}"}
+        answer = {"success": True, "commitOid": commit, "commitUrl": f"{self.url}/{repo_id}/commit/{commit}"}
+        if create_pr:
+            answer["pullRequestUrl"] = f"{self.url}/{repo_id}/discussions/{len(self.pull_requests)}"
+        return answer
 
 
 @cache
@@ -191,7 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
         parts = [unquote(part) for part in url.path.strip("/").split("/")]
         query = parse_qs(url.query)
         if self.command == "POST":
-            return self._take(parts, body)
+            return self._take(parts, body, query)
         match parts:
             case ["api", "whoami-v2"]:
                 return {"type": "user", "name": "local", "auth": {"type": "access_token"}}
@@ -209,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return f"{owner}/{name}", self.hub.file(f"{owner}/{name}", "/".join(path))
         raise HubError(404, "NotFound", f"{self.path} is not served here")
 
-    def _take(self, parts, body):
+    def _take(self, parts, body, query):
         match parts:
             case ["api", "repos", "create"]:
                 return self.hub.create(**json.loads(body))
@@ -221,7 +232,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
             case ["api", "models", owner, name, "commit", revision]:
                 self.hub.check_revision(f"{owner}/{name}", revision)
-                return self.hub.upload(f"{owner}/{name}", [json.loads(line) for line in body.splitlines()])
+                operations = [json.loads(line) for line in body.splitlines()]
+                return self.hub.upload(f"{owner}/{name}", operations, query.get("create_pr") == ["1"])
         raise HubError(404, "NotFound", f"{self.path} is not served here")
 
     def _send_file(self, repo_id, path):

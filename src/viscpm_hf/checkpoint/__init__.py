@@ -1,7 +1,7 @@
 """Original checkpoints: converting them, proving a conversion, going back.
 
 * chat.py, paint.py, cpmbee.py: `convert_chat`, `convert_paint`, `convert_cpmbee`; job.py: what they have in common
-* verify.py: byte-for-byte comparison; export.py: the way back
+* verify.py: byte-for-byte comparison; export.py: the way back; refresh.py: code and card of this version
 * repo.py: everything in a repository but the weights; pipeline_repo.py: the same for Paint; parts.py: what is taken
   from other repositories
 * files/: formats, disks and the network; layout/: names, shapes and configurations; errors.py: messages
@@ -15,6 +15,7 @@ from .errors import CheckpointError, listed, printable
 from .export import export_original
 from .files.hub import push_to_hub
 from .files.weights import DTYPES
+from .refresh import Refreshed, refresh, refresh_on_hub
 from .verify import verify
 
 # Loaded on first use: diffusers takes seconds to import, and the other conversions do without.
@@ -32,6 +33,7 @@ __all__ = [
     "PAINT_VARIANTS",
     "VARIANTS",
     "CheckpointError",
+    "Refreshed",
     "convert_chat",
     "convert_cpmbee",
     "convert_paint",
@@ -39,5 +41,7 @@ __all__ = [
     "listed",
     "printable",
     "push_to_hub",
+    "refresh",
+    "refresh_on_hub",
     "verify",
 ]

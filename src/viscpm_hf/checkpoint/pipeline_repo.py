@@ -13,6 +13,7 @@ from .layout.diffusers_classes import DDPMScheduler, UNet2DConditionModel
 from .repo import INDEX, OPTIONAL_PAINT_PARTS, PAINT_CODE, PAINT_PARTS, copy_code, write_config
 
 PIPELINE = "pipeline_viscpm_paint"
+CLASS_NAME = [PIPELINE, "VisCPMPaintPipeline"]
 TEXT_ENCODER_AUTO_MAP = {"AutoConfig": "modeling_cpmbee.CpmBeeConfig", "AutoModel": "modeling_cpmbee.CpmBeeModel"}
 # the original reads Stable Diffusion's PNDM configuration as DDPM, which did not know steps_offset then: last step 0
 SCHEDULER = {
@@ -53,11 +54,9 @@ def write_pipeline(
     )
     unet.save_config(folder / "unet")
     DDPMScheduler(**SCHEDULER).save_config(folder / "scheduler")
-    copy_code(folder, [f"{PIPELINE}.py"])
-    for component, (module, _) in PAINT_CODE.items():
-        copy_code(folder / component, [f"{module}.py"])
+    copy_pipeline_code(folder)
     index = {
-        "_class_name": [PIPELINE, "VisCPMPaintPipeline"],
+        "_class_name": CLASS_NAME,
         "_diffusers_version": diffusers.__version__,
         **PAINT_PARTS,
         **{name: kind if name in parts else [None, None] for name, kind in OPTIONAL_PAINT_PARTS.items()},
@@ -65,3 +64,9 @@ def write_pipeline(
         "requires_safety_checker": "safety_checker" in parts,
     }
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def copy_pipeline_code(folder: Path) -> None:
+    copy_code(folder, [f"{PIPELINE}.py"])
+    for component, (module, _) in PAINT_CODE.items():
+        copy_code(folder / component, [f"{module}.py"])

@@ -1,6 +1,7 @@
 """What a converted repository holds beside its weights: configurations, remote code, model card, conversion.json."""
 
 import functools
+import hashlib
 import json
 import os
 import platform
@@ -27,6 +28,7 @@ from .layout.keys import CHAT, PAINT, PLAIN_CPMBEE, Family, Match, with_unet
 
 PACKAGE = Path(__file__).parents[1]
 CONVERSION = "conversion.json"
+CARD = "README.md"
 INDEX = "model_index.json"
 UNUSED = "original_only.safetensors"
 
@@ -131,14 +133,22 @@ def copy_code(folder: Path, names: Iterable[str]) -> None:
 
 
 def write_card(folder: Path, template: str, **fields: str) -> None:
-    """README.md from a template in model_cards/; the fields may be names of files, of which anything can be part."""
-    text = Template((Path(__file__).parent / template).read_text(encoding="utf-8"))
+    """README.md from a template in model_cards/."""
+    (folder / CARD).write_bytes(card_text((Path(__file__).parent / template).read_text(encoding="utf-8"), **fields))
+
+
+def card_text(template: str, **fields: str) -> bytes:
+    """A model card; the fields may be names of files, of which anything can be part."""
     fields = {key: printable(" ".join(value.replace("`", "'").split())) for key, value in fields.items()}
-    _write(folder / "README.md", text.substitute(fields))
+    return _encoded(Template(template).substitute(fields))
 
 
-def _write(path: Path, text: str) -> None:
-    path.write_bytes(text.encode("utf-8", "replace"))  # names of files need not be Unicode
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "replace")  # names of files need not be Unicode
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def write_report(
@@ -168,16 +178,26 @@ def write_report(
         "components": components,
         "dropped": match.unused,
         "dropped_to": UNUSED if match.unused else None,
-        "versions": {
-            "viscpm_hf": _own_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "diffusers": metadata.version("diffusers"),
-            "python": platform.python_version(),
-        },
+        "card": digest((folder / CARD).read_bytes()),  # by which a refresh sees that nobody edited it
+        "versions": versions(),
     }
-    _write(folder / CONVERSION, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    (folder / CONVERSION).write_bytes(report_text(report))
     return report
+
+
+def report_text(report: Mapping) -> bytes:
+    return _encoded(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+
+
+def versions() -> dict[str, str | None]:
+    """Of what writes a repository."""
+    return {
+        "viscpm_hf": _own_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "diffusers": metadata.version("diffusers"),
+        "python": platform.python_version(),
+    }
 
 
 def _own_version() -> str | None:
@@ -324,7 +344,8 @@ def loads_or_says_why(load: Callable) -> Callable:
             StrictDataclassError,
         ) as error:
             raise CheckpointError(
-                f"{model_path} does not load ({first_line(error)}): convert the checkpoint again."
+                f"{model_path} does not load ({first_line(error)}): if an earlier version converted it, run "
+                f"`viscpm refresh {pasted(model_path)}` first, otherwise convert the checkpoint again."
             ) from error
 
     return loading

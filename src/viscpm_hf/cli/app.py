@@ -8,7 +8,7 @@ import typer
 
 from .. import __version__
 from ..language import say
-from . import chat, convert, memory, paint, repositories
+from . import chat, convert, memory, paint, refresh, repositories
 from .pages import tidy
 from .program import complain, fill_standard_files, guarded_output, run_script
 from .usage import sentence
@@ -40,6 +40,7 @@ def root(
 for group in (
     convert,
     repositories,
+    refresh,
     memory,
     chat,
     paint,

@@ -2,11 +2,11 @@
 
 import os
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
 
 from ..errors import CheckpointError, first_line
 
@@ -84,6 +84,61 @@ def fetch(source: str, wanted: Wanted, patterns: Iterable[str]) -> Path:
             f"There is no folder {source} and it could not be fetched from the Hub ({first_line(error)}); give "
             f"{wanted.option} {wanted.advice}."
         ) from error
+
+
+def fetch_small_files(repo_id: str, folder: str | os.PathLike, patterns: Iterable[str]) -> str:
+    """Fetches files of a Hub repository as they are now, not into the cache.
+
+    Args:
+        repo_id: `owner/name`.
+        folder: to put them into.
+        patterns: of their names.
+
+    Returns:
+        The commit they are of.
+
+    Raises:
+        CheckpointError: there is no such repository or it cannot be reached.
+    """
+    try:
+        commit = HfApi().model_info(repo_id).sha
+        snapshot_download(repo_id, revision=commit, allow_patterns=list(patterns), local_dir=folder)
+    except Exception as error:  # the Hub's client passes on those of its HTTP library
+        raise CheckpointError(
+            f"There is no folder {repo_id} and it could not be fetched from the Hub ({first_line(error)}); give a "
+            "converted folder or a Hub repository `owner/name`."
+        ) from error
+    return commit
+
+
+def commit_files(repo_id: str, files: Mapping[str, bytes], message: str, parent: str, pull_request: bool) -> str:
+    """Uploads some files in one commit.
+
+    Args:
+        repo_id: `owner/name`.
+        files: contents by name.
+        message: of the commit.
+        parent: commit that must still be the newest.
+        pull_request: whether to propose the commit instead.
+
+    Returns:
+        The address of the commit or of the pull request.
+
+    Raises:
+        CheckpointError: the Hub refuses.
+    """
+    try:
+        commit = HfApi().create_commit(
+            repo_id,
+            [CommitOperationAdd(name, data) for name, data in files.items()],
+            commit_message=message,
+            parent_commit=parent,
+            create_pr=pull_request,
+        )
+    except Exception as error:
+        advice = "run again" if pull_request else "run again, or propose the change with --pull-request"
+        raise CheckpointError(f"{repo_id} could not be written to ({first_line(error)}); {advice}.") from error
+    return commit.pr_url if pull_request else commit.commit_url
 
 
 def _command(folder: Path, repo_id: str, private: bool) -> str:

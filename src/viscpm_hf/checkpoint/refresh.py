@@ -1,0 +1,384 @@
+"""Bringing the code, the configurations and the card of a converted repository up to this version; never its weights.
+
+What is new is made in a folder of its own and loaded there. Then the files change places: all of them, or none.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from transformers import GenerationConfig
+
+from ..remote_code.configuration_viscpm_chat import VisCPMChatConfig
+from ..remote_code.modeling_cpmbee import CpmBeeConfig
+from ..remote_code.processing_viscpm_chat import VisCPMChatProcessor
+from ..remote_code.tokenization_cpmbee import CpmBeeTokenizer
+from . import repo
+from .errors import CheckpointError, first_line, listed
+from .files.disk import read_small
+from .files.hub import commit_files, fetch_small_files
+from .files.json_file import quoted, read_json_file
+from .files.staging import FULL
+from .layout.keys import CHAT, PAINT, PLAIN_CPMBEE
+
+CARDS = {CHAT.model_type: "viscpm_chat.md", PAINT.model_type: "viscpm_paint.md", PLAIN_CPMBEE.model_type: "cpmbee.md"}
+WORKSPACE, LOCK, MANIFEST = ".viscpm_refresh", "lock", "files.json"
+# what libraries write beside settings: of whoever saved
+OF_THE_MOMENT = {"transformers_version", "is_local", "local_files_only", "name_or_path"}
+WEIGHTS = (".safetensors", ".bin")
+SMALL = ("*.json", "*.py", "*.txt", "*.jinja", "*.md")
+
+
+@dataclass
+class Refreshed:
+    """What a refresh did.
+
+    Args:
+        changed: names of the files that it wrote, none if all was up to date.
+        kept: why something was left as it is, a sentence each.
+        address: of the commit or pull request, for a repository on the Hub.
+    """
+
+    changed: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    address: str | None = None
+
+
+def refresh(folder: str | os.PathLike, card: bool = False) -> Refreshed:
+    """Brings a converted folder up to this version of the package.
+
+    Written are the remote code, what the configurations lack, and the model card unless somebody edited it. Settings
+    stay as they are, and no weight file is opened for writing. A file that is a link becomes a file.
+
+    Args:
+        folder: converted by any version, also quantized or saved after fine-tuning.
+        card: whether to write the model card even over an edited one.
+
+    Raises:
+        CheckpointError: it is no converted repository, cannot be written to, or would not load; it is as it was.
+    """
+    folder = Path(folder)
+    kind = _kind(folder)
+    _refuse_links(folder, kind)
+    workspace = folder / WORKSPACE
+    if not os.path.lexists(workspace):
+        files, kept = _renewed(folder, kind, card)
+        if not files:
+            return Refreshed(kept=kept)
+    with _workspace(folder):
+        _undo(folder, workspace)  # what a killed run began
+        files, kept = _renewed(folder, kind, card)
+        _check_weights(folder, kind)
+        before = _weights(folder)
+        _exchange(folder, workspace, files)
+    if _weights(folder) != before:
+        raise CheckpointError(f"Something else changed the weights of {folder} meanwhile; run `viscpm verify`.")
+    return Refreshed(sorted(files), kept)
+
+
+def refresh_on_hub(repo_id: str, push: bool = False, pull_request: bool = False, card: bool = False) -> Refreshed:
+    """Brings a repository on the Hub up to this version; weights are neither fetched nor uploaded.
+
+    Args:
+        repo_id: `owner/name`.
+        push: whether to commit what is new.
+        pull_request: whether to propose it instead. With neither, nothing is uploaded.
+        card: as for `refresh`.
+
+    Raises:
+        CheckpointError: as for `refresh`, or the Hub refuses.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        commit = fetch_small_files(repo_id, temporary, [*SMALL, *(f"*/{pattern}" for pattern in SMALL)])
+        folder = Path(temporary)
+        files, kept = _renewed(folder, _kind(folder, repo_id), card)
+        address = None
+        if files and (push or pull_request):
+            address = commit_files(repo_id, files, "Refreshed with viscpm_hf", commit, pull_request)
+    return Refreshed(sorted(files), kept, address)
+
+
+def _kind(folder: Path, name: str | None = None) -> str:
+    """The model type of a repository."""
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"There is no folder {folder}; give a converted folder or a Hub repository `owner/name`."
+        )
+    if repo.is_paint(repo.read_json(folder, repo.INDEX)):
+        return PAINT.model_type
+    model_type = repo.read_json(folder, "config.json").get("model_type")
+    if model_type not in (CHAT.model_type, PLAIN_CPMBEE.model_type):
+        raise CheckpointError(
+            f"{name or folder} is not a converted repository: its config.json should say model_type viscpm_chat or "
+            f"cpmbee, not {quoted(model_type)}, or its model_index.json {PAINT.model_type}; make one with "
+            "`viscpm convert`."
+        )
+    return model_type
+
+
+def _refuse_links(folder: Path, kind: str) -> None:
+    """Stops where the files of another folder would be written to."""
+    where = folder.resolve()
+    if where.parent.name == "snapshots" and (where.parents[1] / "blobs").is_dir():
+        raise CheckpointError(
+            f"{folder} lies in the cache of huggingface_hub, which holds what the Hub has; refresh the repository on "
+            "the Hub by its name, or a copy of this folder (`cp -rL`)."
+        )
+    parts = repo.PAINT_CODE if kind == PAINT.model_type else ()
+    if links := [name for name in (*parts, WORKSPACE) if (folder / name).is_symlink()]:
+        raise CheckpointError(f"In {folder}, {listed(links)} is a link to another folder; put a copy in its place.")
+
+
+def _renewed(folder: Path, kind: str, card: bool) -> tuple[dict[str, bytes], list[str]]:
+    """Contents by name of the files that are to change, and why others stay."""
+    report = repo.read_json(folder, repo.CONVERSION)
+    with tempfile.TemporaryDirectory() as temporary:
+        new = Path(temporary)
+        parts = repo.PAINT_CODE if kind == PAINT.model_type else ()
+        for place in (folder, *(folder / part for part in parts)):
+            _copy_small_files(place, new / place.relative_to(folder))
+        try:
+            {CHAT.model_type: _chat, PAINT.model_type: _paint, PLAIN_CPMBEE.model_type: _cpmbee}[kind](new)
+        except CheckpointError as error:
+            raise CheckpointError(str(error).replace(f"{new}{os.sep}", f"{folder}{os.sep}")) from error
+        except (ValueError, OSError, TypeError, AttributeError, LookupError, RuntimeError) as error:
+            what = first_line(error).replace(str(new), str(folder))
+            raise CheckpointError(f"{folder} does not load and stays as it is ({what}); convert it again.") from error
+        kept = _renew_card(new, kind, report, card)
+        files = {}
+        for path in new.rglob("*"):
+            name = path.relative_to(new).as_posix()
+            if path.is_file() and ((data := path.read_bytes()) != _contents(folder / name)):
+                files[name] = data
+        if files and report:
+            report["refreshed"] = repo.versions()
+        if report != repo.read_json(folder, repo.CONVERSION):
+            files[repo.CONVERSION] = repo.report_text(report)
+    return files, kept
+
+
+def _contents(path: Path) -> bytes | None:
+    return read_small(path) if path.exists() else None
+
+
+def _copy_small_files(place: Path, to: Path) -> None:
+    """What a part is without its weights; the report is not among it."""
+    if not place.is_dir():
+        raise CheckpointError(f"There is no folder {place}, which every VisCPM-Paint has; convert again.")
+    to.mkdir(exist_ok=True)
+    for pattern in SMALL:
+        for path in place.glob(pattern):
+            indexes_weights = path.name.endswith(".index.json")
+            if path.is_file() and not indexes_weights and path.name != repo.CONVERSION:
+                (to / path.name).write_bytes(read_small(path))
+
+
+def _chat(new: Path) -> None:
+    repo.copy_code(new, repo.CHAT_CODE)
+    _set(new / "config.json", {"auto_map": repo.CHAT_AUTO_MAP})
+    config = VisCPMChatConfig.from_pretrained(new)
+    _save_again(new, VisCPMChatProcessor)
+    _generation(new, config.text_config, repo.CHAT_GENERATION)
+
+
+def _cpmbee(new: Path) -> None:
+    repo.copy_code(new, repo.CPMBEE_CODE)
+    _set(new / "config.json", {"auto_map": repo.CPMBEE_AUTO_MAP})
+    config = CpmBeeConfig.from_pretrained(new)
+    _save_again(new, CpmBeeTokenizer)
+    _generation(new, config, repo.CPMBEE_GENERATION)
+
+
+def _paint(new: Path) -> None:
+    from . import pipeline_repo  # diffusers, which takes seconds to import
+
+    pipeline_repo.copy_pipeline_code(new)
+    index = read_json_file(new / repo.INDEX)
+    absent = {name: [None, None] for name in repo.OPTIONAL_PAINT_PARTS if name not in index}
+    own = {"_class_name": pipeline_repo.CLASS_NAME, **repo.PAINT_CODE, **absent}
+    _set(new / repo.INDEX, own)
+    _set(new / "text_encoder" / "config.json", {"auto_map": pipeline_repo.TEXT_ENCODER_AUTO_MAP})
+    CpmBeeConfig.from_pretrained(new / "text_encoder")
+    read_json_file(new / "text_projection" / "config.json")
+    _save_again(new / "tokenizer", CpmBeeTokenizer)
+
+
+def _set(path: Path, fields: Mapping) -> None:
+    """Writes entries of a JSON file, if they are others, and leaves the rest as it is."""
+    before = read_json_file(path)
+    after = _merged(before, fields)
+    if after == before:
+        return
+    if list(before) == sorted(before):
+        after = dict(sorted(after.items()))
+    path.write_text(json.dumps(after, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _merged(before, new):
+    """Settings with newer ones over them, section by section; in the order of the newer."""
+    if not isinstance(before, dict) or not isinstance(new, Mapping):
+        return new
+    return {key: _merged(before.get(key), new[key]) if key in new else before[key] for key in [*new, *before]}
+
+
+def _save_again(new: Path, kind: type) -> None:
+    """What the class of today makes of a processor's or a tokenizer's files, over these.
+
+    It has read them, so settings are kept, and what it knows nothing of stays, too.
+    """
+    own = kind.from_pretrained(new)
+    with tempfile.TemporaryDirectory() as saved:
+        own.save_pretrained(saved)
+        for path in Path(saved).iterdir():
+            if path.suffix == ".json" and (new / path.name).exists():
+                _set(new / path.name, {k: v for k, v in read_json_file(path).items() if k not in OF_THE_MOMENT})
+            elif not (new / path.name).exists():
+                shutil.copyfile(path, new / path.name)
+
+
+def _generation(new: Path, language, defaults: Mapping) -> None:
+    """The original's search where nothing is said; otherwise settings are the user's."""
+    if not (new / "generation_config.json").exists():
+        repo.write_generation_config(new, language, defaults)
+    GenerationConfig.from_pretrained(new)
+
+
+def _renew_card(new: Path, kind: str, report: dict, overwrite: bool) -> list[str]:
+    """Writes the card unless it was edited, and its digest into the report; says what was left."""
+    if not report:
+        return [f"There is no {repo.CONVERSION} to make the model card from; {repo.CARD} stays as it is."]
+    main = new / "text_encoder" if kind == PAINT.model_type else new
+    config = read_json_file(main / "config.json")
+    family = PAINT.name if kind == PAINT.model_type else CHAT.name  # CPM-Bee's card asks for none
+    fields = {
+        "name": " ".join(filter(None, (family, _word(report, "variant")))),
+        "dtype": _word(config, "dtype") or _word(config, "torch_dtype") or "several types",
+        "source": _word(report.get("source"), "file") or "the original",
+        "base": _word(report.get("ready_made"), "vae") or "Stable Diffusion 2.1",
+    }
+    card = new / repo.CARD
+    # those of versions that did not write its digest into the report are in old_cards/, where they are others
+    here = Path(__file__).parent
+    templates = [here / CARDS[kind], *(here / "old_cards").glob(f"*{CARDS[kind]}")]
+    own = [repo.card_text(template.read_text(encoding="utf-8"), **fields) for template in templates]
+    found = card.read_bytes() if card.exists() else None
+    written = found is None or report.get("card") == repo.digest(found) or found in own
+    if not (written or overwrite):
+        report.pop("card", None)
+        return [f"{repo.CARD} was edited and stays as it is; --card writes that of this version."]
+    card.write_bytes(own[0])
+    report["card"] = repo.digest(own[0])
+    return []
+
+
+def _word(section, key: str) -> str | None:
+    value = section.get(key) if isinstance(section, dict) else None
+    return value if isinstance(value, str) else None
+
+
+def _check_weights(folder: Path, kind: str) -> None:
+    """Reads the headers of the weight files: what was only fetched in part is found now and not in use.
+
+    Quantized ones have other files; they are checked by whoever loads them.
+    """
+    main = folder / "text_encoder" if kind == PAINT.model_type else folder
+    if "quantization_config" not in read_json_file(main / "config.json"):
+        repo.read_repo(folder, repo.family_of(folder))
+
+
+def _weights(folder: Path) -> dict[str, tuple[int, int, int]]:
+    found = {}
+    for path in folder.rglob("*"):
+        if path.suffix in WEIGHTS and path.is_file():
+            status = path.stat()
+            found[str(path)] = (status.st_ino, status.st_size, status.st_mtime_ns)
+    return found
+
+
+@contextmanager
+def _workspace(folder: Path) -> Iterator[None]:
+    """A hidden folder in a repository, for one process at a time; it is gone when the block ends."""
+    workspace = folder / WORKSPACE
+    lock = FileLock(workspace / LOCK, timeout=0)
+    try:
+        workspace.mkdir(exist_ok=True)
+        try:
+            lock.acquire()
+        except (Timeout, FileNotFoundError) as error:  # not found: it ended at this very moment
+            raise CheckpointError(f"Another process is refreshing {folder}; wait for it and run again.") from error
+        yield
+    except FileExistsError as error:
+        raise CheckpointError(f"{workspace} is in the way; move it away.") from error
+    except OSError as error:
+        why = "make room and run again" if error.errno in FULL else "make it writable, or refresh a copy"
+        raise CheckpointError(
+            f"Could not write to {folder} ({error.strerror or error}); it is as it was: {why}."
+        ) from error
+    finally:
+        if lock.is_locked:
+            with suppress(OSError):
+                if not (workspace / MANIFEST).exists():  # else it could not be undone, and the next run shall
+                    for name in ("new", "old"):
+                        shutil.rmtree(workspace / name, ignore_errors=True)
+                (workspace / LOCK).unlink()  # before it is released: who waits for it must see that it is gone
+            lock.release()
+        with suppress(OSError):
+            workspace.rmdir()
+
+
+def _exchange(folder: Path, workspace: Path, files: Mapping[str, bytes]) -> None:
+    """Puts files in the place of others: all of them, or none.
+
+    A run that is killed in between leaves a manifest, by which the next one undoes what it did.
+    """
+    for name, data in files.items():
+        new, old, target = workspace / "new" / name, workspace / "old" / name, folder / name
+        for path in (new, old):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        new.write_bytes(data)
+        if os.path.lexists(target):
+            if target.is_file():
+                shutil.copymode(target, new)
+            shutil.copy2(target, old, follow_symlinks=False)
+    try:
+        _write_whole(
+            workspace / MANIFEST, json.dumps({name: os.path.lexists(folder / name) for name in files}).encode()
+        )
+        for name in files:
+            os.replace(workspace / "new" / name, folder / name)
+        (workspace / MANIFEST).unlink()
+    except BaseException:
+        _undo(folder, workspace)
+        raise
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _undo(folder: Path, workspace: Path) -> None:
+    """Puts back what an exchange that did not end has moved, and removes what it left."""
+    with suppress(OSError):
+        (workspace / f"{MANIFEST}.partial").unlink()
+    if (workspace / MANIFEST).exists():
+        for name, was_there in read_json_file(workspace / MANIFEST).items():
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise CheckpointError(f"{workspace / MANIFEST} names {quoted(name)}; remove {workspace}.")
+            if os.path.lexists(workspace / "old" / name):
+                os.replace(workspace / "old" / name, folder / name)
+            elif not was_there:
+                (folder / name).unlink(missing_ok=True)
+        (workspace / MANIFEST).unlink()
+    for name in ("new", "old"):
+        shutil.rmtree(workspace / name, ignore_errors=True)

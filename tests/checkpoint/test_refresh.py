@@ -1,0 +1,407 @@
+"""Guards `viscpm refresh`: repositories of every earlier version work like new ones, and nobody's files are lost.
+
+old_repositories/ holds what earlier commits wrote beside weights and code, one folder a generation.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hub import LocalHub
+
+from viscpm_hf.checkpoint import CheckpointError, convert_cpmbee, refresh, verify
+from viscpm_hf.tiny import CHAT_CHECKPOINT, PAINT_CHECKPOINT, PICTURES, tiny_chat_repo, tiny_paint_repo
+
+module = sys.modules["viscpm_hf.checkpoint.refresh"]  # whose name in the room is that of the function
+OLD = Path(__file__).parent / "old_repositories"
+TESTS = Path(__file__).parents[1]
+CHATS = ["chat-44a02be", "chat-59544aa", "chat-1d0fec5", "chat-933ba85"]  # oldest first
+PAINTS = ["paint-7a72fe5", "paint-933ba85"]
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def weights(folder):
+    found = [(path, path.stat()) for path in sorted(folder.rglob("*.safetensors"))]
+    return [(path, status.st_ino, status.st_size, status.st_mtime_ns) for path, status in found]
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write(path, fields):
+    path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+
+
+@pytest.fixture
+def aged(tmp_path):
+    """A repository as an earlier version left it, by the name in old_repositories/."""
+
+    def make(name="chat-44a02be"):
+        folder = tmp_path / name
+        shutil.copytree(tiny_chat_repo() if name.startswith("chat") else tiny_paint_repo(), folder)
+        for path in folder.rglob("*.py"):
+            path.unlink()
+        for path in ("README.md", "chat_template.jinja", "conversion.json"):
+            (folder / path).unlink(missing_ok=True)
+        shutil.copytree(OLD / name, folder, dirs_exist_ok=True)
+        if name.startswith("chat"):
+            (folder / "generation_cpmbee.py").write_text("raise ImportError('of an old version')\n")
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("name", [*CHATS, *PAINTS])
+def test_an_old_repository_becomes_what_a_conversion_writes_today(aged, name):
+    """All but conversion.json, and the noise in config.json that some versions of transformers write."""
+    folder, new = aged(name), tiny_chat_repo() if name.startswith("chat") else tiny_paint_repo()
+    checkpoint = CHAT_CHECKPOINT if name.startswith("chat") else PAINT_CHECKPOINT
+    before = weights(folder)
+    done = refresh(folder)
+    assert "conversion.json" in done.changed and not done.kept and weights(folder) == before
+    found, expected = contents(folder), contents(new)
+    assert found.keys() == expected.keys()
+    different = {str(path) for path in found if found[path] != expected[path]}
+    assert different <= {"conversion.json", "config.json"}
+    assert read(folder / "conversion.json")["refreshed"]["viscpm_hf"]
+    results = verify(checkpoint / "pytorch_model.bin", folder, progress=False).values()
+    assert results and not any(result.differences for result in results)
+    assert not refresh(folder).changed and contents(folder) == found
+
+
+def test_what_is_new_is_up_to_date(tmp_path):
+    for new in (tiny_chat_repo(), tiny_paint_repo()):
+        before = contents(new)
+        done = refresh(new)
+        assert not done.changed and not done.kept and contents(new) == before
+
+
+ANSWERS = """
+import sys
+import torch
+from diffusers import DiffusionPipeline
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+sys.modules["viscpm_hf"] = None
+picture, *folders = sys.argv[1:]
+content = [{"type": "image", "path": picture}, {"type": "text", "text": "它是什么形状？"}]
+for folder in folders:
+    if folder.endswith("paint"):
+        pipeline = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+        seed = torch.Generator().manual_seed(0)
+        pixels = pipeline("a red circle", generator=seed, num_inference_steps=2, output_type="np").images
+        print(folder, pixels.tobytes().hex()[:4000])
+    else:
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+        model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
+        inputs = processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            tokenize=True, return_dict=True, add_generation_prompt=True, return_tensors="pt",
+        )
+        print(folder, model.generate(**inputs, max_new_tokens=30).tolist())
+"""
+
+
+def test_in_another_process_it_answers_as_a_new_one(aged, tmp_path):
+    """The oldest and the newest of each kind, without the package."""
+    folders = {"new-chat": tiny_chat_repo(), "new-paint": tiny_paint_repo()}
+    folders |= {
+        f"{place}-{names[at].partition('-')[0]}": aged(names[at])
+        for names in (CHATS, PAINTS)
+        for place, at in (("oldest", 0), ("newest", -1))
+    }
+    for name, folder in folders.items():
+        refresh(folder)
+        (tmp_path / name).symlink_to(folder)
+    done = subprocess.run(
+        [sys.executable, "-c", ANSWERS, sorted(PICTURES.glob("*.png"))[0], *folders],
+        env={**os.environ, "HF_HOME": str(tmp_path / "home")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    answers = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert answers.keys() == folders.keys()
+    for name, answer in answers.items():
+        assert answer == answers[f"new-{name.partition('-')[2]}"], name
+
+
+def test_settings_of_people_stay(aged):
+    folder = aged()
+    changes = {
+        "generation_config.json": {"num_beams": 5, "of_mine": [1]},
+        "processor_config.json": {"max_input_length": 100, "of_mine": 1},
+        "tokenizer_config.json": {"model_max_length": 77, "of_mine": 2},
+        "config.json": {"of_mine": {"a": 1}, "dtype": "bfloat16"},
+    }
+    for name, fields in changes.items():
+        write(folder / name, read(folder / name) | fields)
+    (folder / "chat_template.jinja").write_text("of mine")
+    (folder / "more").mkdir()
+    (folder / "more" / "notes.txt").write_text("of mine")
+    refresh(folder)
+    for name, fields in changes.items():
+        assert read(folder / name).items() >= fields.items()
+    assert read(folder / "processor_config.json")["image_processor"]["do_rescale"] is True
+    assert "<mask>" not in read(folder / "tokenizer_config.json")["extra_special_tokens"]
+    assert (folder / "chat_template.jinja").read_text() == (folder / "more" / "notes.txt").read_text() == "of mine"
+
+
+def test_an_edited_card_stays_unless_it_is_asked_for(aged):
+    folder = aged()
+    card = folder / "README.md"
+    written = card.read_bytes()
+    card.write_bytes(written + b"\nOf mine.\n")
+    done = refresh(folder)
+    assert "README.md" not in done.changed and "--card" in done.kept[0] and card.read_bytes().endswith(b"Of mine.\n")
+    assert refresh(folder, card=True).changed and card.read_bytes() == written
+    card.unlink()
+    assert refresh(folder).changed == ["README.md"] and card.read_bytes() == written
+
+
+def test_a_card_that_its_version_wrote_is_replaced(aged):
+    """By the digest in conversion.json, whatever its text was."""
+    folder = aged()
+    refresh(folder)
+    report = read(folder / "conversion.json")
+    written = (folder / "README.md").read_bytes()
+    (folder / "README.md").write_bytes(b"of another version")
+    report["card"] = module.repo.digest(b"of another version")
+    write(folder / "conversion.json", report)
+    assert refresh(folder).changed == ["README.md", "conversion.json"]
+    assert (folder / "README.md").read_bytes() == written
+
+
+def test_links(aged, tmp_path):
+    """They become files, and where they led to nothing is written; a cache of the Hub is not touched."""
+    folder = aged()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("config.json", "generation_cpmbee.py", "tokenizer_config.json", "model.safetensors"):
+        shutil.move(folder / name, elsewhere / name)
+        (folder / name).symlink_to(elsewhere / name)
+    before = contents(elsewhere)
+    refresh(folder)
+    assert contents(elsewhere) == before and (folder / "model.safetensors").is_symlink()
+    assert not (folder / "generation_cpmbee.py").is_symlink()
+
+    snapshot = tmp_path / "models--a--b" / "snapshots" / "abc"
+    (tmp_path / "models--a--b" / "blobs").mkdir(parents=True)
+    shutil.copytree(OLD / "chat-44a02be", snapshot)
+    (tmp_path / "link").symlink_to(snapshot)
+    for place in (snapshot, tmp_path / "link"):
+        with pytest.raises(CheckpointError, match="cache of huggingface_hub"):
+            refresh(place)
+
+    paint = aged("paint-7a72fe5")
+    shutil.move(paint / "tokenizer", elsewhere / "tokenizer")
+    (paint / "tokenizer").symlink_to(elsewhere / "tokenizer")
+    with pytest.raises(CheckpointError, match="tokenizer is a link"):
+        refresh(paint)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device"), SystemExit(143)])
+@pytest.mark.parametrize("after", [0, 1, 5])
+def test_interrupted_it_is_as_it_was(aged, monkeypatch, error, after):
+    folder = aged()
+    before, calls, real = contents(folder), [], os.replace
+
+    def replace(source, target):
+        if "/new/" in str(source):
+            calls.append(target)
+            if len(calls) > after:
+                raise error
+        real(source, target)
+
+    monkeypatch.setattr(module.os, "replace", replace)
+    with pytest.raises(CheckpointError if isinstance(error, OSError) else BaseException) as raised:
+        refresh(folder)
+    assert not isinstance(error, OSError) or "it is as it was: make room" in str(raised.value)
+    assert contents(folder) == before and not (folder / module.WORKSPACE).exists()
+    monkeypatch.undo()
+    assert refresh(folder).changed and not refresh(folder).changed
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_killed_and_run_again(aged, child, monkeypatch, again):
+    """Also killed once more while the next run undoes what the first did."""
+    folder = aged()
+    before, real = contents(folder), os.replace
+
+    def killed_at(wanted, number):
+        count = [0]
+
+        def replace(source, target):
+            real(source, target)
+            count[0] += wanted in str(source)
+            if count[0] == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        return replace
+
+    monkeypatch.setattr(module.os, "replace", killed_at("/new/", 5))
+    assert child(lambda: refresh(folder) and 0).code() == -signal.SIGKILL
+    assert (folder / module.WORKSPACE / module.MANIFEST).exists()
+    if again:
+        monkeypatch.setattr(module.os, "replace", killed_at("/old/", 2))
+        assert child(lambda: refresh(folder) and 0).code() == -signal.SIGKILL
+    monkeypatch.setattr(module.os, "replace", real)
+    with module._workspace(folder):
+        module._undo(folder, folder / module.WORKSPACE)
+    assert contents(folder) == before
+    assert refresh(folder).changed and not refresh(folder).changed
+
+
+def test_two_at_a_time(aged):
+    folder = aged()
+    with module._workspace(folder), pytest.raises(CheckpointError, match="Another process is refreshing"):
+        refresh(folder)
+    assert refresh(folder).changed
+
+
+def test_a_folder_that_may_not_be_written_to(aged, monkeypatch):
+    """It is said; one that is up to date need not be."""
+    folder = aged()
+    before = contents(folder)
+
+    real = Path.mkdir
+
+    def mkdir(self, **options):
+        if self.name == module.WORKSPACE:  # who runs the tests may be root, whom nothing stops
+            raise PermissionError(13, "Permission denied", str(self))
+        real(self, **options)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with pytest.raises(CheckpointError, match="it is as it was: make it writable"):
+        refresh(folder)
+    assert contents(folder) == before and not refresh(tiny_chat_repo()).changed
+
+
+@pytest.mark.parametrize("damage", ["empty", "other", "file", "nothing", "json", "index", "weights", "vocab"])
+def test_what_cannot_be_refreshed_stays(aged, tmp_path, damage):
+    folder = aged("paint-7a72fe5" if damage == "index" else "chat-44a02be")
+    if damage == "empty":
+        folder = tmp_path / "empty"
+        folder.mkdir()
+    elif damage == "other":
+        write(folder / "config.json", {"model_type": "bert"})
+    elif damage == "file":
+        folder = folder / "config.json"
+    elif damage == "nothing":
+        folder = tmp_path / "nothing"
+    elif damage == "json":
+        (folder / "processor_config.json").write_text("{")
+    elif damage == "index":
+        shutil.rmtree(folder / "text_projection")
+    elif damage == "weights":
+        os.truncate(folder / "model.safetensors", 1000)
+    else:
+        (folder / "vocab.txt").unlink()
+    before = contents(folder) if folder.is_dir() else None
+    with pytest.raises(CheckpointError) as error:
+        refresh(folder)
+    assert str(error.value).isprintable() and module.tempfile.gettempdir() + "/tmp" not in str(error.value)
+    assert before is None or contents(folder) == before
+
+
+def test_saved_after_fine_tuning(tmp_path):
+    """Without code, card and conversion.json, its config.json without a map to the code."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    repo = tiny_chat_repo()
+    AutoModelForImageTextToText.from_pretrained(repo).save_pretrained(tmp_path / "tuned", max_shard_size="2MB")
+    AutoProcessor.from_pretrained(repo).save_pretrained(tmp_path / "tuned")
+    folder = tmp_path / "tuned"
+    for path in folder.glob("*.py"):
+        path.unlink()
+    config = read(folder / "config.json")
+    config.pop("auto_map", None)
+    write(folder / "config.json", config)
+    before = weights(folder)
+    assert len(before) > 1
+    done = refresh(folder)
+    assert {"config.json", "modeling_viscpm_chat.py"} <= set(done.changed) and weights(folder) == before
+    assert "conversion.json" in done.kept[0] and not (folder / "README.md").exists()
+    assert read(folder / "config.json")["auto_map"] == read(repo / "config.json")["auto_map"]
+    assert not refresh(folder).changed
+
+
+def test_plain_cpmbee(golden, chat_checkpoint, tmp_path):
+    from safetensors.torch import save_file
+
+    names = golden("chat_weights.safetensors").items()
+    save_file({name[4:]: value for name, value in names if name.startswith("llm.")}, tmp_path / "a.safetensors")
+    config = chat_checkpoint / "llm_config.json"
+    vocabulary = TESTS / "golden" / "vocab.txt"
+    folder = convert_cpmbee(
+        tmp_path / "a.safetensors", vocabulary, tmp_path / "bee", llm_config=config, progress=False
+    )
+    new = contents(folder)
+    assert not refresh(folder).changed
+    (folder / "words_cpmbee.py").unlink()
+    (folder / "generation_cpmbee.py").write_text("old")
+    (folder / "generation_config.json").unlink()
+    assert refresh(folder).changed and contents(folder).keys() == new.keys()
+    assert (folder / "generation_config.json").read_bytes() == new[Path("generation_config.json")]
+
+
+COMMANDS = """
+import contextlib, io, json, sys
+from viscpm_hf.cli import main
+
+for line in sys.stdin:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(["refresh", *json.loads(line)])
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+
+def test_on_the_hub(request, aged, tmp_path):
+    """Only small files travel; nothing is uploaded unasked; a proposal leaves the repository as it is."""
+    folder = aged()
+    before = contents(folder)
+    with LocalHub(tmp_path / "uploads") as hub:
+        hub.add("me/chat", folder)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        process = subprocess.Popen([sys.executable, "-c", COMMANDS], env=hub.environment(tmp_path / "home"), **pipes)
+        request.addfinalizer(process.kill)
+
+        def command(*arguments):
+            process.stdin.write(json.dumps(arguments) + "\n")
+            process.stdin.flush()
+            return json.loads(process.stdout.readline())
+
+        code, out, _ = command("me/chat")
+        assert code == 0 and "Nothing was uploaded" in out and contents(folder) == before
+        assert not [name for name in hub.downloaded("me/chat") if name.endswith(".safetensors")]
+        code, out, _ = command("me/chat", "--pull-request")
+        assert code == 0 and f"{hub.url}/me/chat/discussions/1" in out and contents(folder) == before
+        proposed = contents(tmp_path / "uploads" / "me/chat-pr-1")
+        code, out, _ = command("me/chat", "--push")
+        assert code == 0 and "/me/chat/commit/" in out
+        assert {name: contents(folder)[name] for name in proposed}.keys() == proposed.keys()
+        assert command("me/chat", "--push")[1] == "me/chat is already up to date.\n"
+        code, _, err = command("me/nothing")
+        assert code == 1 and "me/nothing" in err.splitlines()[-1]
+    assert not refresh(folder).changed
+
+
+def test_the_command(aged):
+    from viscpm_hf.cli import main
+
+    folder = aged()
+    assert main(["refresh", str(folder), "--push"]) == 1
+    assert main(["refresh", str(folder)]) == 0
+    assert main(["refresh"]) == 2
