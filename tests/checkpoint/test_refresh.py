@@ -332,9 +332,21 @@ def test_saved_after_fine_tuning(tmp_path):
     assert len(before) > 1
     done = refresh(folder)
     assert {"config.json", "modeling_viscpm_chat.py"} <= set(done.changed) and weights(folder) == before
-    assert "conversion.json" in done.kept[0] and not (folder / "README.md").exists()
+    assert not done.kept and not (folder / "README.md").exists()
+    assert "conversion.json" in refresh(folder, card=True).kept[0]
     assert read(folder / "config.json")["auto_map"] == read(repo / "config.json")["auto_map"]
     assert not refresh(folder).changed
+
+
+def test_quantized(aged):
+    """Its weights have other names and kinds; what says so in config.json stays."""
+    folder = aged("paint-7a72fe5")
+    config = folder / "text_encoder" / "config.json"
+    write(config, read(config) | {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}})
+    (folder / "text_encoder" / "model.safetensors").write_bytes(b"of another kind")
+    before, said = weights(folder), config.read_bytes()
+    assert "text_encoder/modeling_cpmbee.py" in refresh(folder).changed
+    assert weights(folder) == before and config.read_bytes() == said
 
 
 def test_plain_cpmbee(golden, chat_checkpoint, tmp_path):

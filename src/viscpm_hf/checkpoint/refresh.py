@@ -251,8 +251,8 @@ def _generation(new: Path, language, defaults: Mapping) -> None:
 
 def _renew_card(new: Path, kind: str, report: dict, overwrite: bool) -> list[str]:
     """Writes the card unless it was edited, and its digest into the report; says what was left."""
-    if not report:
-        return [f"There is no {repo.CONVERSION} to make the model card from; {repo.CARD} stays as it is."]
+    if not report:  # as after fine-tuning
+        return [f"There is no {repo.CONVERSION} to make the model card from."] if overwrite else []
     main = new / "text_encoder" if kind == PAINT.model_type else new
     config = read_json_file(main / "config.json")
     family = PAINT.name if kind == PAINT.model_type else CHAT.name  # CPM-Bee's card asks for none
