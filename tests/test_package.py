@@ -161,7 +161,7 @@ def test_what_is_installed_suits_the_package(installed):
 
 
 def test_the_command_works_outside_the_checkout(installed, elsewhere):
-    """`viscpm` of the wheel: version, help, and a conversion of the shipped checkpoint."""
+    """`viscpm` of the wheel: version, help, a conversion of the shipped checkpoint, a question."""
     import viscpm_hf
 
     viscpm = installed / "viscpm"
@@ -185,6 +185,9 @@ def test_the_command_works_outside_the_checkout(installed, elsewhere):
     )
     assert (elsewhere / "VisCPM-Chat" / "model.safetensors").exists()
     assert "VisCPM" in (elsewhere / "VisCPM-Chat" / "README.md").read_text(encoding="utf-8")
+    picture, question = tiny / "images" / "1_circle_and_star.png", "红色的图形在哪里？"
+    asked = run(viscpm, "chat", "--model", "VisCPM-Chat", "--image", picture, "--question", question, cwd=elsewhere)
+    assert asked == "它在左上角。\n"
 
 
 def test_the_example_of_the_index_page_works_outside_the_checkout(installed, elsewhere):

@@ -55,6 +55,18 @@ MANY = 3  # arguments that one sentence can still tell
 EXPORTED = re.findall(r'"(\w+)": "', (SOURCE / "__init__.py").read_text(encoding="utf-8"))
 
 
+@pytest.mark.parametrize("file", ["__init__.py", "checkpoint/__init__.py"])
+def test_names_loaded_on_first_use_have_types(file):
+    """A type checker does not run `__getattr__`: under TYPE_CHECKING the same names come from the same modules."""
+    tree = ast.parse((SOURCE / file).read_text(encoding="utf-8"))
+    lazy = next(ast.literal_eval(each.value) for each in tree.body if ast.unparse(each).startswith("_LAZY = "))
+    block = next(
+        each.body for each in tree.body if isinstance(each, ast.If) and ast.unparse(each.test) == "TYPE_CHECKING"
+    )
+    typed = {alias.asname: line.module for line in block for alias in line.names}
+    assert typed == {name: module.lstrip(".") for name, module in lazy.items()}
+
+
 @pytest.mark.parametrize("file", SHOWN)
 def test_docstrings_name_the_arguments(file):
     """What `make docs` shows has docstrings; "Args:" leaves out none and invents none, and is there where many are."""

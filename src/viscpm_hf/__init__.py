@@ -5,6 +5,7 @@ load without `trust_remote_code`. The `viscpm` command does that later, where a 
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from . import moved
 from .libraries import is_command, leave_quietly_on_ctrl_c, register
@@ -39,12 +40,33 @@ _LAZY = {
 }
 __all__ = [*_LAZY, "__version__"]
 
+if TYPE_CHECKING:  # the same, for those who read types
+    from .chat import VisCPMChat as VisCPMChat
+    from .memory.packing import pack_linears as pack_linears
+    from .paint import VisCPMPaint as VisCPMPaint
+    from .remote_code.configuration_viscpm_chat import VisCPMChatConfig as VisCPMChatConfig
+    from .remote_code.generation_cpmbee import CpmBeeForCausalLM as CpmBeeForCausalLM
+    from .remote_code.image_processing_viscpm_chat import VisCPMChatImageProcessor as VisCPMChatImageProcessor
+    from .remote_code.modeling_beit3 import Beit3VisionConfig as Beit3VisionConfig
+    from .remote_code.modeling_beit3 import Beit3VisionModel as Beit3VisionModel
+    from .remote_code.modeling_cpmbee import CpmBeeConfig as CpmBeeConfig
+    from .remote_code.modeling_cpmbee import CpmBeeModel as CpmBeeModel
+    from .remote_code.modeling_viscpm_chat import (
+        VisCPMChatForConditionalGeneration as VisCPMChatForConditionalGeneration,
+    )
+    from .remote_code.modeling_viscpm_chat import VisCPMChatModel as VisCPMChatModel
+    from .remote_code.modeling_viscpm_paint import VisCPMPaintTextProjection as VisCPMPaintTextProjection
+    from .remote_code.pipeline_viscpm_paint import VisCPMPaintPipeline as VisCPMPaintPipeline
+    from .remote_code.processing_viscpm_chat import VisCPMChatProcessor as VisCPMChatProcessor
+    from .remote_code.tokenization_cpmbee import CpmBeeTokenizer as CpmBeeTokenizer
+    from .safety import UnsafeContentError as UnsafeContentError
 
-def __getattr__(name):
+
+def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(import_module(f".{_LAZY[name]}", __name__), name)
     raise AttributeError(f"module 'viscpm_hf' has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})

@@ -134,7 +134,7 @@ class VisCPMPaint:
         image_size: int | None = None,
         generator: torch.Generator | int | list[torch.Generator | int] | None = None,
         **kwargs: Any,
-    ) -> Image.Image | list[Image.Image]:
+    ) -> Image.Image | Any:  # or a list of them; Any spares those who ask for one image from asking which it is
         """Paints one prompt.
 
         Ranker and prompt checker know Chinese only; for a prompt without a Chinese character they are left out, with a

@@ -8,6 +8,7 @@
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from .chat import VARIANTS, convert_chat
 from .cpmbee import convert_cpmbee
@@ -20,9 +21,12 @@ from .verify import verify
 
 # Loaded on first use: diffusers takes seconds to import, and the other conversions do without.
 _LAZY = {"PAINT_VARIANTS": ".paint", "convert_paint": ".paint"}
+if TYPE_CHECKING:
+    from .paint import PAINT_VARIANTS as PAINT_VARIANTS
+    from .paint import convert_paint as convert_paint
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(import_module(_LAZY[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

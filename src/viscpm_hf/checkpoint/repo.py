@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import transformers
@@ -26,6 +26,7 @@ from .files.stored import StoredTensor
 from .files.weights import DTYPES
 from .layout.keys import CHAT, PAINT, PLAIN_CPMBEE, Family, Match, with_unet
 
+Load = TypeVar("Load", bound=Callable)
 PACKAGE = Path(__file__).parents[1]
 CONVERSION = "conversion.json"
 CARD = "README.md"
@@ -323,7 +324,7 @@ def check_is_converted(model_path: str | os.PathLike, name: str, verb: str, conf
         )
 
 
-def loads_or_says_why(load: Callable) -> Callable:
+def loads_or_says_why(load: Load) -> Load:
     """Decorator of `load(self, model_path, …)`: what libraries make of odd files is one sentence, a CheckpointError.
 
     ValueError, OSError and ImportError are sentences already.
