@@ -1,4 +1,4 @@
-"""Guards the commands that messages, docstrings and model cards name: they exist for who only installed the package."""
+"""Guards the commands that messages, docstrings and model cards name: all exist where only the package is."""
 
 import ast
 import re
