@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import sys
 
 import pytest
 import torch
@@ -50,6 +52,31 @@ def test_convert_cpmbee_and_the_note_about_the_safety_checker(script, chat_check
     checkpoint = chat_checkpoint / "pytorch_model.plain.bin"
     result = script("convert_chat.py", "--checkpoint", checkpoint, "--output", tmp_path / "out", *chat_options)
     assert "no image safety checker" in result.out
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_for_a_terminal(
+    script, chat_checkpoint, chat_options, chat_repo, tmp_path, monkeypatch, capsys, terminal
+):
+    """Of conversion, verification and the way back; nothing of it on stdout."""
+    monkeypatch.setattr(type(sys.stderr), "isatty", lambda stream: stream is sys.stderr and terminal)
+    checkpoint = ("--checkpoint", chat_checkpoint / "pytorch_model.plain.bin")
+    for name, *arguments in (
+        ("convert_chat.py", *checkpoint, "--output", tmp_path / "out", *chat_options),
+        ("verify.py", *checkpoint, "--repo", chat_repo),
+        ("export_original.py", "--repo", chat_repo, "--checkpoint", tmp_path / "back.bin"),
+    ):
+        result = script(name, *arguments)
+        assert result.code == 0 and "%|" not in result.out
+        assert ("100%|" in result.err) == terminal and (terminal or not result.err)
+
+
+def test_a_warning_is_one_line(script, chat_repo, tmp_path):
+    repo = shutil.copytree(chat_repo, tmp_path / "repo")
+    (repo / "original_only.safetensors").unlink()
+    (repo / "conversion.json").unlink()
+    result = script("export_original.py", "--repo", repo, "--checkpoint", tmp_path / "back.bin")
+    assert result.code == 0 and result.err.startswith("warning: ") and result.err.count("\n") == 1
 
 
 NAMES = ["$(touch PWNED)'.bin", "图 片.bin", "\udcff\udcfe.bin", "\x1b[2J`x`\n# Title.bin", "-x.bin"]

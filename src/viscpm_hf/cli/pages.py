@@ -41,6 +41,7 @@ def _tidy(command) -> None:
     for option in command.get_params(typer.Context(command, help_option_names=["-h", "--help"])):
         if getattr(option, "is_flag", False):
             option.metavar = ""
+        option.min = option.max = None  # only what is printed of a range, which takes the room of the text
         if option.name in _OWN_OPTIONS:
             option.help = say(*_OWN_OPTIONS[option.name])
         option.help = _breakable(option.help)

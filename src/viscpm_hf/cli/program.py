@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from ..language import printable
 from ..libraries import register
+from .remarks import plain_remarks
 
 LONGEST = 3000  # characters of an error: a name in it may be megabytes
 
@@ -17,10 +18,10 @@ def verb(function: Callable[..., int | None]) -> Callable[..., Callable[[], int 
     """Decorator of a verb: calling it gives its body, which `main` runs once the command line has been read."""
 
     @functools.wraps(function)
-    def body(*args, **kwargs):
-        return functools.partial(function, *args, **kwargs)
+    def remember(*args, **kwargs):
+        return plain_remarks()(functools.partial(function, *args, **kwargs))
 
-    return body
+    return remember
 
 
 def run_script(command: Callable[[], int | None]) -> int:

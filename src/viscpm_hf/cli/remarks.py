@@ -1,4 +1,4 @@
-"""What a verb that loads a model says on stderr: progress on a terminal, our warnings in a line each, nothing else."""
+"""What verbs say on stderr: progress on a terminal, our warnings in a line each, nothing else."""
 
 import sys
 import warnings
@@ -24,26 +24,40 @@ def tell(text: str) -> None:
 
 
 @contextmanager
-def only_ours() -> Iterator[None]:
-    """Meanwhile libraries are silent, our warnings are a line each, and progress bars are for terminals only."""
-    from transformers.utils import logging as transformers_logging
+def plain_remarks() -> Iterator[None]:
+    """Meanwhile our warnings are a line each, others are not shown, and no progress of the network goes to a pipe."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    with quiet(*_LIBRARIES, "viscpm_hf.safety"), warnings.catch_warnings():
-        from ..checkpoint.layout.diffusers_classes import diffusers_logging
-
+    hidden = not is_terminal(sys.stderr) and not are_progress_bars_disabled()
+    with quiet("huggingface_hub"), warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = _told_once()
-        loggings = (transformers_logging, diffusers_logging)
-        shown = [each for each in loggings if each.is_progress_bar_enabled()]
-        if not is_terminal(sys.stderr):
-            for each in shown:
-                each.disable_progress_bar()
+        if hidden:
+            disable_progress_bars()
         try:
             yield
         finally:
-            if not is_terminal(sys.stderr):
-                for each in shown:
-                    each.enable_progress_bar()
+            if hidden:
+                enable_progress_bars()
+
+
+@contextmanager
+def only_ours() -> Iterator[None]:
+    """Meanwhile libraries are silent, too, and progress of loading and denoising is for terminals only."""
+    from transformers.utils import logging as transformers_logging
+
+    with quiet(*_LIBRARIES, "viscpm_hf.safety"):
+        from ..checkpoint.layout.diffusers_classes import diffusers_logging
+
+        loggings = (transformers_logging, diffusers_logging)
+        hidden = [each for each in loggings if each.is_progress_bar_enabled() and not is_terminal(sys.stderr)]
+        for each in hidden:
+            each.disable_progress_bar()
+        try:
+            yield
+        finally:
+            for each in hidden:
+                each.enable_progress_bar()
 
 
 def _told_once():

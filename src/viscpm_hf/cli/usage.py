@@ -47,7 +47,7 @@ def _what_is_wrong(error, command, word) -> str:
         wanted = (
             f"one of {choices}"
             if choices
-            else _WANTED.get(mistake["type"], mistake["msg"].removeprefix("Input should be "))
+            else _WANTED.get(mistake["type"], mistake["msg"].replace("Input should be", "a number"))
         )
         return f"Got {_short(got)} as {name}, expected {wanted}"
     return f"{name} is missing" if message.startswith("Missing") else message
