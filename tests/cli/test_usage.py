@@ -61,7 +61,8 @@ def test_of_an_option_given_twice_the_last_counts(chat_repo, capsys):
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"), [("0", "a number greater than or equal to 1"), ("nan", "a number less than or equal to 9"), ("x", "a number")]
+    ("given", "wanted"),
+    [("0", "a number greater than or equal to 1"), ("nan", "a number less than or equal to 9"), ("x", "a number")],
 )
 def test_a_number_out_of_its_range_is_one_sentence(given, wanted):
     app = typer.Typer()
