@@ -15,6 +15,7 @@ import pytest
 from hub import LocalHub
 
 from viscpm_hf.checkpoint import CheckpointError, convert_cpmbee, refresh, verify
+from viscpm_hf.checkpoint.files import exchange
 from viscpm_hf.tiny import CHAT_CHECKPOINT, PAINT_CHECKPOINT, PICTURES, tiny_chat_repo, tiny_paint_repo
 
 module = sys.modules["viscpm_hf.checkpoint.refresh"]  # whose name in the room is that of the function
@@ -224,11 +225,11 @@ def test_interrupted_it_is_as_it_was(aged, monkeypatch, error, after):
                 raise error
         real(source, target)
 
-    monkeypatch.setattr(module.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(CheckpointError if isinstance(error, OSError) else BaseException) as raised:
         refresh(folder)
     assert not isinstance(error, OSError) or "it is as it was: make room" in str(raised.value)
-    assert contents(folder) == before and not (folder / module.WORKSPACE).exists()
+    assert contents(folder) == before and not (folder / exchange.WORKSPACE).exists()
     monkeypatch.undo()
     assert refresh(folder).changed and not refresh(folder).changed
 
@@ -250,22 +251,22 @@ def test_killed_and_run_again(aged, child, monkeypatch, again):
 
         return replace
 
-    monkeypatch.setattr(module.os, "replace", killed_at("/new/", 5))
+    monkeypatch.setattr(os, "replace", killed_at("/new/", 5))
     assert child(lambda: refresh(folder) and 0).code() == -signal.SIGKILL
-    assert (folder / module.WORKSPACE / module.MANIFEST).exists()
+    assert (folder / exchange.WORKSPACE / exchange.MANIFEST).exists()
     if again:
-        monkeypatch.setattr(module.os, "replace", killed_at("/old/", 2))
+        monkeypatch.setattr(os, "replace", killed_at("/old/", 2))
         assert child(lambda: refresh(folder) and 0).code() == -signal.SIGKILL
-    monkeypatch.setattr(module.os, "replace", real)
-    with module._workspace(folder):
-        module._undo(folder, folder / module.WORKSPACE)
+    monkeypatch.setattr(os, "replace", real)
+    with exchange.workspace_of(folder):
+        exchange.undo(folder, folder / exchange.WORKSPACE)
     assert contents(folder) == before
     assert refresh(folder).changed and not refresh(folder).changed
 
 
 def test_two_at_a_time(aged):
     folder = aged()
-    with module._workspace(folder), pytest.raises(CheckpointError, match="Another process is refreshing"):
+    with exchange.workspace_of(folder), pytest.raises(CheckpointError, match="Another process is refreshing"):
         refresh(folder)
     assert refresh(folder).changed
 
@@ -278,7 +279,7 @@ def test_a_folder_that_may_not_be_written_to(aged, monkeypatch):
     real = Path.mkdir
 
     def mkdir(self, **options):
-        if self.name == module.WORKSPACE:  # who runs the tests may be root, whom nothing stops
+        if self.name == exchange.WORKSPACE:  # who runs the tests may be root, whom nothing stops
             raise PermissionError(13, "Permission denied", str(self))
         real(self, **options)
 

@@ -7,12 +7,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from transformers import GenerationConfig
 
 from ..remote_code.configuration_viscpm_chat import VisCPMChatConfig
@@ -22,13 +20,12 @@ from ..remote_code.tokenization_cpmbee import CpmBeeTokenizer
 from . import repo
 from .errors import CheckpointError, first_line, listed
 from .files.disk import read_small
+from .files.exchange import WORKSPACE, exchange, undo, workspace_of
 from .files.hub import commit_files, fetch_small_files
 from .files.json_file import quoted, read_json_file
-from .files.staging import FULL
 from .layout.keys import CHAT, PAINT, PLAIN_CPMBEE
 
 CARDS = {CHAT.model_type: "viscpm_chat.md", PAINT.model_type: "viscpm_paint.md", PLAIN_CPMBEE.model_type: "cpmbee.md"}
-WORKSPACE, LOCK, MANIFEST = ".viscpm_refresh", "lock", "files.json"
 # what libraries write beside settings: of whoever saved
 OF_THE_MOMENT = {"transformers_version", "is_local", "local_files_only", "name_or_path"}
 WEIGHTS = (".safetensors", ".bin")
@@ -66,17 +63,16 @@ def refresh(folder: str | os.PathLike, card: bool = False) -> Refreshed:
     folder = Path(folder)
     kind = _kind(folder)
     _refuse_links(folder, kind)
-    workspace = folder / WORKSPACE
-    if not os.path.lexists(workspace):
+    if not os.path.lexists(folder / WORKSPACE):
         files, kept = _renewed(folder, kind, card)
         if not files:
             return Refreshed(kept=kept)
-    with _workspace(folder):
-        _undo(folder, workspace)  # what a killed run began
+    with workspace_of(folder) as workspace:
+        undo(folder, workspace)  # what a killed run began
         files, kept = _renewed(folder, kind, card)
         _check_weights(folder, kind)
         before = _weights(folder)
-        _exchange(folder, workspace, files)
+        exchange(folder, workspace, files)
     if _weights(folder) != before:
         raise CheckpointError(f"Something else changed the weights of {folder} meanwhile; run `viscpm verify`.")
     return Refreshed(sorted(files), kept)
@@ -299,86 +295,3 @@ def _weights(folder: Path) -> dict[str, tuple[int, int, int]]:
             status = path.stat()
             found[str(path)] = (status.st_ino, status.st_size, status.st_mtime_ns)
     return found
-
-
-@contextmanager
-def _workspace(folder: Path) -> Iterator[None]:
-    """A hidden folder in a repository, for one process at a time; it is gone when the block ends."""
-    workspace = folder / WORKSPACE
-    lock = FileLock(workspace / LOCK, timeout=0)
-    try:
-        workspace.mkdir(exist_ok=True)
-        try:
-            lock.acquire()
-        except (Timeout, FileNotFoundError) as error:  # not found: it ended at this very moment
-            raise CheckpointError(f"Another process is refreshing {folder}; wait for it and run again.") from error
-        yield
-    except FileExistsError as error:
-        raise CheckpointError(f"{workspace} is in the way; move it away.") from error
-    except OSError as error:
-        why = "make room and run again" if error.errno in FULL else "make it writable, or refresh a copy"
-        raise CheckpointError(
-            f"Could not write to {folder} ({error.strerror or error}); it is as it was: {why}."
-        ) from error
-    finally:
-        if lock.is_locked:
-            with suppress(OSError):
-                if not (workspace / MANIFEST).exists():  # else it could not be undone, and the next run shall
-                    for name in ("new", "old"):
-                        shutil.rmtree(workspace / name, ignore_errors=True)
-                (workspace / LOCK).unlink()  # before it is released: who waits for it must see that it is gone
-            lock.release()
-        with suppress(OSError):
-            workspace.rmdir()
-
-
-def _exchange(folder: Path, workspace: Path, files: Mapping[str, bytes]) -> None:
-    """Puts files in the place of others: all of them, or none.
-
-    A run that is killed in between leaves a manifest, by which the next one undoes what it did.
-    """
-    for name, data in files.items():
-        new, old, target = workspace / "new" / name, workspace / "old" / name, folder / name
-        for path in (new, old):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        new.write_bytes(data)
-        if os.path.lexists(target):
-            if target.is_file():
-                shutil.copymode(target, new)
-            shutil.copy2(target, old, follow_symlinks=False)
-    try:
-        _write_whole(
-            workspace / MANIFEST, json.dumps({name: os.path.lexists(folder / name) for name in files}).encode()
-        )
-        for name in files:
-            os.replace(workspace / "new" / name, folder / name)
-        (workspace / MANIFEST).unlink()
-    except BaseException:
-        _undo(folder, workspace)
-        raise
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
-def _undo(folder: Path, workspace: Path) -> None:
-    """Puts back what an exchange that did not end has moved, and removes what it left."""
-    with suppress(OSError):
-        (workspace / f"{MANIFEST}.partial").unlink()
-    if (workspace / MANIFEST).exists():
-        for name, was_there in read_json_file(workspace / MANIFEST).items():
-            if Path(name).is_absolute() or ".." in Path(name).parts:
-                raise CheckpointError(f"{workspace / MANIFEST} names {quoted(name)}; remove {workspace}.")
-            if os.path.lexists(workspace / "old" / name):
-                os.replace(workspace / "old" / name, folder / name)
-            elif not was_there:
-                (folder / name).unlink(missing_ok=True)
-        (workspace / MANIFEST).unlink()
-    for name in ("new", "old"):
-        shutil.rmtree(workspace / name, ignore_errors=True)
