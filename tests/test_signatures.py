@@ -49,7 +49,7 @@ SHOWN = [
     *("chat.py", "paint.py", "safety.py", "language.py", "tiny/__init__.py", "checkpoint/files/hub.py"),
     *(file for file in FILES if file.startswith(("finetuning/", "remote_code/"))),
     *(f"memory/{name}.py" for name in ("budget", "calibration", "packing", "placement", "plans", "report", "sizes")),
-    *(f"checkpoint/{name}.py" for name in ("chat", "paint", "cpmbee", "errors", "export", "verify")),
+    *(f"checkpoint/{name}.py" for name in ("chat", "paint", "cpmbee", "errors", "export", "refresh", "verify")),
 ]
 MANY = 3  # arguments that one sentence can still tell
 EXPORTED = re.findall(r'"(\w+)": "', (SOURCE / "__init__.py").read_text(encoding="utf-8"))
