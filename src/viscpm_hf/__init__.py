@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import moved
-from .libraries import is_command, leave_quietly_on_ctrl_c, register
+from .libraries import SAID_BY_DIFFUSERS, is_command, leave_quietly_on_ctrl_c, quiet, register
 
 __version__ = "0.1.0"
 
@@ -64,7 +64,8 @@ if TYPE_CHECKING:  # the same, for those who read types
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+        with quiet(*SAID_BY_DIFFUSERS):
+            return getattr(import_module(f".{_LAZY[name]}", __name__), name)
     raise AttributeError(f"module 'viscpm_hf' has no attribute {name!r}")
 
 

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
+# loggers of optional quantizers, which comment on the machine when diffusers is imported
+SAID_BY_DIFFUSERS = ("bitsandbytes.backends.cpu.ops", "diffusers.quantizers.torchao.torchao_quantizer")
+
 
 @contextmanager
 def quiet(*names: str) -> Iterator[None]:

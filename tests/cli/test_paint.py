@@ -1,12 +1,15 @@
 """Guards `viscpm paint`: pictures that say how to paint them again, nothing overwritten, what goes wrong."""
 
 import io
+import os
 import shutil
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+from terminal import Terminal
 
 from viscpm_hf import VisCPMPaint
 from viscpm_hf.cli import examples, main
@@ -156,6 +159,32 @@ def test_no_remarks_of_libraries_however_it_is_loaded(repo, run, options):
     code, lines, err = run("a red circle", "--model", repo, *FAST, "--device", "cpu", *options)
     assert (code, len(lines), err) == (0, 1, "")
     assert information(lines[0])[options[0].strip("-")] == options[1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such terminals")
+def test_at_a_terminal_there_is_progress_and_ctrl_c_keeps_what_is_done(repo, tmp_path):
+    terminal = Terminal("paint", RED, STAR, "--model", repo, "--steps", "100", "--output", tmp_path / "out")
+    terminal.wait_for(r"1/2 一个红色的圆形: +\d+%")
+    terminal.wait_for(r"0001_一个红色的圆形\.png\r\n")
+    terminal.wait_for(r"2/2 左下角有一个蓝色的五角星。: +\d+%")
+    terminal.type("\x03")
+    terminal.wait_for("error: interrupted")
+    assert terminal.end() == 130 and [path.name for path in (tmp_path / "out").iterdir()] == [
+        "0001_一个红色的圆形.png"
+    ]
+
+
+def test_the_class_comes_and_paints_on_a_cpu_without_remarks_of_libraries(repo):
+    code = """
+import sys
+from viscpm_hf import VisCPMPaint
+painter = VisCPMPaint(sys.argv[1], False, False, False, device="cpu", dtype="float16")
+painter.pipeline.set_progress_bar_config(disable=True)
+painter.generate("红", num_inference_steps=1)
+"""
+    environment = {**os.environ, "TQDM_DISABLE": "1"}
+    command = [sys.executable, "-c", code, str(repo)]
+    assert subprocess.run(command, env=environment, capture_output=True, text=True).stderr == ""
 
 
 @pytest.mark.parametrize(

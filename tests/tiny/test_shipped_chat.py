@@ -61,13 +61,15 @@ def test_demo_converts_answers_truly_and_paints(tmp_path):
         [sys.executable, "-m", "viscpm_hf.tiny.demo", "--output", str(tmp_path)],
         capture_output=True,
         text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "LANGUAGE": "", "LC_ALL": "C.UTF-8"},
         timeout=300,
     )
     assert result.returncode == 0, result.stderr
     assert "它是圆形。" in result.stdout and "它在左上角。" in result.stdout  # picture 1: a red circle, top left
     for part in ("green triangle", "orange cross"):  # picture 2
         assert part in result.stdout
+    lines = [line for line in result.stdout.splitlines() if line.startswith(("  Q ", "  A ", "  painted "))]
+    assert len(lines) == 10 and all("  (" in line for line in lines), "a line is not in the other language, too"
     for repo, file in (("VisCPM-Chat-tiny", "config.json"), ("VisCPM-Paint-tiny", "model_index.json")):
         assert str(tmp_path / repo) in result.stdout and (tmp_path / repo / file).is_file()
     assert str(tmp_path / "painted.png") in result.stdout

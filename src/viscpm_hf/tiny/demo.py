@@ -1,6 +1,8 @@
 """`make demo`: convert the shipped tiny checkpoints, load them as from the Hub, ask about two pictures, paint four."""
 
 import argparse
+import os
+import shlex
 import shutil
 import sys
 import time
@@ -14,6 +16,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, TextIterato
 from transformers import logging as transformers_logging
 
 from ..checkpoint.layout.diffusers_classes import DiffusionPipeline, diffusers_logging
+from ..language import say
 from . import GUIDANCE_SCALE, PICTURES, convert_tiny_chat, convert_tiny_paint
 from .world.contact_sheet import contact_sheet
 
@@ -24,6 +27,21 @@ PROMPTS = (
     "a purple heart",
     "There is an orange cross in the top right.",
 )
+IN_THE_OTHER_LANGUAGE = {
+    "红色的图形在哪里？": "Where is the red object?",
+    "它在左上角。": "It is in the top left.",
+    "它是什么形状？": "What shape is it?",
+    "它是圆形。": "It is a circle.",
+    "Describe the picture.": "描述一下这张图片。",
+    "There is a green triangle in the middle left and an orange cross in the bottom middle.": (
+        "左侧有一个绿色的三角形，正下方有一个橙色的十字形。"
+    ),
+    "一个红色的圆形": "a red circle",
+    "左下角有一个蓝色的五角星。": "There is a blue star in the bottom left.",
+    "a purple heart": "一个紫色的心形",
+    "There is an orange cross in the top right.": "右上角有一个橙色的十字形。",
+}
+Q, A, PAINTED = say("  Q  ", "  问 "), say("  A  ", "  答 "), say("  painted  ", "  画 ")
 
 
 def show(path: Path, columns: int = 32) -> None:
@@ -40,6 +58,11 @@ def show(path: Path, columns: int = 32) -> None:
         print(f"  {line}\x1b[0m")
 
 
+def gloss(text: str) -> str:
+    """What a text is in the other language, in brackets."""
+    return f"  ({IN_THE_OTHER_LANGUAGE[text]})" if text in IN_THE_OTHER_LANGUAGE else ""
+
+
 def question(path: Path, text: str) -> dict:
     """A first message: a picture and a question about it."""
     return {"role": "user", "content": [{"type": "image", "path": str(path)}, {"type": "text", "text": text}]}
@@ -51,7 +74,13 @@ def convert(what: str, converter: Callable[[Path], Path], output: Path) -> Path:
     output.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     converter(output)
-    print(f"Converted the original-layout {what} checkpoint to {output} in {time.perf_counter() - started:.1f} s.")
+    seconds = f"{time.perf_counter() - started:.1f}"
+    print(
+        say(
+            f"Converted the original-layout {what} checkpoint to {output} in {seconds} s.",
+            f"已把原版格式的 {what} 检查点转换到 {output}，用时 {seconds} 秒。",
+        )
+    )
     return output
 
 
@@ -75,13 +104,15 @@ def talk_about_pictures(repo: Path) -> None:
     show(first)
     talk = [question(first, QUESTIONS[0])]
     reply = answer(talk)
-    print(f"  问 {QUESTIONS[0]}\n  答 {reply}")
+    print(f"{Q}{QUESTIONS[0]}{gloss(QUESTIONS[0])}\n{A}{reply}{gloss(reply)}")
 
     talk += [{"role": "assistant", "content": reply}, {"role": "user", "content": QUESTIONS[1]}]
-    print(f"  问 {QUESTIONS[1]}  (second turn: only the context says which one is meant)\n  答 {answer(talk)}")
+    remark = say("second turn: only the context says which object is meant", "第二轮：只有上文能说明问的是哪个图形")
+    reply = answer(talk)
+    print(f"{Q}{QUESTIONS[1]}{gloss(QUESTIONS[1])}  {remark}\n{A}{reply}{gloss(reply)}")
 
     show(second)
-    print(f"  Q  {QUESTIONS[2]}  (streaming)\n  A  ", end="")
+    print(f"{Q}{QUESTIONS[2]}{gloss(QUESTIONS[2])}  {say('streamed', '流式输出')}\n{A}", end="")
     # without a time limit a failure in the thread would leave the loop below waiting
     streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=60)
     arguments = {
@@ -92,22 +123,25 @@ def talk_about_pictures(repo: Path) -> None:
     }
     thread = Thread(target=model.generate, kwargs=arguments)
     thread.start()
+    reply = ""
     for piece in streamer:
+        reply += piece
         print(piece, end="", flush=True)
     thread.join()
-    print(f"\n\nThe converted folder is {repo.resolve()}\n")
+    print(f"{gloss(reply)}\n\n{say('The converted folder is', '转换后的文件夹：')} {repo.resolve()}\n")
 
 
 def paint(repo: Path, sheet: Path) -> None:
     """Paint four prompts and save them side by side."""
     pipeline = DiffusionPipeline.from_pretrained(repo, trust_remote_code=True)
-    pipeline.set_progress_bar_config(desc="painting", disable=not sys.stderr.isatty())
+    pipeline.set_progress_bar_config(desc=say("painting", "作画"), disable=not sys.stderr.isatty())
     generators = [torch.Generator().manual_seed(seed) for seed in range(len(PROMPTS))]
     pictures = pipeline(list(PROMPTS), generator=generators, guidance_scale=GUIDANCE_SCALE).images
     contact_sheet(pictures, list(PROMPTS), scale=3).save(sheet)
     for prompt in PROMPTS:
-        print(f"  画 {prompt}")
-    print(f"\nThe converted folder is {repo.resolve()}\nThe pictures are {sheet.resolve()}")
+        print(f"{PAINTED}{prompt}{gloss(prompt)}")
+    print(f"\n{say('The converted folder is', '转换后的文件夹：')} {repo.resolve()}")
+    print(f"{say('The pictures are', '画好的图片：')} {sheet.resolve()}")
 
 
 def main() -> None:
@@ -120,6 +154,9 @@ def main() -> None:
 
     talk_about_pictures(convert("Chat", convert_tiny_chat, output / "VisCPM-Chat-tiny"))
     paint(convert("Paint", convert_tiny_paint, output / "VisCPM-Paint-tiny"), output / "painted.png")
+    command = Path(sys.executable).with_name("viscpm")
+    viscpm = shlex.quote(os.path.relpath(command)) if command.exists() else "viscpm"
+    print(f"\n{say('Now yourself:', '接下来可以自己试：')}\n  {viscpm} chat --examples\n  {viscpm} paint --examples")
 
 
 if __name__ == "__main__":

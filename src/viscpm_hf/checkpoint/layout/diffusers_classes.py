@@ -3,9 +3,9 @@
 diffusers takes seconds to import, so whoever can do without it for a while imports this late.
 """
 
-from ...libraries import quiet
+from ...libraries import SAID_BY_DIFFUSERS, quiet
 
-with quiet("bitsandbytes.backends.cpu.ops", "diffusers.quantizers.torchao.torchao_quantizer"):
+with quiet(*SAID_BY_DIFFUSERS):
     from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
     from diffusers.utils import logging as diffusers_logging
 
