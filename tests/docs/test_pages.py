@@ -1,6 +1,7 @@
 """Guards README and docs: what they show runs and prints what they say, in both languages, and their links resolve."""
 
 import ast
+import functools
 import importlib
 import io
 import os
@@ -72,6 +73,18 @@ def helpers(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory):
+    """What `make demo` prints in a language, and the folder it makes; once, as several pages show it."""
+
+    @functools.cache
+    def run(language):
+        folder = tmp_path_factory.mktemp("demo")
+        return run_python(["-m", "viscpm_hf.tiny.demo"], folder), folder / "demo"
+
+    return run
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch, helpers):
     """A folder in which the pages' commands work: pictures, and the tiny models under the names of the real ones."""
@@ -111,21 +124,23 @@ def run_viscpm(words, folder):
     return main(words)
 
 
-def run_python(words):
-    """In a process of its own, so that nothing it sets stays."""
+def run_python(words, folder):
+    """What a process of its own prints, so that nothing it sets stays."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=environment)
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=environment, cwd=folder)
     assert done.returncode == 0, done.stderr
-    print(done.stdout, end="")
+    return done.stdout
 
 
-def run_make(words):
+def run_make(words, folder, demo):
     """Of the targets only the demo, which takes seconds."""
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
     asked = {word for word in words if "=" not in word}
     assert asked <= set(targets), asked
     if "demo" in asked:
-        run_python(["-m", "viscpm_hf.tiny.demo"])
+        printed, made = demo(os.environ.get("LANGUAGE"))
+        (folder / "demo").symlink_to(made)
+        print(printed, end="")
 
 
 def check_pip(words):
@@ -139,7 +154,7 @@ def check_pip(words):
     assert "viscpm-hf" not in line or "git+" in line, "the package is on no index"
 
 
-def run_shell(block, folder, monkeypatch, capsys):
+def run_shell(block, folder, demo, monkeypatch, capsys):
     """Runs the commands of a block, compares what a console shows, and returns what all of them printed."""
     output = ""
     for command in commands(block):
@@ -155,11 +170,11 @@ def run_shell(block, folder, monkeypatch, capsys):
         elif words[0] == "viscpm":
             assert run_viscpm(words[1:], folder) == 0, line
         elif words[0] == "make":
-            run_make(words[1:])
+            run_make(words[1:], folder, demo)
         elif words[0] == "pip":
             check_pip(words)
         elif words[0] == "python":
-            run_python(words[1:])
+            print(run_python(words[1:], folder), end="")
         else:
             pytest.fail(f"line {block.line}: mark the block as <!-- needs … -->, nothing here can run {line!r}")
         printed = capsys.readouterr().out
@@ -191,16 +206,15 @@ def check_python(block, name):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_blocks_run_and_print_what_is_shown(name, folder, monkeypatch, capsys):
+def test_blocks_run_and_print_what_is_shown(name, folder, demo, monkeypatch, capsys):
     pytest.importorskip("torchao")
     page = read_page(name)
-    if page.is_chinese:
-        monkeypatch.setenv("LANGUAGE", "zh_CN")
+    monkeypatch.setenv("LANGUAGE", "zh_CN" if page.is_chinese else "en")
     names = {}
     for block in page.blocks:
         where = f"{name}, line {block.line}"
         if block.language in SHELL:
-            printed = run_shell(block, folder, monkeypatch, capsys)
+            printed = run_shell(block, folder, demo, monkeypatch, capsys)
         elif block.language == "python" and block.is_run:
             names = names if block.continues else {}
             exec(compile("\n" * block.line + block.text, name, "exec"), names)
