@@ -93,7 +93,13 @@ def test_it_runs_as_a_program(chat_repo):
 
 
 @pytest.mark.parametrize(
-    "program", [["-m", "viscpm_hf.cli", "fit", "--model", "x"], ["viscpm", "fit", "--model", "x"]]
+    "program",
+    [
+        ["-m", "viscpm_hf.cli", "fit", "--model", "x"],
+        ["-m", "viscpm_hf", "fit", "--model", "x"],
+        ["viscpm", "fit", "--model", "x"],
+        [str(Path(__file__).parents[2] / "conversion" / "verify.py"), "--checkpoint", "x", "--repo", "y"],
+    ],
 )
 def test_ctrl_c_while_libraries_are_imported_is_one_line(program, tmp_path):
     """However far the imports are; a library that is interrupted while it is imported stands for all."""
