@@ -45,6 +45,8 @@ def refused(capsys, arguments):
         ([*QUANTIZE, "--samples", "nan"], "Got 'nan' as --samples, expected a whole number", "viscpm quantize"),
         ([*QUANTIZE, "--samples", ""], "Got '' as --samples, expected a whole number", "viscpm quantize"),
         ([*QUANTIZE, "--samples", "9" * 5000], "Got '9999", "viscpm quantize"),
+        (["paint", "x", "--size", "3x"], "Got '3x' as --size, expected width and height", "viscpm paint"),
+        (["paint", "x", "--steps", "0"], "Got '0' as --steps, expected a number greater than or", "viscpm paint"),
         # argparse took beginnings of options, which then mean something else once there is another option
         (["convert", "chat", "--check", "x"], "No such option: --check (Possible options: --checkpoint", None),
     ],

@@ -44,12 +44,10 @@ def _what_is_wrong(error, command, word) -> str:
     for mistake in getattr(error.__cause__, "errors", list)():
         got, context = mistake["input"], mistake.get("ctx", {})
         choices = str(context.get("error", "")).partition(" is not one of ")[2].rstrip(".")
-        wanted = (
-            f"one of {choices}"
-            if choices
-            else _WANTED.get(mistake["type"], mistake["msg"].replace("Input should be", "a number"))
-        )
-        return f"Got {_short(got)} as {name}, expected {wanted}"
+        wanted = _WANTED.get(mistake["type"], mistake["msg"].replace("Input should be", "a number"))
+        return f"Got {_short(got)} as {name}, expected {f'one of {choices}' if choices else wanted}"
+    if error.message.startswith("Got "):  # of our own parsers
+        return error.message.replace(", expected", f" as {name}, expected", 1).rstrip(".")
     return f"{name} is missing" if message.startswith("Missing") else message
 
 
