@@ -1,9 +1,9 @@
-"""What `viscpm fit` takes for the released models on machines of several sizes, as the README's table.
+"""What `viscpm fit` takes for the released models on machines of several sizes, as the table in docs/memory.md.
 
     python benchmarks/what_fits.py
 
 It is computed from the sizes of all tensors, for machines with the speeds that `viscpm fit` assumes where it cannot
-measure. Each cell is the fastest way that keeps the stored weights, then the fastest with rounded ones if that is
+measure. Each cell is the fastest way that keeps the stored weights, then the fastest with quantized ones if that is
 faster.
 """
 

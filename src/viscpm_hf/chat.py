@@ -47,9 +47,9 @@ class VisCPMChat:
         memory (`str` or `int`, *optional*): what a whole turn may take of the GPU, or without one of main memory, such
             as `"5GB"`; the fastest way that fits is taken, see `viscpm fit`. `CUDA_MEMORY_CPMBEE_MAX=1g` in the
             environment limits the language model alone.
-        quantization (`str` or config, *optional*): `"auto"` allows rounded weights, with a warning, where exact ones
+        quantization (`str` or config, *optional*): `"auto"` quantizes weights, with a warning, where exact ones
             do not fit into `memory`; `"int8"`, `"4bit"` or a transformers quantization config ask for them, in the
-            language model's blocks. None never rounds: what does not fit is brought in when needed.
+            language model's blocks. None never quantizes: what does not fit is brought in when needed.
 
     Raises:
         ValueError: if `model_path` is not a converted VisCPM-Chat, no safety checker can be loaded, or `memory` is

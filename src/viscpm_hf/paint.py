@@ -58,9 +58,9 @@ class VisCPMPaint:
             `"6GB"`; the fastest way that fits is taken, see `viscpm fit`. Parts stored in half precision may then work
             in it on a GPU unless `dtype` says otherwise. `CUDA_MEMORY_CPMBEE_MAX=1g` in the environment limits the
             language model alone.
-        quantization (`str` or config, *optional*): `"auto"` allows rounded weights, with a warning, where exact ones
+        quantization (`str` or config, *optional*): `"auto"` quantizes weights, with a warning, where exact ones
             do not fit into `memory`; `"int8"`, `"4bit"` or a transformers quantization config ask for them, in the
-            language model. None never rounds: what does not fit is brought in when needed.
+            language model. None never quantizes: what does not fit is brought in when needed.
 
     A repository without one of the three parts is used without it, with a warning unless its argument is False.
 

@@ -20,8 +20,8 @@ def add_to(app: typer.Typer) -> None:
     )(fit)
     app.command(
         help=say(
-            "Copy a converted VisCPM-Paint with 4-bit weights, rounded so that prompts keep their meaning.",
-            "把转换后的 VisCPM-Paint 另存为 4 比特量化的一份，按提示词校准，使其含义不变。",
+            "Copy a converted VisCPM-Paint with 4-bit weights, calibrated to prompts.",
+            "把转换后的 VisCPM-Paint 另存为 4 比特量化的一份，按提示词校准。",
         )
     )(quantize)
 

@@ -5,7 +5,7 @@
 * KV cache: 2 · layers · heads · head size for each token of the prompt and each token of each beam, which is the most:
   what no beam follows any more is dropped now and then;
 * activations: of the largest step, with factors measured with torch's profiler (CPU) and fake tensors (CUDA);
-* seconds: the bytes that must move for a token or an image over the bandwidth they move at, so a lower bound. Where
+* seconds: the bytes that must move for a token or an image over the bandwidth they move at: the least it takes. Where
   arithmetic takes longer, as in a UNet on a CPU, the truth is slower.
 """
 
