@@ -4,9 +4,11 @@ import os
 
 
 def is_chinese() -> bool:
-    """Whether messages should be in Chinese: as LANGUAGE, LC_ALL, LC_MESSAGES or LANG begins."""
-    names = ("LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG")
-    return next((os.environ[name] for name in names if os.environ.get(name)), "").lower().startswith("zh")
+    """Whether messages should be in Chinese, by LANGUAGE, LC_ALL, LC_MESSAGES and LANG as gettext reads them."""
+    locale = next((os.environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(name)), "C")
+    if locale.partition(".")[0] in ("C", "POSIX"):  # as scripts ask for, whatever language is preferred
+        return False
+    return (os.environ.get("LANGUAGE") or locale).lower().startswith("zh")
 
 
 def say(english: str, chinese: str) -> str:

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from hub import LocalHub
+from rich.cells import cell_len
 from safetensors.torch import save_file
 
 
@@ -77,6 +78,22 @@ def test_a_warning_is_one_line(script, chat_repo, tmp_path):
     (repo / "conversion.json").unlink()
     result = script("export_original.py", "--repo", repo, "--checkpoint", tmp_path / "back.bin")
     assert result.code == 0 and result.err.startswith("warning: ") and result.err.count("\n") == 1
+
+
+def test_success_is_told_in_the_language_of_the_locale(
+    script, chat_checkpoint, chat_options, chat_repo, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    monkeypatch.setenv("LANGUAGE", "")
+    checkpoint = ("--checkpoint", chat_checkpoint / "pytorch_model.plain.bin")
+    result = script("convert_chat.py", *checkpoint, "--output", tmp_path / "out", *chat_options)
+    assert result.code == 0 and result.out.startswith("已将 ") and "图像安全检查器" in result.out
+    result = script("export_original.py", "--repo", chat_repo, "--checkpoint", tmp_path / "back.bin")
+    assert result.code == 0 and result.out == f"已写入 {tmp_path / 'back.bin'}\n"
+    head, *rows = script("verify.py", *checkpoint, "--repo", chat_repo).out.splitlines()
+    assert head.split() == ["部件", "张量", "字节", "结果"]
+    assert cell_len(head.partition("结果")[0]) == rows[0].index("OK")
+    assert script("verify.py", *checkpoint, "--repo", tmp_path / "nowhere").is_error("There is no folder")
 
 
 NAMES = ["$(touch PWNED)'.bin", "图 片.bin", "\udcff\udcfe.bin", "\x1b[2J`x`\n# Title.bin", "-x.bin"]
