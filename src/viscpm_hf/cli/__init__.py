@@ -1,10 +1,10 @@
 """The `viscpm` command: a file for each verb or group of verbs. Help and errors import nothing that takes long.
 
 * app.py: the command line's root, `main`; program.py: `@verb`, signals, standard files, errors in one line, exit codes
-* usage.py: what is said of a wrong command line; pages.py: how help looks; options.py: options that several verbs have;
-  remarks.py: warnings and progress on stderr
-* convert.py: `viscpm convert chat|paint|cpmbee`; repositories.py: verify, export, push; refresh.py: refresh; memory.py:
-  fit, quantize
+* usage.py: what is said of a wrong command line; pages.py: how help looks; options.py: those that several verbs
+  have; remarks.py: warnings and progress on stderr
+* convert.py: `viscpm convert chat|paint|cpmbee`; repositories.py: verify, export, push; refresh.py: refresh;
+  memory.py: fit, quantize
 * chat.py: `viscpm chat`, conversation.py: what is said without --question; paint.py: `viscpm paint`, painting.py: its
   pictures; examples.py: what the tiny models understand
 """
