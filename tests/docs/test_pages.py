@@ -18,7 +18,7 @@ import pytest
 import typer
 from markdown_pages import ROOT, anchors, commands, page_names, read_page, same_output, translation
 from paint import prompt_checker_parts, ranker_parts, safety_checker_parts
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 
 from viscpm_hf.cli import main
 from viscpm_hf.cli.app import app
@@ -317,6 +317,12 @@ def test_readme_is_an_entrance(name):
     assert {f"{folder}/{path.name}" for path in (ROOT / folder).glob("*.md")} <= linked
     lines = {command.line for block in page.blocks if block.language in SHELL for command in commands(block)}
     assert {"make demo", "make test"} <= lines
+
+
+def test_the_picture_shown_is_what_the_demo_paints(demo):
+    with Image.open(demo("en")[1] / "painted.png") as painted, Image.open(ROOT / "docs/painted.png") as shown:
+        difference = ImageChops.difference(painted.convert("RGB"), shown.convert("RGB"))
+        assert painted.size == shown.size and max(ImageStat.Stat(difference).mean) < 1
 
 
 def test_outputs_are_compared():
