@@ -171,8 +171,6 @@ def run_shell(block, folder, demo, monkeypatch, capsys):
             assert run_viscpm(words[1:], folder) == 0, line
         elif words[0] == "make":
             run_make(words[1:], folder, demo)
-        elif words[0] == "pip":
-            check_pip(words)
         elif words[0] == "python":
             print(run_python(words[1:], folder), end="")
         else:
