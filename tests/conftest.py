@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+os.environ["LC_ALL"] = "C.UTF-8"  # what is printed is compared in English
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any Hugging Face import: nothing is fetched in tests
 if not os.environ.get("VISCPM_GPU_TESTS"):
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the recorded numbers are a CPU's, also where there is a GPU

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.cells import cell_len
 
 import viscpm_hf
 from viscpm_hf.cli import main
@@ -27,6 +28,20 @@ def test_fit_lists_every_plan_and_the_one_taken(chat_repo, capsys):
     assert table[0] == ["plan", "RAM", "s/token at least", "s/prompt at least", "lossless"]
     assert [row[0] for row in table[1:] if row[0] == "*"] == ["*"]
     assert re.search(r"\* would be taken: all in RAM$", out, re.M)
+
+
+def test_fit_speaks_chinese_in_columns(chat_repo, capsys, monkeypatch):
+    """A character takes two cells of a terminal; the plans are those of the English table."""
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    code, out, _ = run(capsys, "fit", "--model", chat_repo, "--memory", "2GB", "--device", "cuda")
+    table = out.partition("\n\n")[2].partition("\n\n")[0].splitlines()
+    assert code == 0 and re.search(r"^\* 将采用：全部在 GPU$", out, re.M)
+    assert re.split(r"\s{2,}", table[0].strip()) == "方案 显存 内存 秒/词元（至少） 秒/提示（至少） 无损".split()
+    assert {cell_len(line[: re.search(r"[是否]$", line).start()]) for line in table[1:]} == {
+        cell_len(table[0].removesuffix("无损"))
+    }
+    english = {"language model", "all ", "RAM", "streamed", "bit", "measured", "assumed"}
+    assert not [word for word in english if word in out.partition("\n")[2]]
 
 
 def test_fit_for_a_gpu_that_is_not_here(chat_repo, capsys, monkeypatch):

@@ -4,9 +4,10 @@ import os
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
+from rich.cells import cell_len
 
-from ..checkpoint.errors import printable
 from ..checkpoint.files.sizes import shown
+from ..language import is_chinese, printable, say
 from .machine import Machine
 from .plans import Plan, Workload
 from .sizes import Model
@@ -14,6 +15,24 @@ from .sizes import Model
 _SPEEDS = {
     "cpu": {"memory": "RAM", "disk": "disk"},
     "cuda": {"gpu memory": "GPU memory", "link": "RAM to GPU", "pageable": "not page-locked", "disk": "disk"},
+}
+_CHINESE = {  # what titles of plans, speeds and parts are made of
+    "weights read from the files when needed": "用到时从文件读取权重",
+    "language model spread over GPU and RAM": "语言模型分布在 GPU 和内存",
+    "language model streamed": "语言模型逐块加载",
+    "8-bit language model": "语言模型 8 比特量化",
+    "4-bit language model": "语言模型 4 比特量化",
+    "language model": "语言模型",
+    "all on the GPU": "全部在 GPU",
+    "all in RAM": "全部在内存",
+    "all streamed": "全部逐块加载",
+    ", checkers too": "，检查器也是",
+    " and disk": "和硬盘",
+    "RAM to GPU": "内存到 GPU",
+    "not page-locked": "未锁页内存到 GPU",
+    "GPU memory": "显存",
+    "RAM": "内存",
+    "disk": "硬盘",
 }
 # of the bars, by what the memory holds
 _COLOURS = {
@@ -43,7 +62,7 @@ def as_text(
     """What the model consists of, what the predictions are for, a table of the plans, the one that is taken.
 
     Args:
-        name (`str`): of the model, to be printed.
+        name (`str`): of the model, to be printed; the text is in the language of the locale.
         model (`Model`), machine (`Machine`): what is loaded, and where.
         workload (`Workload`): what the predictions are for.
         plans (`list[Plan]`): all that there are.
@@ -51,44 +70,77 @@ def as_text(
     """
     block = model.parts["blocks"]
     sizes = {"language model": model.language_bytes()} | {part: model.parts[part].nbytes() for part in model.others()}
+    measured, assumed = say("measured", "实测"), say("assumed", "假定")
     speeds = [
-        f"{word} {machine.speed(key) / 1e9:.3g} GB/s ({'measured' if key in machine.measured else 'assumed'})"
+        f"{_named(word)} {machine.speed(key) / 1e9:.3g} GB/s ({measured if key in machine.measured else assumed})"
         for key, word in _SPEEDS[machine.device].items()
     ]
-    gpu = ""
-    if machine.device == "cuda":
-        gpu = f", GPU of {shown(machine.device_memory)}" if machine.device_memory else ", no GPU here"
+    ram, gpu = shown(machine.ram), ""
+    if machine.device == "cuda" and machine.device_memory:
+        gpu = say(f", GPU of {shown(machine.device_memory)}", f"，显存 {shown(machine.device_memory)}")
+    elif machine.device == "cuda":
+        gpu = say(", no GPU here", "，本机没有 GPU")
     if model.kind == "chat":
-        unit, work = "token", f"{workload.prompt_tokens} tokens of prompt, {workload.new_tokens} of answer"
-        work += f", {workload.beams} beams"
+        unit, (prompt, new, beams) = (
+            say("token", "词元"),
+            (workload.prompt_tokens, workload.new_tokens, workload.beams),
+        )
+        work = say(
+            f"{prompt} tokens of prompt, {new} of answer, {beams} beams",
+            f"提示 {prompt} 个词元，回答 {new} 个，束宽 {beams}",
+        )
     else:
-        unit, images = "image", workload.images_of(model)
-        work = f"{images} of the model's own size at once, with guidance, {workload.steps} steps"
+        unit, images, steps = say("image", "张图"), workload.images_of(model), workload.steps
+        work = say(
+            f"{images} of the model's own size at once, with guidance, {steps} steps",
+            f"一次 {images} 张模型默认尺寸的图，使用引导，{steps} 步",
+        )
+    weighs = ", ".join(f"{_named(part)} {shown(size)}" for part, size in sizes.items())
+    size, dtype = shown(block.nbytes()), str(block.dtype).removeprefix("torch.")
+    device, speeds = machine.device, ", ".join(speeds)
     lines = [
-        f"{printable(str(name))}: " + ", ".join(f"{part} {shown(size)}" for part, size in sizes.items()),
-        f"language model: {model.blocks} blocks of {shown(block.nbytes())}, stored in {_word(block.dtype)}",
-        f"machine: {machine.device}, RAM of {shown(machine.ram)}{gpu}; {', '.join(speeds)}",
-        f"work: {work}",
-        "memory: predicted peak of the whole process; seconds: what moving bytes takes, arithmetic may take longer",
+        f"{printable(str(name))}: {weighs}",
+        say(
+            f"language model: {model.blocks} blocks of {size}, stored in {dtype}",
+            f"语言模型：{model.blocks} 块，每块 {size}，以 {dtype} 存储",
+        ),
+        say(f"machine: {device}, RAM of {ram}{gpu}; {speeds}", f"机器：{device}，内存 {ram}{gpu}；{speeds}"),
+        say(f"work: {work}", f"任务：{work}"),
+        say(
+            "memory: predicted peak of the whole process; seconds: what moving bytes takes, computing may take longer",
+            "内存：整个进程的预计峰值；秒数：只计搬运数据，计算可能更久",
+        ),
         "",
     ]
-    rows = [["", "plan", "GPU", "RAM", f"s/{unit} at least", "s/prompt at least", "lossless"]]
+    head = ["", "plan", "GPU", "RAM", f"s/{unit} at least", "s/prompt at least", "lossless"]
+    chinese = ["", "方案", "显存", "内存", f"秒/{unit}（至少）", "秒/提示（至少）", "无损"]
+    rows = [[say(*both) for both in zip(head, chinese, strict=True)]]
     for plan in plans:
-        ram = shown(plan.host_peak) + (f", {shown(plan.mapped)} of it pages of files" if plan.mapped else "")
+        ram = shown(plan.host_peak)
+        if plan.mapped:
+            pages = shown(plan.mapped)
+            ram += say(f", {pages} of it pages of files", f"，其中 {pages} 是文件页")
         seconds = [f"{plan.seconds:.2g}", f"{plan.encode_seconds:.2g}"]
-        marks = ["*" if plan is taken else "", "yes" if plan.lossless else "no"]
-        rows.append([marks[0], plan.title, shown(plan.peak), ram, *seconds, marks[1]])
+        marks = ["*" if plan is taken else "", say("yes", "是") if plan.lossless else say("no", "否")]
+        rows.append([marks[0], _named(plan.title), shown(plan.peak), ram, *seconds, marks[1]])
     if machine.device == "cpu":
         rows = [row[:2] + row[3:] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]  # a Chinese character takes two cells
+    for row in rows:
+        cells = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
+        lines.append("  ".join(cells).rstrip())
     if taken is not None:
-        lines += ["", f"* would be taken: {taken.title}" + ("" if taken.lossless else ", which rounds weights")]
+        rounded = "" if taken.lossless else say(", which rounds weights", "（权重被量化）")
+        lines += ["", say("* would be taken: ", "* 将采用：") + _named(taken.title) + rounded]
     return "\n".join(lines)
 
 
-def _word(dtype):
-    return str(dtype).removeprefix("torch.")
+def _named(text: str) -> str:
+    """The title of a plan or the name of a part, in the locale's language."""
+    if is_chinese():
+        for english, chinese in _CHINESE.items():
+            text = text.replace(english, chinese)
+    return text
 
 
 def draw(plans: Sequence[Plan], taken: Plan | None, budget: int | None, path: str | os.PathLike) -> None:
