@@ -35,7 +35,7 @@ class Terminal:
         self.ours, self.seen = ours, ""
         self.decode = codecs.getincrementaldecoder("utf-8")().decode  # what is read may end within a character
 
-    def wait_for(self, pattern, seconds=90):
+    def wait_for(self, pattern, seconds=60):
         """What is shown up to a pattern, without colours."""
         end = time.monotonic() + seconds
         while not (found := re.search(pattern, self.seen)):

@@ -209,7 +209,9 @@ def test_at_a_terminal(chat_repo, tmp_path):
     terminal.wait_for("> ")
     terminal.type(f"/save {tmp_path}/talk.txt\n")  # nothing counts as said
     terminal.wait_for(r"nothing to save\.\r\n> ")
-    terminal.type("\x1b[A" * 4)
+    terminal.type(f"/image {PICTURES}/1_\t\n")  # the tabulator completes names of files
+    terminal.wait_for(r"A new picture.*\r\n> ")
+    terminal.type("\x1b[A" * 5)
     terminal.wait_for("你好")
     terminal.type("\x15\x04")  # away with the line, and the end
     assert terminal.end() == 0 and "Traceback" not in terminal.seen

@@ -248,7 +248,8 @@ def _begin_history():
     """Reads the questions of earlier conversations; returns their file, None where there can be none."""
     if readline is None:
         return None
-    readline.parse_and_bind("tab: complete")  # names of files
+    readline.parse_and_bind("tab: complete")  # names of files, which is what readline does by itself
+    readline.set_completer_delims(" \t\n")
     readline.set_history_length(_LINES)
     try:
         state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"

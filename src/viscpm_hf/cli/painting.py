@@ -95,7 +95,8 @@ class Painter:
         from ..paint import VisCPMPaint
         from ..tiny import GUIDANCE_SCALE, tiny_paint_repo
 
-        self.model = "VisCPM-Paint-tiny" if model is None else Path(model).name if os.path.isdir(model) else model
+        name = "VisCPM-Paint-tiny" if model is None else Path(model).resolve().name if os.path.isdir(model) else model
+        self.model = printable(name)
         self.loading = {name: value for name, value in loading.items() if value is not None}
         self.negative, self.size = settings["negative"] or "", settings["size"]
         self.candidates = settings["candidates"]
