@@ -67,6 +67,7 @@ def test_missing_parts_are_named_and_done_without(paint_repo):
     said = " ".join(str(warning.message) for warning in caught)
     for argument in ("image_safety_checker=False", "prompt_safety_checker=False", "add_ranker=False"):
         assert argument in said
+    assert {warning.filename for warning in caught} == {__file__}  # where the user's own line is
     assert isinstance(painter.generate(SAFE, **FAST), Image.Image)
 
 

@@ -107,7 +107,7 @@ class VisCPMPaint:
                 warnings.warn(
                     f"{model_path} has no {parts[0]}, so {consequence}; convert with one, or silence this with "
                     f"{argument}=False.",
-                    stacklevel=2,
+                    stacklevel=3,  # through the decorator
                 )
                 options["requires_safety_checker"] &= argument != "image_safety_checker"  # said already
         without = [name for name, value in options.items() if value is None]

@@ -281,7 +281,7 @@ def test_a_repository_that_may_only_be_read_is_copied_to_one_that_may_be_changed
     again = {f"again/{p.name}" for p in (source / "unet").iterdir()}
     assert files.keys() == wanted | again
     assert all(path.stat().st_mode & 0o200 for path in output.rglob("*"))
-    assert "Rounded weights" in files["README.md"].read_text(encoding="utf-8")
+    assert "Quantized weights" in files["README.md"].read_text(encoding="utf-8")
 
 
 def test_command_refuses_an_output_that_is_there(repo, tmp_path, capsys):

@@ -184,12 +184,12 @@ def test_rounding_is_taken_only_where_allowed_and_needed(full_chat, full_paint):
     assert not choose(list_plans(full_chat, machine), machine, None, False, "it").method == "int8"
     assert taken(full_chat, Machine("cpu", ram=10 * 10**9), None).method == "4bit"
     rounded = [plan for plan in list_plans(full_chat, GPU) if plan.method in ("resident", "4bit")]
-    with pytest.raises(ValueError, match=r"give it 22\.5 GB .*or allow rounded weights .*4-bit"):
+    with pytest.raises(ValueError, match=r"give it 22\.5 GB .*or allow quantized weights .*4-bit"):
         choose(rounded, GPU, 10 * 10**9, False, "it")
 
 
 def test_rounding_that_was_only_allowed_is_said(full_chat_folder):
-    with pytest.warns(UserWarning, match="are rounded: 8-bit"):
+    with pytest.warns(UserWarning, match="are quantized: 8-bit"):
         assert find_plan(full_chat_folder, CUDA, "16GB", "auto").method == "int8"
     with warnings.catch_warnings():
         warnings.simplefilter("error")

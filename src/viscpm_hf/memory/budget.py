@@ -24,14 +24,14 @@ WORDS = ("int8", "4bit")
 def choose(plans: Iterable[Plan], machine: Machine, budget: int | None, allow_lossy: bool, name: str) -> Plan:
     """The fastest lossless plan that fits.
 
-    Where that has to move weights for every token or step of denoising and loss is allowed, rounded weights that need
-    not move are taken instead: those that are rounded least.
+    Where that has to move weights for every token or step of denoising and loss is allowed, quantized weights that need
+    not move are taken instead: the least quantized.
 
     Args:
         plans: to choose from, fastest first.
         machine: whose main memory must suffice, too.
         budget: bytes of the device; None for all it has.
-        allow_lossy: whether weights may be rounded.
+        allow_lossy: whether weights may be quantized.
         name: of the model, for messages.
 
     Raises:
@@ -57,7 +57,7 @@ def choose(plans: Iterable[Plan], machine: Machine, budget: int | None, allow_lo
     least = min(allowed, key=lambda plan: plan.peak)
     hints = [f"give it {_rounded_up(least.peak)} ({least.title})"]
     if lossy:
-        hints.append(f'allow rounded weights with quantization="auto" or --allow-lossy ({lossy[0].title})')
+        hints.append(f'allow quantized weights with quantization="auto" or --allow-lossy ({lossy[0].title})')
     raise ValueError(f"{shown(budget)} of memory is too little for {name}: {', or '.join(hints)}.")
 
 
@@ -79,7 +79,7 @@ def find_plan(
         model_path (`str` or `Path`): folder or Hub repository.
         device (`torch.device`): where to run.
         memory (`str` or `int`, *optional*): budget; else what the environment says of the language model.
-        quantization (*optional*): `"auto"` allows rounded weights, `"int8"` and `"4bit"` ask for them; a configuration
+        quantization (*optional*): `"auto"` allows quantized weights, `"int8"` and `"4bit"` ask for them; a configuration
             means that nothing is planned.
         dtype (*optional*): as `list_plans` takes it.
         without: parts that will not be loaded.
@@ -98,7 +98,7 @@ def find_plan(
     budget = None if limit is None else parse_size(limit, BUDGET_VARIABLE if memory is None else "a memory limit")
     of_language = budget is not None and memory is None
     if budget is not None and device.type != "cuda" and (of_language or device.type != "cpu"):
-        warnings.warn(f"The memory limit of {limit} has no effect on {device.type}.", stacklevel=3)
+        warnings.warn(f"The memory limit of {limit} has no effect on {device.type}.", stacklevel=4)
         budget = None
     if budget is None and word in (None, "auto"):
         if os.path.isdir(model_path):  # configurations that are not what the weights need could build without end
@@ -122,7 +122,7 @@ def find_plan(
     plan = choose(plans, machine, budget, word is not None, str(model_path))
     logger.info("%s: %s, %s predicted.", model_path, plan.title, shown(plan.peak))
     if not plan.lossless and word == "auto":
-        warnings.warn(f"To fit {memory}, weights of {model_path} are rounded: {plan.title}.", stacklevel=3)
+        warnings.warn(f"To fit {memory}, weights of {model_path} are quantized: {plan.title}.", stacklevel=4)
     return plan
 
 

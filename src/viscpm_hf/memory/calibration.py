@@ -1,4 +1,4 @@
-"""4-bit weights for Paint's language model, rounded so that prompts keep their states.
+"""4-bit weights for Paint's language model, calibrated so that prompts keep their states.
 
 Rounding each weight to the nearest of NF4's 16 values is what bitsandbytes does; answers do not mind, but a picture is
 drawn from the states themselves. Here a matrix is rounded column by column, and what a column is off by is made up for
@@ -116,12 +116,12 @@ def _failures_in_words():
     except torch.linalg.LinAlgError as error:
         raise CheckpointError(f"The language model's states cannot be fitted to ({error}).") from error
     except SafetensorError as error:
-        raise CheckpointError(f"The rounded weights could not be written ({first_line(error)}).") from error
+        raise CheckpointError(f"The quantized weights could not be written ({first_line(error)}).") from error
 
 
 def _say_so(folder, report, count):
     """Adds to the repository's papers what was done to it."""
-    how = f"4 bits (NF4), fitted to {count} prompts by `viscpm quantize`"
+    how = f"4 bits (NF4), calibrated on {count} prompts by `viscpm quantize`"
     card = folder / "README.md"
     if report:
         fields = {**report, "dropped_to": None, "quantized": {"text_encoder": how}}
@@ -129,7 +129,7 @@ def _say_so(folder, report, count):
         (folder / CONVERSION).write_text(text, encoding="utf-8")
     if card.is_file():
         with open(card, "a", encoding="utf-8") as file:
-            file.write(f"\n## Rounded weights\n\nThe language model's matrices were rounded to {how}.\n")
+            file.write(f"\n## Quantized weights\n\nThe language model's matrices were quantized to {how}.\n")
 
 
 @torch.no_grad()

@@ -130,7 +130,7 @@ def as_text(
         cells = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
         lines.append("  ".join(cells).rstrip())
     if taken is not None:
-        rounded = "" if taken.lossless else say(", which rounds weights", "（权重被量化）")
+        rounded = "" if taken.lossless else say(", which quantizes weights", "（权重被量化）")
         lines += ["", say("* would be taken: ", "* 将采用：") + _named(taken.title) + rounded]
     return "\n".join(lines)
 
