@@ -24,8 +24,8 @@ WORDS = ("int8", "4bit")
 def choose(plans: Iterable[Plan], machine: Machine, budget: int | None, allow_lossy: bool, name: str) -> Plan:
     """The fastest lossless plan that fits.
 
-    Where that has to move weights for every token or step of denoising and loss is allowed, quantized weights that need
-    not move are taken instead: the least quantized.
+    Where that has to move weights for every token or step of denoising and loss is allowed, quantized weights that
+    need not move are taken instead: the least quantized.
 
     Args:
         plans: to choose from, fastest first.
@@ -79,8 +79,8 @@ def find_plan(
         model_path (`str` or `Path`): folder or Hub repository.
         device (`torch.device`): where to run.
         memory (`str` or `int`, *optional*): budget; else what the environment says of the language model.
-        quantization (*optional*): `"auto"` allows quantized weights, `"int8"` and `"4bit"` ask for them; a configuration
-            means that nothing is planned.
+        quantization (*optional*): `"auto"` allows quantized weights, `"int8"` and `"4bit"` ask for them; a
+            configuration means that nothing is planned.
         dtype (*optional*): as `list_plans` takes it.
         without: parts that will not be loaded.
 
