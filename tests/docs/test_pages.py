@@ -27,6 +27,7 @@ from viscpm_hf.tiny import CHAT_CHECKPOINT, PAINT_CHECKPOINT, PICTURES, VOCABULA
 PAGES = page_names()
 ENGLISH = [name for name in PAGES if not read_page(name).is_chinese]
 SHELL = ("sh", "console")
+ENGLISH_LOCALE, CHINESE_LOCALE = "C.UTF-8", "zh_CN.UTF-8"
 SILENT = ("text", "json", "yaml", "")  # shown only: what is printed, trees, files
 
 # Read twice by someone new, or no words that the field uses.
@@ -80,7 +81,8 @@ def demo(tmp_path_factory):
     @functools.cache
     def run(language):
         folder = tmp_path_factory.mktemp("demo")
-        return run_python(["-m", "viscpm_hf.tiny.demo"], folder), folder / "demo"
+        environment = {"LANGUAGE": language, "LC_ALL": language}
+        return run_python(["-m", "viscpm_hf.tiny.demo"], folder, environment), folder / "demo"
 
     return run
 
@@ -124,9 +126,9 @@ def run_viscpm(words, folder):
     return main(words)
 
 
-def run_python(words, folder):
+def run_python(words, folder, environment=None):
     """What a process of its own prints, so that nothing it sets stays."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUTF8": "1", **(environment or {})}
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=environment, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -138,7 +140,7 @@ def run_make(words, folder, demo):
     asked = {word for word in words if "=" not in word}
     assert asked <= set(targets), asked
     if "demo" in asked:
-        printed, made = demo(os.environ.get("LANGUAGE"))
+        printed, made = demo(os.environ["LC_ALL"])
         (folder / "demo").symlink_to(made)
         print(printed, end="")
 
@@ -207,7 +209,8 @@ def check_python(block, name):
 def test_blocks_run_and_print_what_is_shown(name, folder, demo, monkeypatch, capsys):
     pytest.importorskip("torchao")
     page = read_page(name)
-    monkeypatch.setenv("LANGUAGE", "zh_CN" if page.is_chinese else "en")
+    for variable in ("LANGUAGE", "LC_ALL"):
+        monkeypatch.setenv(variable, CHINESE_LOCALE if page.is_chinese else ENGLISH_LOCALE)
     names = {}
     for block in page.blocks:
         where = f"{name}, line {block.line}"
@@ -318,7 +321,10 @@ def test_readme_is_an_entrance(name):
 
 
 def test_the_picture_shown_is_what_the_demo_paints(demo):
-    with Image.open(demo("en")[1] / "painted.png") as painted, Image.open(ROOT / "docs/painted.png") as shown:
+    with (
+        Image.open(demo(ENGLISH_LOCALE)[1] / "painted.png") as painted,
+        Image.open(ROOT / "docs/painted.png") as shown,
+    ):
         difference = ImageChops.difference(painted.convert("RGB"), shown.convert("RGB"))
         assert painted.size == shown.size and max(ImageStat.Stat(difference).mean) < 1
 
