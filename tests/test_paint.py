@@ -127,6 +127,12 @@ def test_english_prompts_skip_ranker_and_prompt_checker_with_a_warning(complete)
         image = painter.generate("a red car", generator=generator(), **FAST)
     single = painter.pipeline("a red car", generator=generator(), num_candidates=1, **FAST).images[0]
     assert image.tobytes() == single.tobytes()
+    with pytest.warns(
+        UserWarning, match="prompt_checker and ranker"
+    ):  # with nobody to choose, there are no candidates
+        assert (
+            painter.generate("a red car", num_candidates=4, generator=generator(), **FAST).tobytes() == image.tobytes()
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         painter.generate(SAFE, **FAST)
@@ -213,7 +219,7 @@ def test_the_scale_of_a_lora_counts_in_both_languages(complete):
 
 
 def test_what_is_not_a_converted_paint_is_refused(paint_repo, tmp_path, chat_repo):
-    with pytest.raises(ValueError, match=r"is a file.*convert_paint\.py --sd-base"):
+    with pytest.raises(ValueError, match=r"is a file.*viscpm convert paint --sd-base"):
         VisCPMPaint(paint_repo / "model_index.json")
     with pytest.raises(ValueError, match="has no model_index.json"):
         VisCPMPaint(chat_repo)

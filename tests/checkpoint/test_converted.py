@@ -45,6 +45,14 @@ def test_what_else_it_may_be(tmp_path, kind):
     assert expected.get(kind, "is neither a folder nor a file") in error(path)
 
 
+@pytest.mark.parametrize(
+    "name", ["/nowhere", "~/VisCPM-Chat", "./VisCPM-Chat", "../VisCPM-Chat", "VisCPM-Chat", "a b/c"]
+)
+def test_a_path_that_is_not_there_is_no_hub_repository(name):
+    """transformers would say something of ids."""
+    assert "does not exist" in error(name)
+
+
 def test_a_hub_repository_and_a_converted_folder_pass(tmp_path):
     (tmp_path / "config.json").touch()
     for path in (tmp_path, str(tmp_path), "owner/name"):

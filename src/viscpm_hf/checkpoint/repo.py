@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -318,7 +319,7 @@ def check_is_converted(model_path: str | os.PathLike, name: str, verb: str, conf
             )
     elif os.path.lexists(model_path):
         raise CheckpointError(f"{model_path} is neither a folder nor a file, expected a converted folder.")
-    elif str(model_path).count("/") != 1:
+    elif not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(model_path)):
         raise CheckpointError(
             f"{model_path} does not exist, expected a converted folder or a Hub repository `owner/name`."
         )

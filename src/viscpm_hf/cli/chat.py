@@ -72,9 +72,10 @@ def _chat(model, image, question, as_json, memory, quantization, dtype, device):
     picture = None if image is None else open_picture(image)  # before a model is loaded in vain
     with only_ours():
         from ..chat import VisCPMChat
-        from ..tiny import PICTURES, tiny_chat_repo
+        from ..tiny import PICTURES, tiny_chat_repo, use_one_thread
 
         if model is None:
+            use_one_thread()
             tell(_about_the_tiny_model(PICTURES))
         options = {"memory": memory, "quantization": quantization, "dtype": dtype, "device": device}
         chat = VisCPMChat(tiny_chat_repo() if model is None else model, **options)

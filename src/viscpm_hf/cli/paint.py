@@ -23,7 +23,7 @@ def _size(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d{1,6})(?:[xX×*](\d{1,6}))?", text.strip())
     width, height = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
     if not 0 < width * height <= _MOST:
-        raise typer.BadParameter(f"expected width and height in pixels such as 512x512, got {text[:40]!r}.")
+        raise typer.BadParameter(f"Got {text[:40]!r}, expected width and height in pixels such as 512x512.")
     return width, height
 
 
@@ -33,7 +33,7 @@ def _guidance(text: str) -> float:
     except ValueError:
         number = float("nan")
     if not -1000 <= number <= 1000:
-        raise typer.BadParameter(f"expected a number from -1000 to 1000 such as 7.5, got {text[:40]!r}.")
+        raise typer.BadParameter(f"Got {text[:40]!r}, expected a number from -1000 to 1000 such as 7.5.")
     return number
 
 
@@ -144,6 +144,9 @@ def _paint(prompts, file, model, output, seed, scheduler, settings, loading, she
     check_folder(output)
     check_size(model, settings["size"])
     if model is None:
+        from ..tiny import use_one_thread
+
+        use_one_thread()
         tell(_about_the_tiny_model())
     with only_ours():
         return Painter(model, scheduler, settings, loading).paint(prompts, output, seed, sheet)

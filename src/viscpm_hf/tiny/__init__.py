@@ -61,6 +61,16 @@ def convert_tiny_paint(output: str | os.PathLike) -> Path:
     )
 
 
+def use_one_thread() -> None:
+    """For programs that run nothing but the tiny models, which are so small that threads wait for each other.
+
+    Where other work keeps the processor busy, they wait long: two threads on two busy cores took 30 times as long.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+
+
 def tiny_chat_repo() -> Path:
     """The converted tiny Chat checkpoint, made once per version of weights and code and kept in the user's cache."""
     return _cached("tiny-chat", CHAT_CHECKPOINT, convert_tiny_chat)

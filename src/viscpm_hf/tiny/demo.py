@@ -17,7 +17,7 @@ from transformers import logging as transformers_logging
 
 from ..checkpoint.layout.diffusers_classes import DiffusionPipeline, diffusers_logging
 from ..language import say
-from . import GUIDANCE_SCALE, PICTURES, convert_tiny_chat, convert_tiny_paint
+from . import GUIDANCE_SCALE, PICTURES, convert_tiny_chat, convert_tiny_paint, use_one_thread
 from .world.contact_sheet import contact_sheet
 
 QUESTIONS = ("红色的图形在哪里？", "它是什么形状？", "Describe the picture.")
@@ -148,6 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder for what the demo makes")
     output = parser.parse_args().output
+    use_one_thread()
     for logging in (transformers_logging, diffusers_logging):
         logging.set_verbosity_error()
         logging.disable_progress_bar()
