@@ -2,7 +2,11 @@
 
 import json
 import os
+import signal
 from pathlib import Path
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; programs under test inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ["LC_ALL"] = "C.UTF-8"  # what is printed is compared in English
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any Hugging Face import: nothing is fetched in tests

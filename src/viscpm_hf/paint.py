@@ -137,8 +137,8 @@ class VisCPMPaint:
     ) -> Image.Image | Any:  # or a list of them; Any spares those who ask for one image from asking which it is
         """Paints one prompt.
 
-        Ranker and prompt checker know Chinese only; for a prompt without a Chinese character they are left out, and
-        `num_candidates` with them, with a warning.
+        Ranker and prompt checker know Chinese only; for a prompt without a Chinese character they are left out, with a
+        warning; then there are no candidates to choose from.
 
         Args:
             prompt (`str`): plain text, Chinese or English.
@@ -166,8 +166,6 @@ class VisCPMPaint:
         chinese_only = [name for name in ("prompt_checker", "ranker") if getattr(self.pipeline, name) is not None]
         if chinese_only and not _CHINESE.search(prompt):
             warnings.warn(f"The prompt is not Chinese, so {' and '.join(chinese_only)} are left out.", stacklevel=2)
-            if "ranker" in chinese_only:
-                kwargs.pop("num_candidates", None)  # nobody chooses
             attention = kwargs.get("cross_attention_kwargs")
             scale = attention.get("scale", 1) if isinstance(attention, dict) else 1
             embeds = self.pipeline.encode_prompt(prompt, negative_prompt=negative_prompt, lora_scale=scale)
