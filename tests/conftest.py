@@ -5,7 +5,7 @@ import os
 import signal
 from pathlib import Path
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; programs under test inherit it
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell, and programs inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ["LC_ALL"] = "C.UTF-8"  # what is printed is compared in English

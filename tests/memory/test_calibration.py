@@ -54,7 +54,7 @@ def test_the_copy_is_a_whole_repository_of_bitsandbytes_weights(repo):
     copied = {path.relative_to(repo).as_posix() for path in repo.rglob("*") if path.is_file()}
     assert copied == files
     assert json.loads((repo / "conversion.json").read_text())["quantized"]["text_encoder"].startswith("4 bits (NF4)")
-    assert "fitted to 24 prompts" in (repo / "README.md").read_text(encoding="utf-8")
+    assert "calibrated on 24 prompts" in (repo / "README.md").read_text(encoding="utf-8")
     assert read_model(repo).quantized == "bitsandbytes"
     pipeline = DiffusionPipeline.from_pretrained(repo, trust_remote_code=True)
     pipeline.set_progress_bar_config(disable=True)
