@@ -5,18 +5,22 @@ load without `trust_remote_code`. The `viscpm` command does that later, where a 
 """
 
 from importlib import import_module
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
-from . import moved
 from .libraries import SAID_BY_DIFFUSERS, is_command, leave_quietly_on_ctrl_c, quiet, register
 
 __version__ = "0.1.0"
 
-moved.install()
 if is_command():
     leave_quietly_on_ctrl_c()
 else:
     register()
+
+from . import moved  # noqa: E402  what comes after Ctrl-C is taken care of
+
+moved.install()
+_lock = RLock()  # diffusers does not like to be imported by two threads at once
 
 # Loaded on first use: they bring libraries that plain model loading does not need.
 _LAZY = {
@@ -64,7 +68,7 @@ if TYPE_CHECKING:  # the same, for those who read types
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        with quiet(*SAID_BY_DIFFUSERS):
+        with _lock, quiet(*SAID_BY_DIFFUSERS):
             return getattr(import_module(f".{_LAZY[name]}", __name__), name)
     raise AttributeError(f"module 'viscpm_hf' has no attribute {name!r}")
 

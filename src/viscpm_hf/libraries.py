@@ -8,38 +8,57 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from pathlib import Path
 
 # loggers of optional quantizers, which comment on the machine when diffusers is imported
 SAID_BY_DIFFUSERS = ("bitsandbytes.backends.cpu.ops", "diffusers.quantizers.torchao.torchao_quantizer")
+_lock = threading.Lock()
+_levels: dict[str, tuple[int, int]] = {}  # of quiet loggers: how many want it, the level before
 
 
 @contextmanager
 def quiet(*names: str) -> Iterator[None]:
-    """Only errors of these loggers are shown meanwhile; afterwards they are as they were.
+    """Only errors of these loggers are shown meanwhile; when the last one leaves they are as they were.
 
     Args:
         names: of the loggers.
     """
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    with _lock:
+        for name in names:
+            logger = logging.getLogger(name)
+            count, level = _levels.get(name, (0, logger.level))
+            _levels[name] = count + 1, level
+            logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        with _lock:
+            for name in names:
+                count, level = _levels.pop(name)
+                if count > 1:
+                    _levels[name] = count - 1, level
+                else:
+                    logging.getLogger(name).setLevel(level)
 
 
 def is_command() -> bool:
     """Whether this process is the `viscpm` command, whose help should not wait for torch.
 
-    While its package is imported, `python -m viscpm_hf` says no more of itself than -m.
+    Somebody else's program may have its name, and processes that multiprocessing starts have the name of their parent;
+    while the package is imported `python -m viscpm_hf` says no more of itself than -m.
     """
-    name = Path(getattr(sys, "argv", [""])[0]).name
-    ours = {("-m", "viscpm_hf"), ("-m", "viscpm_hf.cli")}
-    return name in ("viscpm", "viscpm.exe") or (name == "-m" and not ours.isdisjoint(pairwise(sys.orig_argv)))
+    name = sys.argv[0] if getattr(sys, "argv", None) and isinstance(sys.argv[0], str) else ""
+    parent = getattr(sys.modules.get("multiprocessing.process"), "parent_process", None)
+    if parent and parent() is not None:
+        return False
+    if name == "-m":
+        return not {("-m", "viscpm_hf"), ("-m", "viscpm_hf.cli")}.isdisjoint(pairwise(sys.orig_argv))
+    if os.path.basename(name) != "viscpm":
+        return os.path.basename(name) == "viscpm.exe"
+    try:
+        with open(sys.modules["__main__"].__file__, "rb") as script:
+            return b"viscpm_hf.cli" in script.read(10_000)
+    except (AttributeError, KeyError, OSError, TypeError, ValueError):
+        return False
 
 
 def leave_quietly_on_ctrl_c() -> None:

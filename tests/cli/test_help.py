@@ -117,7 +117,7 @@ def test_a_full_disk_behind_the_help_is_said():
 
 @pytest.mark.parametrize(
     ("name", "program"),
-    [("viscpm.py", ["viscpm.py"]), ("own.py", ["-m", "own", "viscpm_hf"])],
+    [("viscpm", ["viscpm"]), ("viscpm.py", ["viscpm.py"]), ("own.py", ["-m", "own", "viscpm_hf"])],
 )
 def test_a_program_of_somebody_else_gets_the_auto_classes_and_keeps_its_ctrl_c(tmp_path, name, program):
     (tmp_path / name).write_text(

@@ -11,7 +11,7 @@ from torch import nn
 from .machine import is_multiplied_in
 
 # Not torch.library.custom_op, whose checks of every call double the time of a product with few rows.
-_operators = torch.library.Library("viscpm_hf", "DEF")
+_operators = torch.library.Library("viscpm_hf", "FRAGMENT")  # not DEF, of which there may be one
 _operators.define("packed_linear(Tensor rows, Tensor weight, int width) -> Tensor")
 _operators.define("packed_int8_linear(Tensor rows, Tensor weight, Tensor scale, Tensor zero_point) -> Tensor")
 
