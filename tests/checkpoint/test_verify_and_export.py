@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -155,3 +156,11 @@ def test_broken_repositories_are_refused(checkpoint, repo, tmp_path, spoil, mess
         verify(checkpoint, repo, progress=False)
     with pytest.raises(CheckpointError, match=message):
         export_original(repo, tmp_path / "a.bin", progress=False)
+
+
+def test_a_checkpoint_of_another_kind_is_not_to_be_converted(repo):
+    """The folder and the file do not belong together, whichever was meant."""
+    with pytest.raises(
+        CheckpointError, match="is a VisCPM-Paint checkpoint, not VisCPM-Chat; .* converted from another"
+    ):
+        verify(Path(__file__).parents[1] / "golden" / "paint_weights.safetensors", repo, progress=False)

@@ -35,8 +35,8 @@ def test_fit_speaks_chinese_in_columns(chat_repo, capsys, monkeypatch):
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
     code, out, _ = run(capsys, "fit", "--model", chat_repo, "--memory", "2GB", "--device", "cuda")
     table = out.partition("\n\n")[2].partition("\n\n")[0].splitlines()
-    assert code == 0 and re.search(r"^\* 将采用：全部在 GPU$", out, re.M)
-    assert re.split(r"\s{2,}", table[0].strip()) == "方案 显存 内存 秒/词元（至少） 秒/提示（至少） 无损".split()
+    assert code == 0 and re.search(r"^\* 将采用：全部在 GPU 上$", out, re.M)
+    assert re.split(r"\s{2,}", table[0].strip()) == "方案 显存 内存 秒/token（至少） 秒/提示（至少） 无损".split()
     assert {cell_len(line[: re.search(r"[是否]$", line).start()]) for line in table[1:]} == {
         cell_len(table[0].removesuffix("无损"))
     }

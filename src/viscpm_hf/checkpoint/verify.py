@@ -49,7 +49,7 @@ def verify(checkpoint: str | Path, repo: str | Path, progress: bool = True) -> d
     checkpoint, repo = Path(checkpoint), Path(repo)
     family = family_of(repo)
     source, _ = without_prefixes(open_checkpoint(checkpoint))
-    check_family(family, source, checkpoint)
+    check_family(family, source, checkpoint, repo)
     found = match(family, source, checkpoint)
     converted = read_repo(repo, family)
     cast = target_dtype(str(read_json(repo, CONVERSION).get("dtype", "keep")))

@@ -17,22 +17,31 @@ _SPEEDS = {
     "cuda": {"gpu memory": "GPU memory", "link": "RAM to GPU", "pageable": "not page-locked", "disk": "disk"},
 }
 _CHINESE = {  # what titles of plans, speeds and parts are made of
-    "weights read from the files when needed": "用到时从文件读取权重",
+    "weights read from the files when needed": "用到时从磁盘读权重",
     "language model spread over GPU and RAM": "语言模型分布在 GPU 和内存",
     "language model streamed": "语言模型逐块加载",
     "8-bit language model": "语言模型 8 比特量化",
     "4-bit language model": "语言模型 4 比特量化",
     "language model": "语言模型",
-    "all on the GPU": "全部在 GPU",
-    "all in RAM": "全部在内存",
+    "all on the GPU": "全部在 GPU 上",
+    "all in RAM": "全部在内存中",
     "all streamed": "全部逐块加载",
     ", checkers too": "，检查器也是",
-    " and disk": "和硬盘",
+    " and disk": "和磁盘",
+    ", ": "，",
+    "vision_tower": "视觉编码器",
+    "connector": "连接层",
+    "text_projection": "文本投影",
+    "safety_checker": "图像安全检查器",
+    "prompt_checker": "提示词检查器",
+    "ranker": "重排序模型",
+    "unet": "UNet",
+    "vae": "VAE",
     "RAM to GPU": "内存到 GPU",
     "not page-locked": "未锁页内存到 GPU",
     "GPU memory": "显存",
     "RAM": "内存",
-    "disk": "硬盘",
+    "disk": "磁盘",
 }
 # of the bars, by what the memory holds
 _COLOURS = {
@@ -72,7 +81,8 @@ def as_text(
     sizes = {"language model": model.language_bytes()} | {part: model.parts[part].nbytes() for part in model.others()}
     measured, assumed = say("measured", "实测"), say("assumed", "假定")
     speeds = [
-        f"{_named(word)} {machine.speed(key) / 1e9:.3g} GB/s ({measured if key in machine.measured else assumed})"
+        f"{_named(word)} {machine.speed(key) / 1e9:.3g} GB/s"
+        + say(" ({})", "（{}）").format(measured if key in machine.measured else assumed)
         for key, word in _SPEEDS[machine.device].items()
     ]
     ram, gpu = shown(machine.ram), ""
@@ -82,24 +92,25 @@ def as_text(
         gpu = say(", no GPU here", "，本机没有 GPU")
     if model.kind == "chat":
         unit, (prompt, new, beams) = (
-            say("token", "词元"),
+            say("token", "token"),
             (workload.prompt_tokens, workload.new_tokens, workload.beams),
         )
         work = say(
             f"{prompt} tokens of prompt, {new} of answer, {beams} beams",
-            f"提示 {prompt} 个词元，回答 {new} 个，束宽 {beams}",
+            f"提示 {prompt} 个 token，回答 {new} 个，束宽 {beams}",
         )
     else:
-        unit, images, steps = say("image", "张图"), workload.images_of(model), workload.steps
+        unit, images, steps = say("image", "张"), workload.images_of(model), workload.steps
         work = say(
             f"{images} of the model's own size at once, with guidance, {steps} steps",
             f"一次 {images} 张模型默认尺寸的图，使用引导，{steps} 步",
         )
-    weighs = ", ".join(f"{_named(part)} {shown(size)}" for part, size in sizes.items())
+    comma = say(", ", "，")
+    weighs = comma.join(f"{_named(part)} {shown(size)}" for part, size in sizes.items())
     size, dtype = shown(block.nbytes()), str(block.dtype).removeprefix("torch.")
-    device, speeds = machine.device, ", ".join(speeds)
+    device, speeds = machine.device, comma.join(speeds)
     lines = [
-        f"{printable(str(name))}: {weighs}",
+        f"{printable(str(name))}{say(': ', '：')}{weighs}",
         say(
             f"language model: {model.blocks} blocks of {size}, stored in {dtype}",
             f"语言模型：{model.blocks} 块，每块 {size}，以 {dtype} 存储",

@@ -206,8 +206,17 @@ _MARKS = (
 ORIGINAL = ("llm.", "vpm.", "unet.", "encoder.", "input_embedding.")
 
 
-def check_family(family: Family, names: Iterable[str], path: str | os.PathLike) -> None:
-    """Stops when the names are those of another kind of checkpoint, saying which verb converts it."""
+def check_family(
+    family: Family, names: Iterable[str], path: str | os.PathLike, repo: str | os.PathLike | None = None
+) -> None:
+    """Stops when the names are those of another kind of checkpoint.
+
+    Args:
+        family: that they should be of.
+        names: of the checkpoint's tensors.
+        path: of the checkpoint, for messages.
+        repo: converted folder that it is compared with, if it is not to be converted.
+    """
     names = list(names)
     if not names:
         raise CheckpointError(f"{path} holds no tensors.")
@@ -226,10 +235,10 @@ def check_family(family: Family, names: Iterable[str], path: str | os.PathLike) 
     for marks, actual in _MARKS:
         if any(name.startswith(marks) for name in names):
             if actual.name != family.name:
-                raise CheckpointError(
-                    f"{path} is a {actual.name} checkpoint, not {family.name}; convert it with "
-                    f"`viscpm convert {actual.verb}`."
-                )
+                advice = f"convert it with `viscpm convert {actual.verb}`"
+                if repo is not None:
+                    advice = f"{repo} was converted from another file"
+                raise CheckpointError(f"{path} is a {actual.name} checkpoint, not {family.name}; {advice}.")
             return
 
 
