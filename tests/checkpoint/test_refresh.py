@@ -316,6 +316,92 @@ def test_what_cannot_be_refreshed_stays(aged, tmp_path, damage):
     assert before is None or contents(folder) == before
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("scheduler/scheduler_config.json", "null", "holds a JSON NoneType, expected an object"),
+        ("scheduler/scheduler_config.json", "{}", "expected a scheduler's"),
+        ("scheduler/scheduler_config.json", '{"_class_name": "DDPMScheduler", "beta_schedule": "z"}', "z is not impl"),
+        ("vae/config.json", "[]", "holds a JSON list, expected an object"),
+        ("vae/config.json", "{}", "expected AutoencoderKL"),
+        ("unet/config.json", "1", "holds a JSON int, expected an object"),
+        ("text_projection/config.json", "{}", "expected VisCPMPaintTextProjection"),
+        ("text_encoder/config.json", "{}", "expected cpmbee"),
+        ("tokenizer/tokenizer_config.json", "[]", "holds a JSON list, expected an object"),
+        ("chat_template.jinja", "{{", "is no Jinja"),
+        ("chat_template.jinja", "{% nothing %}", "is no Jinja"),
+    ],
+)
+def test_what_would_not_load_is_not_refreshed(aged, name, text, said):
+    """Also where only another part is wrong than the one that gets new code."""
+    folder = aged("chat-44a02be" if name.endswith("jinja") else "paint-7a72fe5")
+    (folder / name).write_text(text)
+    before = contents(folder)
+    with pytest.raises(CheckpointError, match=said) as error:
+        refresh(folder)
+    assert str(folder) in str(error.value) and str(error.value).isprintable() and contents(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "was_there"),
+    [
+        ("model.safetensors", False),
+        ("model.safetensors.index.json", False),
+        ("more/f.txt", False),
+        ("more/f.txt", True),
+        ("../f.txt", False),
+        ("a/../../f.txt", True),
+        (".viscpm_refresh/files.json", False),
+        ("more/deep/f.txt", False),
+        ("real", False),
+        ("config.json\0", True),
+        ("config.json", "yes"),
+    ],
+)
+def test_a_manifest_that_came_with_a_download_is_no_order(aged, tmp_path, name, was_there):
+    """Nothing outside the folder, no weights, no other kinds of files."""
+    folder, outside = aged(), tmp_path / "outside"
+    outside.mkdir()
+    for path in (outside / "f.txt", tmp_path / "f.txt", folder / "real"):
+        path.write_text("precious")
+    (folder / "more").symlink_to(outside)
+    (folder / exchange.WORKSPACE / "old" / "more").mkdir(parents=True)
+    (folder / exchange.WORKSPACE / "old" / "more" / "f.txt").write_text("evil")
+    write(
+        folder / exchange.WORKSPACE / exchange.MANIFEST,
+        {"config.json": True, "beams_cpmbee.py": False, name: was_there},
+    )
+    before = contents(folder) | contents(outside)
+    with pytest.raises(CheckpointError, match="which no refresh writes; remove "):
+        refresh(folder)
+    assert contents(folder) | contents(outside) == before and (tmp_path / "f.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["lock", "new", "old", "files.json", "files.json.partial"])
+@pytest.mark.parametrize("kind", ["file", "folder", "pipe"])
+def test_a_workspace_with_links_is_not_used(aged, tmp_path, name, kind):
+    """Where they lead to, nothing is written, removed or waited for."""
+    folder, outside = aged(), tmp_path / "outside"
+    outside.mkdir()
+    (outside / "f.txt").write_text("{}")
+    (folder / exchange.WORKSPACE).mkdir()
+    place = folder / exchange.WORKSPACE / name
+    os.mkfifo(place) if kind == "pipe" else place.symlink_to(outside / "f.txt" if kind == "file" else outside)
+    with pytest.raises(CheckpointError, match="was not made by a refresh; remove "):
+        refresh(folder)
+    assert os.path.lexists(place) and os.listdir(outside) == ["f.txt"] and (outside / "f.txt").read_text() == "{}"
+
+
+@pytest.mark.parametrize("kind", ["chat", "text"])
+def test_saved_without_its_processor(aged, kind):
+    folder = aged()
+    for name in ("vocab.txt", "processor_config.json", "tokenizer_config.json", "chat_template.jinja"):
+        if kind == "chat" or name == "vocab.txt":
+            (folder / name).unlink(missing_ok=True)
+    with pytest.raises(CheckpointError, match=r"lacks vocab.txt.*processor.save_pretrained"):
+        refresh(folder)
+
+
 def test_saved_after_fine_tuning(tmp_path):
     """Without code, card and conversion.json, its config.json without a map to the code."""
     from transformers import AutoModelForImageTextToText, AutoProcessor

@@ -9,12 +9,21 @@ import torch
 from ..remote_code.modeling_cpmbee import CpmBeeConfig
 from ..remote_code.modeling_viscpm_paint import VisCPMPaintTextProjection
 from ..remote_code.tokenization_cpmbee import CpmBeeTokenizer
-from .layout.diffusers_classes import DDPMScheduler, UNet2DConditionModel
-from .repo import INDEX, OPTIONAL_PAINT_PARTS, PAINT_CODE, PAINT_PARTS, copy_code, write_config
+from .errors import CheckpointError
+from .files.json_file import named, quoted, read_json_file
+from .layout.diffusers_classes import DDPMScheduler, SchedulerMixin, UNet2DConditionModel
+from .repo import INDEX, OPTIONAL_PAINT_PARTS, PAINT_CODE, PAINT_PARTS, copy_code, has_part, write_config
 
 PIPELINE = "pipeline_viscpm_paint"
 CLASS_NAME = [PIPELINE, "VisCPMPaintPipeline"]
 TEXT_ENCODER_AUTO_MAP = {"AutoConfig": "modeling_cpmbee.CpmBeeConfig", "AutoModel": "modeling_cpmbee.CpmBeeModel"}
+# what config.json says of the parts that transformers loads
+MODEL_TYPES = {
+    "text_encoder": CpmBeeConfig.model_type,
+    "safety_checker": "clip",
+    "prompt_checker": "bert",
+    "ranker": "chinese_clip",
+}
 # the original reads Stable Diffusion's PNDM configuration as DDPM, which did not know steps_offset then: last step 0
 SCHEDULER = {
     "num_train_timesteps": 1000,
@@ -70,3 +79,38 @@ def copy_pipeline_code(folder: Path) -> None:
     copy_code(folder, [f"{PIPELINE}.py"])
     for component, (module, _) in PAINT_CODE.items():
         copy_code(folder / component, [f"{module}.py"])
+
+
+def check_parts(folder: Path) -> None:
+    """Reads the configuration of every part that model_index.json names, as a pipeline does when it loads.
+
+    Raises:
+        CheckpointError: one is no JSON object or that of another class.
+        AttributeError, TypeError, ValueError: diffusers makes no scheduler of its configuration.
+    """
+    index = read_json_file(folder / INDEX)
+    for name in filter(lambda name: has_part(index, name), (*PAINT_PARTS, *OPTIONAL_PAINT_PARTS)):
+        for path in (folder / name).glob("*config.json"):
+            read_json_file(path)
+        library, kind = index[name]
+        if name == "scheduler":
+            path = folder / name / "scheduler_config.json"
+            said = read_json_file(path).get("_class_name")
+            if not isinstance(said, str) or not said.endswith("Scheduler"):  # any reads the others' configurations
+                raise CheckpointError(f"{path} has _class_name={quoted(said)}, expected a scheduler's; convert again.")
+            if library == "diffusers":
+                scheduler = getattr(diffusers, kind)
+                if not issubclass(scheduler, SchedulerMixin):
+                    raise CheckpointError(f"{folder / INDEX} names {named(kind)} as scheduler, which it is not.")
+                scheduler.from_pretrained(folder / name)
+        elif library == "diffusers" or name == "text_projection":
+            _check_entry(folder / name, "_class_name", kind)
+        elif name in MODEL_TYPES and kind in (PAINT_PARTS | OPTIONAL_PAINT_PARTS)[name]:
+            _check_entry(folder / name, "model_type", MODEL_TYPES[name])
+
+
+def _check_entry(part: Path, key: str, expected: str) -> None:
+    path = part / "config.json"
+    said = read_json_file(path).get(key)
+    if said != expected:
+        raise CheckpointError(f"{path} has {key}={quoted(said)}, expected {expected}; convert again.")

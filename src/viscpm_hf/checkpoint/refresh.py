@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jinja2 import TemplateError
 from transformers import GenerationConfig
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from ..remote_code.configuration_viscpm_chat import VisCPMChatConfig
 from ..remote_code.modeling_cpmbee import CpmBeeConfig
@@ -20,7 +22,7 @@ from ..remote_code.tokenization_cpmbee import CpmBeeTokenizer
 from . import repo
 from .errors import CheckpointError, first_line, listed
 from .files.disk import read_small
-from .files.exchange import WORKSPACE, exchange, undo, workspace_of
+from .files.exchange import SMALL, WORKSPACE, exchange, undo, workspace_of
 from .files.hub import commit_files, fetch_small_files
 from .files.json_file import quoted, read_json_file
 from .layout.keys import CHAT, PAINT, PLAIN_CPMBEE
@@ -29,7 +31,6 @@ CARDS = {CHAT.model_type: "viscpm_chat.md", PAINT.model_type: "viscpm_paint.md",
 # what libraries write beside settings: of whoever saved
 OF_THE_MOMENT = {"transformers_version", "is_local", "local_files_only", "name_or_path"}
 WEIGHTS = (".safetensors", ".bin")
-SMALL = ("*.json", "*.py", "*.txt", "*.jinja", "*.md")
 
 
 @dataclass
@@ -136,8 +137,7 @@ def _renewed(folder: Path, kind: str, card: bool) -> tuple[dict[str, bytes], lis
     report = repo.read_json(folder, repo.CONVERSION)
     with tempfile.TemporaryDirectory() as temporary:
         new = Path(temporary)
-        parts = repo.PAINT_CODE if kind == PAINT.model_type else ()
-        for place in (folder, *(folder / part for part in parts)):
+        for place in (folder, *(folder / part for part in _parts(folder, kind))):
             _copy_small_files(place, new / place.relative_to(folder))
         try:
             {CHAT.model_type: _chat, PAINT.model_type: _paint, PLAIN_CPMBEE.model_type: _cpmbee}[kind](new)
@@ -159,6 +159,15 @@ def _renewed(folder: Path, kind: str, card: bool) -> tuple[dict[str, bytes], lis
     return files, kept
 
 
+def _parts(folder: Path, kind: str) -> list[str]:
+    """Of Paint, the folders in a repository; the other models have none."""
+    if kind != PAINT.model_type:
+        return []
+    index = repo.read_json(folder, repo.INDEX)
+    optional = [name for name in repo.OPTIONAL_PAINT_PARTS if repo.has_part(index, name)]
+    return [*repo.PAINT_PARTS, *optional]
+
+
 def _contents(path: Path) -> bytes | None:
     return read_small(path) if path.exists() else None
 
@@ -166,7 +175,7 @@ def _contents(path: Path) -> bytes | None:
 def _copy_small_files(place: Path, to: Path) -> None:
     """What a part is without its weights; the report is not among it."""
     if not place.is_dir():
-        raise CheckpointError(f"There is no folder {place}, which every VisCPM-Paint has; convert again.")
+        raise CheckpointError(f"There is no folder {place}, which this VisCPM-Paint should have; convert again.")
     to.mkdir(exist_ok=True)
     for pattern in SMALL:
         for path in place.glob(pattern):
@@ -201,7 +210,7 @@ def _paint(new: Path) -> None:
     _set(new / repo.INDEX, own)
     _set(new / "text_encoder" / "config.json", {"auto_map": pipeline_repo.TEXT_ENCODER_AUTO_MAP})
     CpmBeeConfig.from_pretrained(new / "text_encoder")
-    read_json_file(new / "text_projection" / "config.json")
+    pipeline_repo.check_parts(new)
     _save_again(new / "tokenizer", CpmBeeTokenizer)
 
 
@@ -228,7 +237,15 @@ def _save_again(new: Path, kind: type) -> None:
 
     It has read them, so settings are kept, and what it knows nothing of stays, too.
     """
+    wanted = ["vocab.txt"] + ["processor_config.json"] * (kind is VisCPMChatProcessor)
+    if lacking := [name for name in wanted if not (new / name).exists()]:
+        what = "processor" if kind is VisCPMChatProcessor else "tokenizer"
+        raise CheckpointError(
+            f"{new}{os.sep} lacks {listed(lacking)}, as after save_pretrained() of the model alone: load the {what} "
+            f"of the repository the model came from and run `{what}.save_pretrained(...)` into this folder."
+        )
     own = kind.from_pretrained(new)
+    _check_templates(new, getattr(own, "chat_template", None))
     with tempfile.TemporaryDirectory() as saved:
         own.save_pretrained(saved)
         for path in Path(saved).iterdir():
@@ -236,6 +253,18 @@ def _save_again(new: Path, kind: type) -> None:
                 _set(new / path.name, {k: v for k, v in read_json_file(path).items() if k not in OF_THE_MOMENT})
             elif not (new / path.name).exists():
                 shutil.copyfile(path, new / path.name)
+
+
+def _check_templates(new: Path, templates: str | dict | None) -> None:
+    """Compiles the templates of a processor or a tokenizer, which otherwise happens on first use."""
+    for template in templates.values() if isinstance(templates, dict) else [templates or ""]:
+        try:
+            render_jinja_template([], chat_template=template)
+        except TemplateError as error:
+            raise CheckpointError(
+                f"The chat template in {new}{os.sep} is no Jinja ({first_line(error)}); mend it, or remove "
+                "chat_template.jinja to get that of this version."
+            ) from error
 
 
 def _generation(new: Path, language, defaults: Mapping) -> None:

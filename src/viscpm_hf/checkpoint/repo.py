@@ -252,6 +252,11 @@ def _check_index(fields, path):
             raise CheckpointError(f"{path} names no {name}, which every VisCPM-Paint has; convert again.")
 
 
+def has_part(index: Mapping, name: str) -> bool:
+    """Whether a model_index.json of VisCPM-Paint names a part; those that are not there are a pair of None."""
+    return None not in index.get(name, [None])
+
+
 def is_paint(index: Mapping) -> bool:
     """Whether a model_index.json is that of VisCPM-Paint, as converted or as saved by the installed class."""
     name = index.get("_class_name")

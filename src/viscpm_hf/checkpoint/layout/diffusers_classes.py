@@ -6,7 +6,14 @@ diffusers takes seconds to import, so whoever can do without it for a while impo
 from ...libraries import SAID_BY_DIFFUSERS, quiet
 
 with quiet(*SAID_BY_DIFFUSERS):
-    from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
+    from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
     from diffusers.utils import logging as diffusers_logging
 
-__all__ = ["AutoencoderKL", "DDPMScheduler", "DiffusionPipeline", "UNet2DConditionModel", "diffusers_logging"]
+__all__ = [
+    "AutoencoderKL",
+    "DDPMScheduler",
+    "DiffusionPipeline",
+    "SchedulerMixin",
+    "UNet2DConditionModel",
+    "diffusers_logging",
+]
