@@ -501,6 +501,38 @@ def test_the_command(aged):
     from viscpm_hf.cli import main
 
     folder = aged()
-    assert main(["refresh", str(folder), "--push"]) == 1
+    for arguments in ([str(folder), "--push"], [str(folder), "--pull-request"], ["a/b", "--push", "--pull-request"]):
+        assert main(["refresh", *arguments]) == 2
     assert main(["refresh", str(folder)]) == 0
     assert main(["refresh"]) == 2
+
+
+def test_of_settings_nothing_is_remarked_and_notes_are_in_the_language_of_the_locale(aged, capsys, monkeypatch):
+    """transformers' remarks on generation_config.json are about what people meant."""
+    from viscpm_hf.cli import main
+
+    folder = aged()
+    write(folder / "generation_config.json", read(folder / "generation_config.json") | {"temperature": 0.5})
+    (folder / "README.md").write_text("of mine")
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    monkeypatch.delenv("LANGUAGE", raising=False)
+    assert main(["refresh", str(folder)]) == 0
+    out, err = capsys.readouterr()
+    assert (
+        out.startswith("已更新 ") and err == "注意：README.md 被改动过，保持原样；加 --card 则写入当前版本的模型卡。\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["/x", "./x", "../x", "~/x", "x/", "a b/c", "a/b/c", "x", "-a/b"])
+def test_a_path_is_no_name_on_the_hub(name, tmp_path, monkeypatch):
+    """Whoever mistypes a folder is told so, and nothing is asked of the network."""
+    from viscpm_hf.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    monkeypatch.setattr(module, "fetch_small_files", lambda *arguments: asked.append(arguments))
+    assert main(["refresh", "--", name]) == 1 and not asked
+    with pytest.raises(CheckpointError, match="expected `owner/name`"):
+        module.refresh_on_hub(name)
+    with pytest.raises(CheckpointError, match="does not exist, expected a converted folder"):
+        module.repo.check_is_converted(name, "VisCPM-Chat", "chat", "config.json")

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from viscpm_hf.checkpoint import CheckpointError, export_original, verify
+from viscpm_hf.cli import main
 
 
 @pytest.fixture
@@ -51,6 +52,28 @@ def test_one_changed_bit_is_found_wherever_it_is(checkpoint, repo):
         path.write_bytes(sound[:place] + bytes([sound[place] ^ 1]) + sound[place + 1 :])
         (found,) = differences(checkpoint, repo).values()
         assert len(found) == 1 and found[0].endswith("has other values")
+
+
+@pytest.mark.parametrize("part", ["", "text_encoder", "unet"])
+def test_quantized_there_is_no_way_back(checkpoint, repo, paint_repo, tmp_path, part):
+    """It is said so, where shapes of the quantized weights would be called wrong."""
+    folder = shutil.copytree(paint_repo, tmp_path / "paint") if part else repo
+    config = folder / part / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": {"load_in_8bit": True}}))
+    with pytest.raises(CheckpointError, match="is quantized and .* neither exported nor verified"):
+        export_original(folder, tmp_path / "back.bin", progress=False)
+    with pytest.raises(CheckpointError, match="is quantized"):
+        verify(checkpoint, folder, progress=False)
+    assert not (tmp_path / "back.bin").exists()
+
+
+def test_differences_are_told_in_the_language_of_the_locale(checkpoint, repo, capsys, monkeypatch):
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    monkeypatch.delenv("LANGUAGE", raising=False)
+    change(repo / "model.safetensors", lambda tensors: tensors["model.connector.linear_1.bias"].add_(1))
+    assert main(["verify", "--checkpoint", str(checkpoint), "--repo", str(repo)]) == 1
+    out = capsys.readouterr().out
+    assert "1 个不同" in out and out.endswith("前几处不同：mapping.0.bias 的数值不同\n")
 
 
 def test_missing_surplus_and_misshapen_tensors_are_named(checkpoint, repo):

@@ -1,5 +1,6 @@
 """Guards what is said of a command line that means nothing: one line with got, wanted and the page to read, code 2."""
 
+from itertools import chain
 from typing import Annotated
 
 import pytest
@@ -54,6 +55,28 @@ def refused(capsys, arguments):
 def test_a_command_line_without_meaning_is_one_sentence(capsys, arguments, said, page):
     sentence, sent_to = refused(capsys, arguments)
     assert sentence.startswith(said) and page in (sent_to, None)
+
+
+CONVERTED = {"--checkpoint": "x", "--vocab": "x", "--sd-base": "x", "--output": "x"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["refresh", ""], "DIR_OR_REPO"),
+        (["push", "", "a/b"], "DIR"),
+        (["push", "x", ""], "REPO_ID"),
+        (["verify", "--checkpoint", "x", "--repo", ""], "--repo"),
+        (["export", "--checkpoint", "", "--repo", "x"], "--checkpoint"),
+        *(
+            (["convert", "paint", *chain(*(CONVERTED | {name: ""}).items())], name)
+            for name in (*CONVERTED, "--llm-config", "--unet-config", "--safety-checker", "--ranker", "--push-to-hub")
+        ),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(capsys, arguments, name):
+    """As of a variable of the shell that is not set."""
+    assert refused(capsys, arguments)[0] == f"Got '' as {name}, expected a name"
 
 
 def test_of_an_option_given_twice_the_last_counts(chat_repo, capsys):

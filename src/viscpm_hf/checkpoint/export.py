@@ -9,7 +9,7 @@ from .files.stored import read_pieces
 from .files.torch_file import TorchWriter
 from .files.weights import WeightFile, progress_bar, write_weights
 from .layout.keys import inverted, match
-from .repo import CONVERSION, UNUSED, family_of, read_json, read_repo
+from .repo import CONVERSION, UNUSED, family_of, read_json, read_repo, require_original_weights
 
 SPARE = 16 << 20  # bytes for names and padding
 
@@ -29,10 +29,11 @@ def export_original(repo: str | Path, checkpoint: str | Path, progress: bool = T
         The file.
 
     Raises:
-        CheckpointError: the repository is incomplete or changes meanwhile, or the file exists.
+        CheckpointError: the repository is quantized, incomplete or changes meanwhile, or the file exists.
     """
     repo, checkpoint = Path(repo), Path(checkpoint)
     refuse_existing(checkpoint)
+    require_original_weights(repo)
     family = family_of(repo)
     tensors = read_repo(repo, family)
     found = match(inverted(family), tensors, repo)

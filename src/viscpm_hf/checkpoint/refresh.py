@@ -15,6 +15,7 @@ from jinja2 import TemplateError
 from transformers import GenerationConfig
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from ..language import say
 from ..remote_code.configuration_viscpm_chat import VisCPMChatConfig
 from ..remote_code.modeling_cpmbee import CpmBeeConfig
 from ..remote_code.processing_viscpm_chat import VisCPMChatProcessor
@@ -23,8 +24,8 @@ from . import repo
 from .errors import CheckpointError, first_line, listed
 from .files.disk import read_small
 from .files.exchange import SMALL, WORKSPACE, exchange, undo, workspace_of
-from .files.hub import commit_files, fetch_small_files
-from .files.json_file import quoted, read_json_file
+from .files.hub import commit_files, fetch_small_files, require_repo_id
+from .files.json_file import read_json_file
 from .layout.keys import CHAT, PAINT, PLAIN_CPMBEE
 
 CARDS = {CHAT.model_type: "viscpm_chat.md", PAINT.model_type: "viscpm_paint.md", PLAIN_CPMBEE.model_type: "cpmbee.md"}
@@ -62,7 +63,11 @@ def refresh(folder: str | os.PathLike, card: bool = False) -> Refreshed:
         CheckpointError: it is no converted repository, cannot be written to, or would not load; it is as it was.
     """
     folder = Path(folder)
-    kind = _kind(folder)
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"There is no folder {folder}; give a converted folder or a Hub repository `owner/name`."
+        )
+    kind = repo.kind_of(folder)
     _refuse_links(folder, kind)
     if not os.path.lexists(folder / WORKSPACE):
         files, kept = _renewed(folder, kind, card)
@@ -71,7 +76,7 @@ def refresh(folder: str | os.PathLike, card: bool = False) -> Refreshed:
     with workspace_of(folder) as workspace:
         undo(folder, workspace)  # what a killed run began
         files, kept = _renewed(folder, kind, card)
-        _check_weights(folder, kind)
+        _check_weights(folder)
         before = _weights(folder)
         exchange(folder, workspace, files)
     if _weights(folder) != before:
@@ -91,32 +96,15 @@ def refresh_on_hub(repo_id: str, push: bool = False, pull_request: bool = False,
     Raises:
         CheckpointError: as for `refresh`, or the Hub refuses.
     """
+    require_repo_id(repo_id)
     with tempfile.TemporaryDirectory() as temporary:
         commit = fetch_small_files(repo_id, temporary, [*SMALL, *(f"*/{pattern}" for pattern in SMALL)])
         folder = Path(temporary)
-        files, kept = _renewed(folder, _kind(folder, repo_id), card)
+        files, kept = _renewed(folder, repo.kind_of(folder, repo_id), card)
         address = None
         if files and (push or pull_request):
             address = commit_files(repo_id, files, "Refreshed with viscpm_hf", commit, pull_request)
     return Refreshed(sorted(files), kept, address)
-
-
-def _kind(folder: Path, name: str | None = None) -> str:
-    """The model type of a repository."""
-    if not folder.is_dir():
-        raise CheckpointError(
-            f"There is no folder {folder}; give a converted folder or a Hub repository `owner/name`."
-        )
-    if repo.is_paint(repo.read_json(folder, repo.INDEX)):
-        return PAINT.model_type
-    model_type = repo.read_json(folder, "config.json").get("model_type")
-    if model_type not in (CHAT.model_type, PLAIN_CPMBEE.model_type):
-        raise CheckpointError(
-            f"{name or folder} is not a converted repository: its config.json should say model_type viscpm_chat or "
-            f"cpmbee, not {quoted(model_type)}, or its model_index.json {PAINT.model_type}; make one with "
-            "`viscpm convert`."
-        )
-    return model_type
 
 
 def _refuse_links(folder: Path, kind: str) -> None:
@@ -277,7 +265,11 @@ def _generation(new: Path, language, defaults: Mapping) -> None:
 def _renew_card(new: Path, kind: str, report: dict, overwrite: bool) -> list[str]:
     """Writes the card unless it was edited, and its digest into the report; says what was left."""
     if not report:  # as after fine-tuning
-        return [f"There is no {repo.CONVERSION} to make the model card from."] if overwrite else []
+        why = say(
+            f"There is no {repo.CONVERSION} to make the model card from.",
+            f"没有 {repo.CONVERSION}，无法生成模型卡。",
+        )
+        return [why] if overwrite else []
     main = new / "text_encoder" if kind == PAINT.model_type else new
     config = read_json_file(main / "config.json")
     family = PAINT.name if kind == PAINT.model_type else CHAT.name  # CPM-Bee's card asks for none
@@ -296,7 +288,11 @@ def _renew_card(new: Path, kind: str, report: dict, overwrite: bool) -> list[str
     written = found is None or report.get("card") == repo.digest(found) or found in own
     if not (written or overwrite):
         report.pop("card", None)
-        return [f"{repo.CARD} was edited and stays as it is; --card writes that of this version."]
+        why = say(
+            f"{repo.CARD} was edited and stays as it is; --card writes that of this version.",
+            f"{repo.CARD} 被改动过，保持原样；加 --card 则写入当前版本的模型卡。",
+        )
+        return [why]
     card.write_bytes(own[0])
     report["card"] = repo.digest(own[0])
     return []
@@ -307,13 +303,12 @@ def _word(section, key: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _check_weights(folder: Path, kind: str) -> None:
+def _check_weights(folder: Path) -> None:
     """Reads the headers of the weight files: what was only fetched in part is found now and not in use.
 
     Quantized ones have other files; they are checked by whoever loads them.
     """
-    main = folder / "text_encoder" if kind == PAINT.model_type else folder
-    if "quantization_config" not in read_json_file(main / "config.json"):
+    if not repo.is_quantized(folder):
         repo.read_repo(folder, repo.family_of(folder))
 
 

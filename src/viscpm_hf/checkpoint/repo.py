@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedConfig
 
 from .errors import CheckpointError, first_line, listed, pasted, printable
+from .files.hub import is_repo_id
 from .files.json_file import named, quoted, read_json_file
 from .files.safetensors_file import read_safetensors, read_weights
 from .files.stored import StoredTensor
@@ -263,22 +263,52 @@ def is_paint(index: Mapping) -> bool:
     return (name[-1:] if isinstance(name, list) else [name]) == [PAINT.model_type]
 
 
-def family_of(repo: Path) -> Family:
-    """The kind of checkpoint a repository was made from, by its model_index.json or config.json."""
+def kind_of(repo: Path, name: str | None = None) -> str:
+    """The model type of a converted repository, by its model_index.json or config.json.
+
+    Args:
+        repo: its folder.
+        name: of the repository, for messages.
+
+    Raises:
+        CheckpointError: it is none.
+    """
     if not repo.is_dir():
         raise CheckpointError(f"There is no folder {repo}; give the folder of a converted repository.")
     if is_paint(read_json(repo, INDEX)):
+        return PAINT.model_type
+    model_type = read_json(repo, "config.json").get("model_type")
+    if model_type not in (CHAT.model_type, PLAIN_CPMBEE.model_type):
+        raise CheckpointError(
+            f"{name or repo} is not a converted repository: its config.json should say model_type viscpm_chat or "
+            f"cpmbee, not {named(model_type)}, or its model_index.json {PAINT.model_type}; make one with "
+            "`viscpm convert`."
+        )
+    return model_type
+
+
+def is_quantized(repo: Path) -> bool:
+    """Whether one of a repository's models was saved quantized."""
+    return any(read_json(repo / part, "config.json").get("quantization_config") for part in ("", *PAINT_PARTS))
+
+
+def require_original_weights(repo: Path) -> None:
+    """CheckpointError if a repository holds quantized weights, which are no longer those of a checkpoint."""
+    if is_quantized(repo):
+        raise CheckpointError(
+            f"{repo} is quantized and no longer holds the weights of a checkpoint: it can be neither exported nor "
+            "verified; give the repository it was made from."
+        )
+
+
+def family_of(repo: Path) -> Family:
+    """The kind of checkpoint a repository was made from, by its model_index.json or config.json."""
+    kind = kind_of(repo)
+    if kind == PAINT.model_type:
         from .layout.unet import read_unet  # diffusers, which takes seconds to import
 
         return with_unet({name: tensor.shape for name, tensor in read_unet(repo / "unet").state_dict().items()})
-    model_type = read_json(repo, "config.json").get("model_type")
-    for family in (CHAT, PLAIN_CPMBEE):
-        if model_type == family.model_type:
-            return family
-    raise CheckpointError(
-        f"{repo} is not a converted repository: its config.json should say model_type viscpm_chat or cpmbee, not "
-        f"{named(model_type)}, or its model_index.json {PAINT.model_type}."
-    )
+    return CHAT if kind == CHAT.model_type else PLAIN_CPMBEE
 
 
 def read_repo(repo: Path, family: Family) -> dict[str, StoredTensor]:
@@ -324,7 +354,7 @@ def check_is_converted(model_path: str | os.PathLike, name: str, verb: str, conf
             )
     elif os.path.lexists(model_path):
         raise CheckpointError(f"{model_path} is neither a folder nor a file, expected a converted folder.")
-    elif not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(model_path)):
+    elif not is_repo_id(str(model_path)):
         raise CheckpointError(
             f"{model_path} does not exist, expected a converted folder or a Hub repository `owner/name`."
         )

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..language import say
 from .files.source import open_checkpoint
 from .files.stored import StoredTensor, opened
 from .files.weights import pieces_as, progress_bar, target_dtype
 from .layout.keys import check_family, match
 from .layout.prefixes import without_prefixes
-from .repo import CONVERSION, family_of, read_json, read_repo
+from .repo import CONVERSION, family_of, read_json, read_repo, require_original_weights
 
 
 @dataclass
@@ -47,6 +48,7 @@ def verify(checkpoint: str | Path, repo: str | Path, progress: bool = True) -> d
         CheckpointError: one of the two cannot be read or changes meanwhile, or they are of different kinds.
     """
     checkpoint, repo = Path(checkpoint), Path(repo)
+    require_original_weights(repo)
     family = family_of(repo)
     source, _ = without_prefixes(open_checkpoint(checkpoint))
     check_family(family, source, checkpoint, repo)
@@ -59,14 +61,14 @@ def verify(checkpoint: str | Path, repo: str | Path, progress: bool = True) -> d
             result = results.setdefault(found.components.get(name, "unused"), ComponentResult())
             dtype = cast if cast is not None and tensor.dtype.is_floating_point else tensor.dtype
             copy = converted.pop(found.names.get(name, name), None)
-            difference = "is missing" if copy is None else _difference(name, tensor, dtype, copy)
+            difference = say("is missing", "缺失") if copy is None else _difference(name, tensor, dtype, copy)
             if difference:
                 result.differences.append(f"{name} {difference}")
             result.tensors += 1
             result.nbytes += tensor.nbytes
             bar.update(tensor.nbytes)
     if converted:
-        surplus = [f"{name} is not in the checkpoint" for name in converted]
+        surplus = [f"{name} {say('is not in the checkpoint', '不在检查点中')}" for name in converted]
         nbytes = sum(tensor.nbytes for tensor in converted.values())
         results["surplus"] = ComponentResult(len(converted), nbytes, surplus)
     return results
@@ -74,9 +76,10 @@ def verify(checkpoint: str | Path, repo: str | Path, progress: bool = True) -> d
 
 def _difference(name: str, tensor: StoredTensor, dtype: torch.dtype, copy: StoredTensor) -> str | None:
     if (copy.dtype, copy.shape) != (dtype, tensor.shape):
-        return f"is {copy.dtype} {list(copy.shape)} instead of {dtype} {list(tensor.shape)}"
+        got, wanted = f"{copy.dtype} {list(copy.shape)}", f"{dtype} {list(tensor.shape)}"
+        return say(f"is {got} instead of {wanted}", f"是 {got}，应为 {wanted}")
     with opened(copy) as file:
         file.seek(copy.offset)
         for piece in pieces_as(name, tensor, dtype):
             if not np.array_equal(np.frombuffer(piece, np.uint8), np.frombuffer(file.read(len(piece)), np.uint8)):
-                return "has other values"
+                return say("has other values", "的数值不同")

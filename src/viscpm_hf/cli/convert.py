@@ -8,24 +8,27 @@ import typer
 
 from ..language import printable, say
 from .program import verb
-from .repositories import Checkpoint
+from .repositories import Checkpoint, given, path
 
 CHECKER = "CompVis/stable-diffusion-safety-checker"
 PROMPT_CHECKER = "openbmb/VisCPM-Paint/text-security-checker"
+CHINESE = {"safety_checker": "图像安全检查器", "prompt_checker": "提示词检查器", "ranker": "重排序模型"}
 RANKER = "OFA-Sys/chinese-clip-vit-base-patch16"
 
 Vocab = Annotated[
     Path,
     typer.Option(
         metavar="FILE",
+        parser=path,
         help=say("vocabulary file of CPM-Bee (bee.txt or vocab.txt)", "CPM-Bee 的词表文件（bee.txt 或 vocab.txt）"),
     ),
 ]
-Output = Annotated[Path, typer.Option(metavar="DIR", help=say("folder to create", "要创建的文件夹"))]
+Output = Annotated[Path, typer.Option(metavar="DIR", parser=path, help=say("folder to create", "要创建的文件夹"))]
 LlmConfig = Annotated[
     Path | None,
     typer.Option(
         metavar="JSON",
+        parser=path,
         help=say(
             "the original's JSON for the language model; default: as published",
             "原版语言模型的 JSON；默认：已发布的那份",
@@ -49,13 +52,16 @@ SafetyChecker = Annotated[
     str,
     typer.Option(
         metavar="DIR_OR_REPO",
+        parser=given,
         help=say(
             "image safety checker to put in, or none",
             "要放入的图像安全检查器，或 none",
         ),
     ),
 ]
-PushToHub = Annotated[str | None, typer.Option(metavar="REPO_ID", help=say("upload the result", "上传结果"))]
+PushToHub = Annotated[
+    str | None, typer.Option(metavar="REPO_ID", parser=given, help=say("upload the result", "上传结果"))
+]
 Private = Annotated[
     bool, typer.Option("--private", help=say("create the repository on the Hub private", "在 Hub 上创建为私有仓库"))
 ]
@@ -95,6 +101,7 @@ def chat(
         Path | None,
         typer.Option(
             metavar="JSON",
+            parser=path,
             help=say(
                 "JSON with torchscale's names and query_num; default: as published",
                 "含 torchscale 名称与 query_num 的 JSON；默认：已发布的那份",
@@ -117,6 +124,7 @@ def chat(
     push_to_hub: PushToHub = None,
     private: Private = False,
 ) -> None:
+    _require_repo_id(push_to_hub)
     from ..checkpoint import convert_chat
 
     folder = convert_chat(
@@ -149,6 +157,7 @@ def paint(
         str,
         typer.Option(
             metavar="DIR_OR_REPO",
+            parser=given,
             help=say(
                 "Stable Diffusion 2.1 base: gives vae/ and, if there, unet/config.json",
                 "Stable Diffusion 2.1 base：提供 vae/，若有也提供 unet/config.json",
@@ -161,6 +170,7 @@ def paint(
         Path | None,
         typer.Option(
             metavar="JSON",
+            parser=path,
             help=say(
                 "JSON for the UNet as diffusers writes it; default: that of --sd-base",
                 "diffusers 格式的 UNet 配置；默认：--sd-base 的",
@@ -184,6 +194,7 @@ def paint(
         str,
         typer.Option(
             metavar="DIR_OR_REPO",
+            parser=given,
             help=say(
                 "prompt checker to put in, or none",
                 "要放入的提示词检查器，或 none",
@@ -194,6 +205,7 @@ def paint(
         str,
         typer.Option(
             metavar="DIR_OR_REPO",
+            parser=given,
             help=say(
                 "ranker to put in, or none",
                 "要放入的重排序模型，或 none",
@@ -203,6 +215,7 @@ def paint(
     push_to_hub: PushToHub = None,
     private: Private = False,
 ) -> None:
+    _require_repo_id(push_to_hub)
     from ..checkpoint import convert_paint
 
     parts = {"safety_checker": safety_checker, "prompt_checker": prompt_checker, "ranker": ranker}
@@ -221,8 +234,9 @@ def paint(
     _tell(checkpoint, folder)
     for name, source in parts.items():
         if source == "none":
-            what = name.replace("_", " ")
-            print(f"warning: without --{name.replace('_', '-')} there is no {what}", file=sys.stderr)
+            option = f"--{name.replace('_', '-')}"
+            warning = f"warning: without {option} there is no {name.replace('_', ' ')}"
+            print(say(warning, f"警告：未给出 {option}，仓库中没有{CHINESE[name]}"), file=sys.stderr)
     _push(folder, push_to_hub, private)
 
 
@@ -237,6 +251,7 @@ def cpmbee(
     push_to_hub: PushToHub = None,
     private: Private = False,
 ) -> None:
+    _require_repo_id(push_to_hub)
     from ..checkpoint import convert_cpmbee
 
     folder = convert_cpmbee(
@@ -244,6 +259,14 @@ def cpmbee(
     )
     _tell(checkpoint, folder)
     _push(folder, push_to_hub, private)
+
+
+def _require_repo_id(name: str | None) -> None:
+    """Before hours of work, not after it."""
+    if name is not None:
+        from ..checkpoint.files.hub import require_repo_id
+
+        require_repo_id(name)
 
 
 def _source(given: str) -> str | None:
@@ -258,4 +281,4 @@ def _push(folder: Path, repo_id: str | None, private: bool) -> None:
     if repo_id is not None:
         from ..checkpoint import push_to_hub
 
-        print(say("Uploaded:", "已上传："), push_to_hub(folder, repo_id, private=private))
+        print(say("Uploaded: ", "已上传：") + push_to_hub(folder, repo_id, private=private))

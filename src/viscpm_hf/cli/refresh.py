@@ -1,12 +1,16 @@
 """`viscpm refresh`: the code and card of a converted repository as this version writes them."""
 
+import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from ..language import say
 from .program import verb
+from .remarks import only_ours
+from .repositories import given
 
 
 def add_to(app: typer.Typer) -> None:
@@ -18,12 +22,12 @@ def add_to(app: typer.Typer) -> None:
     )(refresh)
 
 
-@verb
 def refresh(
     repository: Annotated[
         str,
         typer.Argument(
             metavar="DIR_OR_REPO",
+            parser=given,
             help=say("converted folder, or user/name on the Hub", "转换后的文件夹，或 Hub 上的 user/name"),
         ),
     ],
@@ -36,23 +40,28 @@ def refresh(
     card: Annotated[
         bool, typer.Option("--card", help=say("also replace a card that was edited", "模型卡被改动过也覆盖"))
     ] = False,
-) -> None:
-    import os
+) -> Callable[[], int | None]:
+    if push and pull_request:
+        raise typer.TyperException("Give --push or --pull-request, not both.")
+    if (push or pull_request) and (os.path.lexists(repository) or repository.count("/") != 1):
+        raise typer.TyperException(
+            f"--push and --pull-request are for a repository on the Hub, given as `owner/name`, not for "
+            f"{repository[:100]!r}; a refreshed folder is uploaded with `viscpm push DIR REPO_ID`."
+        )
+    return _refresh(repository, push, pull_request, card)
 
-    from ..checkpoint.errors import CheckpointError, listed, pasted, printable
+
+@verb
+def _refresh(repository: str, push: bool, pull_request: bool, card: bool) -> None:
+    from ..checkpoint.errors import listed, printable
+    from ..checkpoint.files.hub import is_repo_id
     from ..checkpoint.refresh import refresh, refresh_on_hub
 
-    if push and pull_request:
-        raise CheckpointError("Give --push or --pull-request, not both.")
-    on_disk = os.path.lexists(repository) or repository.count("/") != 1
-    if on_disk and (push or pull_request):
-        raise CheckpointError(
-            f"--push and --pull-request are for a repository on the Hub, given as `owner/name`; upload a folder with "
-            f"`viscpm push {pasted(repository)} REPO_ID` when it is refreshed."
-        )
-    done = refresh(repository, card) if on_disk else refresh_on_hub(repository, push, pull_request, card)
+    on_disk = os.path.lexists(repository) or not is_repo_id(repository)
+    with only_ours():
+        done = refresh(repository, card) if on_disk else refresh_on_hub(repository, push, pull_request, card)
     for sentence in done.kept:
-        print(say("Note:", "注意："), sentence, file=sys.stderr)
+        print(say("Note: ", "注意：") + sentence, file=sys.stderr)
     name, files = printable(repository), listed(done.changed, 40)
     if not done.changed:
         print(say(f"{name} is already up to date.", f"{name} 已是最新。"))
@@ -67,4 +76,4 @@ def refresh(
             )
         )
     if done.address:
-        print(say("Uploaded:", "已上传："), done.address)
+        print(say("Uploaded: ", "已上传：") + done.address)

@@ -8,10 +8,24 @@ import typer
 from ..language import printable, say
 from .program import verb
 
+
+def given(text: str) -> str:
+    """What an argument says; an empty one, as of a variable that is not set, would be the current folder."""
+    if not text:
+        raise typer.BadParameter("Got '', expected a name.")
+    return text
+
+
+def path(text: str) -> Path:
+    return Path(given(text))
+
+
 Checkpoint = Annotated[
     Path,
     typer.Option(
-        metavar="FILE", help=say("original .bin, .pt or safetensors file", "原版的 .bin、.pt 或 safetensors 文件")
+        metavar="FILE",
+        parser=path,
+        help=say("original .bin, .pt or safetensors file", "原版的 .bin、.pt 或 safetensors 文件"),
     ),
 ]
 
@@ -36,7 +50,8 @@ def add_to(app: typer.Typer) -> None:
 def verify(
     checkpoint: Checkpoint,
     repo: Annotated[
-        Path, typer.Option(metavar="DIR", help=say("folder that was converted from it", "由它转换出的文件夹"))
+        Path,
+        typer.Option(metavar="DIR", parser=path, help=say("folder that was converted from it", "由它转换出的文件夹")),
     ],
 ) -> int:
     from ..checkpoint import listed
@@ -47,11 +62,14 @@ def verify(
     header = f"{'部件':<14}{'张量':>7}{'字节':>14}  结果"
     print(say(f"{'part':<16}{'tensors':>9}{'bytes':>16}  result", header))
     for part, result in results.items():
-        verdict = f"{len(result.differences)} DIFFER" if result.differences else "OK"
+        number = len(result.differences)
+        verdict = say(f"{number} DIFFER", f"{number} 个不同") if number else "OK"
         print(f"{part:<16}{result.tensors:>9}{result.nbytes:>16}  {verdict}")
     differences = [difference for result in results.values() for difference in result.differences]
     if differences:
-        print("First differences:", listed(differences, 5))
+        first, more = listed(differences[:5]), len(differences) - 5
+        rest = say(f" and {more} more", f"，另有 {more} 处") if more > 0 else ""
+        print(say("First differences: ", "前几处不同：") + first + rest)
     return 1 if differences else 0
 
 
@@ -60,13 +78,16 @@ def export(
     repo: Annotated[
         Path,
         typer.Option(
-            metavar="DIR", help=say("converted repository, also after fine-tuning", "转换后的仓库，微调之后的也可以")
+            metavar="DIR",
+            parser=path,
+            help=say("converted repository, also after fine-tuning", "转换后的仓库，微调之后的也可以"),
         ),
     ],
     checkpoint: Annotated[
         Path,
         typer.Option(
             metavar="FILE",
+            parser=path,
             help=say("file to create; safetensors if it ends so", "要创建的文件；以 .safetensors 结尾则为该格式"),
         ),
     ],
@@ -78,12 +99,20 @@ def export(
 
 @verb
 def push(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help=say("converted repository", "转换后的仓库"))],
-    repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help=say("user/name on the Hub", "Hub 上的 user/name"))],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", parser=path, help=say("converted repository", "转换后的仓库"))
+    ],
+    repo_id: Annotated[
+        str, typer.Argument(metavar="REPO_ID", parser=given, help=say("user/name on the Hub", "Hub 上的 user/name"))
+    ],
     private: Annotated[
         bool, typer.Option("--private", help=say("create it private if it does not exist", "不存在时创建为私有"))
     ] = False,
 ) -> None:
     from ..checkpoint import push_to_hub
+    from ..checkpoint.files.hub import require_repo_id
+    from ..checkpoint.repo import kind_of
 
-    print(say("Uploaded:", "已上传："), push_to_hub(folder, repo_id, private=private))
+    require_repo_id(repo_id)
+    kind_of(folder)
+    print(say("Uploaded: ", "已上传：") + push_to_hub(folder, repo_id, private=private))

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from ..errors import CheckpointError, first_line
+from .json_file import quoted
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,23 @@ class Wanted:
     advice: str
 
 
+def is_repo_id(name: str) -> bool:
+    """Whether a text may name a repository on the Hub, `owner/name`; paths such as `/x` and `./x` do not."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name.count("/") == 1
+
+
+def require_repo_id(name: str) -> None:
+    """CheckpointError unless a text may be the name of a repository."""
+    if not is_repo_id(name):
+        raise CheckpointError(
+            f"Got {quoted(name)} as a repository on the Hub, expected `owner/name` of letters, digits, `-`, `_`, `.`."
+        )
+
+
 def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
     """Uploads a converted repository, creating it on the Hub if need be.
 
@@ -38,8 +58,9 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
         The address of the commit.
 
     Raises:
-        CheckpointError: the folder is no repository, or the Hub refuses.
+        CheckpointError: the folder is no repository, `repo_id` no name of one, or the Hub refuses.
     """
+    require_repo_id(repo_id)
     folder = Path(folder)
     if not (folder / "config.json").is_file() and not (folder / "model_index.json").is_file():
         raise CheckpointError(
