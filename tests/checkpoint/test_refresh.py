@@ -4,6 +4,7 @@ old_repositories/ holds what earlier commits wrote beside weights and code, one 
 """
 
 import json
+import logging.handlers
 import os
 import shutil
 import signal
@@ -512,11 +513,17 @@ def test_of_settings_nothing_is_remarked_and_notes_are_in_the_language_of_the_lo
     from viscpm_hf.cli import main
 
     folder = aged()
-    write(folder / "generation_config.json", read(folder / "generation_config.json") | {"temperature": 0.5})
+    write(folder / "generation_config.json", read(folder / "generation_config.json") | {"typical_p": 0.125})
     (folder / "README.md").write_text("of mine")
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
     monkeypatch.delenv("LANGUAGE", raising=False)
-    assert main(["refresh", str(folder)]) == 0
+    remarks = logging.handlers.BufferingHandler(100)
+    logging.getLogger("transformers").addHandler(remarks)
+    try:
+        assert main(["refresh", str(folder)]) == 0
+    finally:
+        logging.getLogger("transformers").removeHandler(remarks)
+    assert not remarks.buffer
     out, err = capsys.readouterr()
     assert (
         out.startswith("已更新 ") and err == "注意：README.md 被改动过，保持原样；加 --card 则写入当前版本的模型卡。\n"

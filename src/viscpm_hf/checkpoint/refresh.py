@@ -24,8 +24,8 @@ from . import repo
 from .errors import CheckpointError, first_line, listed
 from .files.disk import read_small
 from .files.exchange import SMALL, WORKSPACE, exchange, undo, workspace_of
-from .files.hub import commit_files, fetch_small_files, require_repo_id
-from .files.json_file import read_json_file
+from .files.hub import commit_files, fetch_small_files, is_repo_id
+from .files.json_file import quoted, read_json_file
 from .layout.keys import CHAT, PAINT, PLAIN_CPMBEE
 
 CARDS = {CHAT.model_type: "viscpm_chat.md", PAINT.model_type: "viscpm_paint.md", PLAIN_CPMBEE.model_type: "cpmbee.md"}
@@ -96,7 +96,8 @@ def refresh_on_hub(repo_id: str, push: bool = False, pull_request: bool = False,
     Raises:
         CheckpointError: as for `refresh`, or the Hub refuses.
     """
-    require_repo_id(repo_id)
+    if not is_repo_id(repo_id):
+        raise CheckpointError(f"Got {quoted(repo_id)} as a repository on the Hub, expected `owner/name`.")
     with tempfile.TemporaryDirectory() as temporary:
         commit = fetch_small_files(repo_id, temporary, [*SMALL, *(f"*/{pattern}" for pattern in SMALL)])
         folder = Path(temporary)

@@ -39,10 +39,10 @@ def is_repo_id(name: str) -> bool:
 
 
 def require_repo_id(name: str) -> None:
-    """CheckpointError unless a text may be the name of a repository."""
+    """CheckpointError unless a text may be the name of a repository to upload to."""
     if not is_repo_id(name):
         raise CheckpointError(
-            f"Got {quoted(name)} as a repository on the Hub, expected `owner/name` of letters, digits, `-`, `_`, `.`."
+            f"Could not upload to {quoted(name)}: expected `owner/name` of letters, digits, `-`, `_` and `.`."
         )
 
 
