@@ -56,6 +56,11 @@ class Terminal:
     def type(self, text):
         os.write(self.ours, text.encode())
 
+    def interrupt(self):
+        """Ctrl-C at a prompt: readline overlooks one that comes before it has begun to wait for a key."""
+        time.sleep(0.5)
+        self.type("\x03")
+
     def end(self):
         code = self.process.wait(60)
         os.close(self.ours)

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import re
 import shutil
 import signal
 import subprocess
@@ -106,6 +108,7 @@ def test_a_photo_is_seen_as_the_camera_was_held(repo, run, tmp_path):
         (["--question", "?", "--image", "nowhere.png"], 1, "There is no file nowhere.png"),
         (["--question", "?", "--image", __file__], 1, "is not a picture"),
         (["--question", "?", "--image", PICTURES], 1, "is a folder"),
+        (["--question", "?", "--image", "https://example.org/a.png"], 1, "Addresses are not read"),
         (["--question", "?", "--model", "/no/where"], 1, "/no/where does not exist"),
         (["--question", "?", "--memory", "apples"], 1, "'apples'"),
     ],
@@ -146,16 +149,18 @@ def test_what_goes_wrong_in_a_turn_does_not_end_the_conversation(repo, run, tmp_
         b"/fly": "There is no '/fly'",
         b"/save": "needs the name of a file",
         b"/reset now": "takes nothing",
+        b"/save /proc/talk.txt": "nothing to save",
+        b"/image http://example.org/a.png": "save the picture to a file first",
         b"/image nowhere.png": "There is no file nowhere.png",
         f"/image {__file__}".encode(): "is not a picture",
         f"/save {tmp_path / 'early.txt'}".encode(): "nothing to save",
         b"\xff\xfe": "not a text in UTF-8",
     }
-    stdin = b"\n".join([*bad, WHERE.encode(), f"/save {taken}".encode()])
+    stdin = b"\n".join([*bad, WHERE.encode(), f"/save {taken}".encode(), b"/save /proc/talk.txt"])
     code, out, err = run("--model", repo, "--image", CIRCLE, stdin=stdin)
     assert (code, out) == (1, f"{THERE}\n")
-    assert len(err.splitlines()) == len(bad) + 1 and all(line.startswith("error: ") for line in err.splitlines())
-    for line, message in zip(err.splitlines(), [*bad.values(), "exists already"], strict=True):
+    assert len(err.splitlines()) == len(bad) + 2 and all(line.startswith("error: ") for line in err.splitlines())
+    for line, message in zip(err.splitlines(), [*bad.values(), "exists already", "'/proc/talk.txt'"], strict=True):
         assert message in line
     assert taken.read_text() == "precious" and not (tmp_path / "early.txt").exists()
 
@@ -180,6 +185,20 @@ def test_an_unsafe_picture_is_refused_and_the_last_one_stays(repo, run, tmp_path
     assert code == 1 and len(out.splitlines()) == 2 and "image safety checker refused" in err
     found = json.loads((tmp_path / "talk.json").read_text())
     assert len(found["turns"]) == 2 and found["image"].endswith("/safe.png")
+
+
+def test_a_blank_may_be_the_full_width_one(repo, run, tmp_path):
+    saved = tmp_path / "talk.txt"
+    code, out, _ = run("--model", repo, stdin=f"／image　{CIRCLE}\n{WHERE}\n／save　{saved}\n")
+    assert (code, out) == (0, f"{THERE}\n") and saved.exists()
+
+
+def test_a_conversation_speaks_chinese(repo, run, monkeypatch):
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    err = run("--model", repo, stdin=b"/image\n/reset now\n/fly\n/save x\n\xff\n/image http://x/y.png\n")[2]
+    assert len(err.splitlines()) == 6
+    for line in err.splitlines():
+        assert line.startswith("error: ") and re.search("[一-鿿]", line)
 
 
 def test_ctrl_c_where_nothing_is_asked_is_the_end(repo, run):
@@ -207,14 +226,45 @@ def test_at_a_terminal(chat_repo, tmp_path):
     terminal.wait_for(r"Stopped.*\r\n> ")
     terminal.type("half a que")
     terminal.wait_for("half a que")
-    terminal.type("\x03")
+    terminal.interrupt()
     terminal.wait_for("> ")
     terminal.type(f"/save {tmp_path}/talk.txt\n")  # nothing counts as said
     terminal.wait_for(r"nothing to save\.\r\n> ")
     terminal.type(f"/image {PICTURES}/1_\t\n")  # the tabulator completes names of files
     terminal.wait_for(r"A new picture.*\r\n> ")
+    terminal.interrupt()  # perhaps meant for the answer
+    terminal.wait_for(r"Press Ctrl-C again or Ctrl-D to leave\.\r\n> ")
     terminal.type("\x1b[A" * 5)
     terminal.wait_for("你好")
     terminal.type("\x15\x04")  # away with the line, and the end
     assert terminal.end() == 0 and "Traceback" not in terminal.seen
     assert history.read_text(encoding="utf-8").splitlines()[:3] == ["你好", "/help", "鲲鹏"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such terminals")
+@pytest.mark.parametrize("name", ["zh_XX.UTF-8", "C", "POSIX"])
+def test_chinese_can_be_typed_whatever_the_locale(repo, tmp_path, name):
+    """Also where it is not installed, as in many containers; two Ctrl-C in a row leave, others are forgiven."""
+    history = tmp_path / "viscpm_hf" / "chat_history"
+    terminal = Terminal("chat", "--model", repo, "--image", CIRCLE, XDG_STATE_HOME=str(tmp_path), LC_ALL=name)
+    terminal.wait_for(r"/help.*\r\n> ")
+    terminal.interrupt()
+    terminal.wait_for(r"Ctrl-C.*\r\n> ")
+    terminal.type(f"{WHERE}\n")
+    terminal.wait_for(f"{THERE}\r\n> ")
+    history.write_text("of another conversation\n")
+    terminal.interrupt()
+    terminal.wait_for(r"Ctrl-C.*\r\n> ")
+    terminal.interrupt()
+    assert terminal.end() == 130
+    assert history.read_text(encoding="utf-8") == f"of another conversation\n{WHERE}\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such files")
+def test_a_history_that_is_a_pipe_is_not_waited_for(repo, tmp_path):
+    (tmp_path / "viscpm_hf").mkdir()
+    os.mkfifo(tmp_path / "viscpm_hf" / "chat_history")
+    terminal = Terminal("chat", "--model", repo, XDG_STATE_HOME=str(tmp_path))
+    terminal.wait_for(r"/help.*\r\n> ")
+    terminal.type("\x04")
+    assert terminal.end() == 0

@@ -1,7 +1,9 @@
 """A conversation about a picture: lines from a terminal or a pipe, answers piece by piece."""
 
 import json
+import locale
 import os
+import re
 import shlex
 import signal
 import sys
@@ -37,6 +39,13 @@ def open_picture(path: str | os.PathLike) -> Image.Image:
     Raises:
         ValueError: it is none.
     """
+    if re.match(r"(https?|ftp|file|data):", str(path), re.I) and not os.path.lexists(path):
+        raise ValueError(
+            say(
+                "Addresses are not read: save the picture to a file first and give its name.",
+                "不读取网址：请先把图片存为文件，再给出文件名。",
+            )
+        )
     try:
         with open_regular(path) as file:
             picture = Image.open(file)
@@ -99,12 +108,15 @@ class Conversation:
 
     def command(self, line: str) -> None:
         """Carries out a line that begins with `/`; EOFError for /quit, ValueError for what cannot be done."""
-        name, _, rest = line[1:].partition(" ")
-        name, rest = name.lower(), rest.strip()
+        # at any blank, as the full-width one of Chinese keyboards
+        name, rest = [*line[1:].split(None, 1), "", ""][:2]
+        name = name.lower()
         takes_file = name in ("image", "save")
-        if takes_file != bool(rest) and name in (*_COMMANDS, "exit"):
+        if takes_file and not rest:
+            raise ValueError(say(f"/{name} needs the name of a file.", f"/{name} 后面要写文件名。"))
+        if rest and not takes_file and name in (*_COMMANDS, "exit"):
             raise ValueError(
-                f"/{name} needs the name of a file." if takes_file else f"/{name} takes nothing, got {quoted(rest)}."
+                say(f"/{name} takes nothing, got {quoted(rest)}.", f"/{name} 后面不写内容，却得到 {quoted(rest)}。")
             )
         match name:
             case "image":
@@ -123,12 +135,17 @@ class Conversation:
             case "quit" | "exit":
                 raise EOFError
             case _:
-                raise ValueError(f"There is no {quoted('/' + name)}: /help lists the commands.")
+                unknown = quoted("/" + name)
+                raise ValueError(
+                    say(f"There is no {unknown}: /help lists the commands.", f"没有 {unknown}：/help 列出所有命令。")
+                )
 
     def save(self, path: Path) -> None:
         """Writes the conversation to a new file: as JSON if its name ends so, else as text."""
         if not self.turns:
-            raise ValueError("Nothing was said yet, so there is nothing to save.")
+            raise ValueError(
+                say("Nothing was said yet, so there is nothing to save.", "还没有对话，没有可保存的内容。")
+            )
         if path.suffix.lower() == ".json":
             found = {"model": self.model, "image": None if self.image is None else str(self.image)}
             text = json.dumps({**found, "turns": self.turns, "context": self.context}, ensure_ascii=False, indent=2)
@@ -136,8 +153,14 @@ class Conversation:
             lines = [] if self.image is None else [f"Image: {self.image}"]
             lines += [f"User: {turn['question']}\nAI: {turn['answer']}" for turn in self.turns]
             text = "\n".join(lines)
-        with staged(path) as target:
-            target.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+        try:
+            with staged(path) as target:
+                target.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+        except OSError as error:  # which names a hidden file beside it
+            why = error.strerror or error
+            raise ValueError(
+                say(f"Could not write {quoted(str(path))} ({why}).", f"无法写入 {quoted(str(path))}（{why}）。")
+            ) from error
         tell(say(f"Saved to {path}", f"已保存到 {path}"))
 
 
@@ -175,16 +198,20 @@ def converse(chat, model: str, image, picture, interactive: bool) -> int:
     history = _begin_history() if interactive else None
     if interactive:
         tell(say("Ask, or /help; Ctrl-D ends.", "请提问，或输入 /help；Ctrl-D 结束。"))
-    failed = False
+    failed = leaving = False
     try:
         while True:
             try:
                 line = _next_line(interactive)
             except KeyboardInterrupt:
-                if interactive and readline and readline.get_line_buffer():
-                    print()
-                    continue  # away with what was typed
-                return 130
+                if not interactive or leaving:
+                    return 130
+                tell("")  # behind the line that was begun
+                # one that was meant for an answer may come when it has just ended
+                if leaving := not (readline and readline.get_line_buffer()):
+                    tell(say("Press Ctrl-C again or Ctrl-D to leave.", "再按一次 Ctrl-C，或按 Ctrl-D 退出。"))
+                continue
+            leaving = False
             try:
                 line = _as_text(line)
                 if line.startswith(("/", "／")):
@@ -201,8 +228,7 @@ def converse(chat, model: str, image, picture, interactive: bool) -> int:
             print()
     finally:
         if history is not None:
-            with suppress(OSError):
-                readline.write_history_file(history)
+            _end_history(*history)
     return int(failed and not interactive)
 
 
@@ -228,7 +254,9 @@ def _as_text(line):
         try:
             line = line.encode(sys.stdin.encoding, "surrogateescape").decode()
         except UnicodeError:
-            raise ValueError("Got a line that is not a text in UTF-8: it was left out.") from None
+            raise ValueError(
+                say("Got a line that is not a text in UTF-8: it was left out.", "有一行不是 UTF-8 文本，已略过。")
+            ) from None
     return line.lstrip("\ufeff").strip()
 
 
@@ -244,10 +272,28 @@ def _path(text):
     return path
 
 
+def _read_utf_8():
+    """Readline takes the bytes of UTF-8 for keys with Meta where the locale is C, as when it is not installed."""
+    try:
+        known = locale.setlocale(locale.LC_CTYPE, "")
+    except locale.Error:
+        known = "C"
+    if known in ("C", "POSIX"):
+        with suppress(locale.Error):
+            locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+            # readline asks the environment again; a language that is wanted for messages stays as it is
+            for name in ("LC_ALL", "LC_CTYPE", "LANG"):
+                if os.environ.get(name) in ("C", "POSIX"):
+                    os.environ[name] = "C.UTF-8"
+    for setting in ("input-meta on", "output-meta on", "convert-meta off"):  # it looked at the locale when imported
+        readline.parse_and_bind(f"set {setting}")
+
+
 def _begin_history():
-    """Reads the questions of earlier conversations; returns their file, None where there can be none."""
+    """Reads the questions of earlier conversations; returns their file, None where there can be none, and how many."""
     if readline is None:
         return None
+    _read_utf_8()
     readline.parse_and_bind("tab: complete")  # names of files, which is what readline does by itself
     readline.set_completer_delims(" \t\n")
     readline.set_history_length(_LINES)
@@ -256,7 +302,19 @@ def _begin_history():
         history = Path(state) / "viscpm_hf" / "chat_history"
         history.parent.mkdir(parents=True, exist_ok=True)
         if history.exists():
+            open_regular(history).close()  # a pipe would be waited for
             readline.read_history_file(history)
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError, ValueError):
         return None
-    return history
+    return history, readline.get_current_history_length()
+
+
+def _end_history(history, before):
+    """Adds the new questions to the file, to which another conversation may have added its own."""
+    with suppress(OSError, ValueError):
+        history.touch(0o600)
+        open_regular(history).close()
+        if hasattr(readline, "append_history_file"):  # not with every libedit
+            readline.append_history_file(readline.get_current_history_length() - before, history)
+        else:
+            readline.write_history_file(history)

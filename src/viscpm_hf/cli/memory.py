@@ -81,8 +81,11 @@ def fit(
         refusal = error
     print(as_text(model, sizes, machine, workload, plans, taken))
     if picture is not None:
-        with staged(picture) as path:
-            draw(plans, taken, budget, path)
+        try:
+            with staged(picture) as path:
+                draw(plans, taken, budget, path)
+        except OSError as error:  # which names a hidden file beside it
+            raise CheckpointError(f"Could not write {plot!r} ({error.strerror or error}).") from error
         print(say("\nDrawn to", "\n已画入"), printable(plot))
     if refusal:
         sys.stdout.flush()
@@ -103,8 +106,12 @@ def quantize(
     samples: Annotated[int, typer.Option(metavar="N", help=say("prompts to draw from it", "从中抽取的条数"))] = 128,
     device: Device = None,
 ) -> None:
-    from ..memory.calibration import quantize_paint
     from ..memory.calibration_inputs import read_prompts
+    from .remarks import only_ours
 
     texts = read_prompts(prompts, samples)
-    print(say("Written:", "已写入："), printable(str(quantize_paint(model, texts, output, device))))
+    with only_ours():
+        from ..memory.calibration import quantize_paint
+
+        written = quantize_paint(model, texts, output, device)
+    print(say("Written:", "已写入："), printable(str(written)))

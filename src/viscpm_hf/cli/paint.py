@@ -97,6 +97,7 @@ def paint(
         int | None,
         typer.Option(
             min=1,
+            max=64,
             metavar="N",
             help=say(
                 "pictures the ranker chooses from (default: 4 with a ranker, else 1)",

@@ -3,6 +3,8 @@
 import hashlib
 import os
 import shutil
+import stat
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +17,35 @@ GUIDANCE_SCALE = 4.0  # suits the tiny Paint model; more makes its colours garis
 
 
 def cache_folder() -> Path:
-    """Where converted tiny checkpoints are kept: `viscpm_hf` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "viscpm_hf"
+    """Where converted tiny checkpoints are kept: `viscpm_hf` in the user's cache folder.
+
+    Where nothing can be written there, it is a folder of this user among the temporary ones.
+
+    Raises:
+        ValueError: nothing can be written there either, or that folder is somebody else's.
+    """
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "viscpm_hf"
+        folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)  # only its owner may
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    except (OSError, RuntimeError, ValueError):  # RuntimeError: nobody knows whose home it is
+        pass
+    try:
+        user = os.getuid() if hasattr(os, "getuid") else "user"
+        folder = Path(tempfile.gettempdir()) / f"viscpm_hf-{user}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()  # not of what a link leads to
+        if not stat.S_ISDIR(status.st_mode) or user not in ("user", status.st_uid):
+            raise PermissionError
+        folder.chmod(0o700)
+        os.utime(folder)
+    except OSError as error:
+        raise ValueError(
+            "There is no folder to keep the tiny model in: set XDG_CACHE_HOME to one that can be written to."
+        ) from error
+    return folder
 
 
 def convert_tiny_chat(output: str | os.PathLike) -> Path:
@@ -90,7 +119,6 @@ def _cached(name: str, checkpoint: Path, convert: Callable[[Path], Path]) -> Pat
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources) if path.is_file())).hexdigest()
     folder = cache_folder() / f"{name}-{digest[:12]}"
     if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
         for stale in folder.parent.rglob(f"{name}-*"):
             if time.time() - stale.stat().st_mtime > 7 * 86400:  # a younger one may be in use, by another checkout
                 shutil.rmtree(stale, ignore_errors=True)
