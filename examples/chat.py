@@ -25,8 +25,11 @@ print(f"{model}, {picture}")
 # No safety checker: of photographs people send in, use image_safety_checker=True.
 # 这里不使用图像安全检查；处理他人上传的图片时请设为 True。
 # On a small GPU: memory="5GB". 显存较小时：memory="5GB"。
-chat = VisCPMChat(model, image_safety_checker=False)
-image = Image.open(picture).convert("RGB")
+try:
+    chat = VisCPMChat(model, image_safety_checker=False)
+    image = Image.open(picture).convert("RGB")
+except (ValueError, OSError) as error:
+    sys.exit(str(error))
 
 # %% One question, in Chinese or English. The three beams and the settings are the original's.
 # 提一个问题，中英文皆可。默认采用原版的束搜索（束宽 3）和参数。

@@ -4,12 +4,14 @@
     python examples/paint.py                 # the tiny model that the package ships  随包附带的小模型
     python examples/paint.py VisCPM-Paint    # a converted folder or Hub repository  转换好的模型
 
-Pictures go to the folder you are in: 1_prompt.png and so on. An editor that knows `# %%` (VS Code, PyCharm, Spyder,
-jupytext) runs it as a notebook. 图片保存在当前目录；支持 `# %%` 的编辑器可以把它当作笔记本逐格运行。
+Pictures go to the folder you are in, over no other: 1_prompt.png and so on. An editor that knows `# %%` (VS
+Code, PyCharm, Spyder, jupytext) runs it as a notebook.
+图片保存在当前目录，不会覆盖已有文件；支持 `# %%` 的编辑器可以把它当作笔记本逐格运行。
 """
 
 # %% The model. Without a folder: the tiny one, which paints coloured shapes only, at its best with guidance 4.
 # 载入模型。不给出目录时使用小模型，它只会画彩色的合成图形，引导系数取 4 效果最好。
+import os
 import sys
 
 from viscpm_hf import VisCPMPaint
@@ -22,13 +24,20 @@ print(model)
 # Checkers and ranker are used where the repository has them; the tiny one has none. On a small GPU: memory="5GB".
 # 模型目录中若有安全检查和重排序模型，则会使用；小模型没有。显存较小时：memory="5GB"。
 has_all = bool(given)
-painter = VisCPMPaint(model, image_safety_checker=has_all, prompt_safety_checker=has_all, add_ranker=has_all)
+try:
+    painter = VisCPMPaint(model, image_safety_checker=has_all, prompt_safety_checker=has_all, add_ranker=has_all)
+except ValueError as error:
+    sys.exit(str(error))
 pipeline = painter.pipeline
 pipeline.set_progress_bar_config(disable=not sys.stderr.isatty())
 
 
 def save(picture, name):
-    """Save a picture in the current folder and say so."""
+    """Save a picture in the current folder, over no other, and say so."""
+    stem, number = name.removesuffix(".png"), 1
+    while os.path.lexists(name):
+        number += 1
+        name = f"{stem}_{number}.png"
     picture.save(name)
     print(f"{name}: {picture.width} × {picture.height}")
 

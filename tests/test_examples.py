@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from viscpm_hf.tiny import PICTURES, tiny_chat_repo
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -43,10 +46,17 @@ def test_chat_answers(tmp_path):
 
 def test_chat_takes_a_model_and_a_picture(tmp_path):
     """A folder or repository, and a picture, from the command line."""
-    from viscpm_hf.tiny import PICTURES, tiny_chat_repo
-
     printed = run("chat.py", tmp_path, tiny_chat_repo(), PICTURES / "2_triangle_and_cross.png")
     assert "答 There is a green triangle in the middle left and an orange cross in the bottom middle.\n" in printed
+
+
+@pytest.mark.parametrize("arguments", [["chat.py", "/no/where"], ["chat.py"], ["paint.py", "/no/where"]])
+def test_what_goes_wrong_is_one_sentence(tmp_path, arguments):
+    name, *model = arguments
+    given = model or [tiny_chat_repo(), "nowhere.png"]
+    done = subprocess.run([sys.executable, EXAMPLES / name, *given], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "where" in done.stderr.splitlines()[-1]  # behind what shows that weights are loaded
 
 
 def test_paint_saves_what_was_asked_for(tmp_path):
@@ -63,6 +73,9 @@ def test_paint_saves_what_was_asked_for(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == set(colours)
     from viscpm_hf.tiny.measures.pixel_check import find_shapes
 
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert "1_prompt_2.png: 64 × 64" in run("paint.py", tmp_path)
+    assert all(path.read_bytes() == data for path, data in before.items())
     for name, colour in colours.items():
         assert f"{name}: 64 × 64" in printed
         with Image.open(tmp_path / name) as picture:

@@ -93,7 +93,7 @@ def test_errors_are_one_sentence(chat_repo, capsys, tmp_path):
         (["--model", chat_repo, "--memory", "9" * 400], "expected bytes or a size such as '5GB'"),
         (["--model", chat_repo, "--memory", "1MB", "--device", "cpu"], "too little for"),
         (["--model", chat_repo, "--plot", tmp_path / "memory.jpg"], "ending in .png"),
-        (["--model", chat_repo, "--plot", ""], "ending in .png"),
+        (["--model", chat_repo, "--plot", "/proc/x.png"], "Could not write '/proc/x.png'"),
     ):
         code, _, err = run(capsys, "fit", *arguments)
         assert code == 1 and err.startswith("error: ") and err.count("\n") == 1 and message in err

@@ -105,6 +105,21 @@ def test_completion_is_installed(viscpm, tmp_path):
     assert "_VISCPM_COMPLETE" in (tmp_path / ".bash_completions" / "viscpm.sh").read_text()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "environment", "code", "said"),
+    [
+        (["--install-completion", "zsh"], {}, 2, "Got 'zsh' after --install-completion"),
+        (["--show-completion", "nosuch"], {}, 2, "Got 'nosuch' after --show-completion"),
+        (["--install-completion", "bash"], {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}, 1, "/proc"),
+        ([], {"_VISCPM_COMPLETE": "complete_bash"}, 1, "COMP_WORDS"),
+        ([], {"_VISCPM_COMPLETE": "complete_bash", "COMP_WORDS": "viscpm ", "COMP_CWORD": "x"}, 1, "'x'"),
+    ],
+)
+def test_completion_that_does_not_work_is_one_sentence(viscpm, arguments, environment, code, said):
+    found, out, err = viscpm(*arguments, HOME="/proc", **environment)
+    assert (found, out) == (code, "") and err.startswith("error: ") and err.count("\n") == 1 and said in err
+
+
 @pytest.mark.parametrize(("redirection", "code"), [("| head -c 3; exit ${PIPESTATUS[0]}", 0), (">&-", 0), ("2>&-", 0)])
 def test_help_that_nobody_reads_is_no_error(redirection, code, tmp_path):
     done = subprocess.run(["bash", "-c", f"{sys.executable} -m viscpm_hf --help {redirection}"], capture_output=True)

@@ -161,6 +161,22 @@ def test_no_remarks_of_libraries_however_it_is_loaded(repo, run, options):
     assert information(lines[0])[options[0].strip("-")] == options[1]
 
 
+def test_a_picture_names_a_model_that_is_the_current_folder(repo, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(repo)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    lines = run(RED, "--model", ".", *FAST, "--output", "~/out")[1]
+    assert lines == [str(tmp_path / "out" / "0001_一个红色的圆形.png")] and information(lines[0])["model"] == repo.name
+
+
+def test_an_english_prompt_has_no_candidates_to_choose_from(run, tmp_path):
+    from paint import golden_pipeline, ranker_parts
+
+    golden_pipeline(**ranker_parts(tmp_path, ["红red"])).save_pretrained(tmp_path / "repo")
+    code, lines, err = run("red", "红", "--model", tmp_path / "repo", *FAST, "--candidates", "2")
+    assert (code, len(lines)) == (0, 2) and "error" not in err
+    assert ["candidates" in information(line) for line in lines] == [False, True]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such terminals")
 def test_at_a_terminal_there_is_progress_and_ctrl_c_keeps_what_is_done(repo, tmp_path):
     terminal = Terminal("paint", RED, STAR, "--model", repo, "--steps", "100", "--output", tmp_path / "out")
@@ -202,7 +218,13 @@ painter.generate("红", num_inference_steps=1)
         ([RED, "--steps", "0"], 2, "--steps"),
         ([RED, "--candidates", "0"], 2, "--candidates"),
         ([RED, "--scheduler", "pndm"], 2, "ddpm"),
-        ([RED, "--candidates", "2"], 1, "needs a ranker"),
+        ([RED, RED, "--candidates", "2"], 1, "Got --candidates 2, but this model has no ranker"),
+        ([RED, "--candidates", "65"], 2, "--candidates"),
+        ([RED, "--candidates", "1" + "0" * 12], 2, "--candidates"),
+        ([RED, "--output", "x/" + "y" * 300], 1, "choose another --output"),
+        ([RED, "--output", ""], 2, "Got '' as --output, expected a name"),
+        ([RED, "--model", ""], 2, "Got '' as --model, expected a name"),
+        (["--file", " "], 2, "Got ' ' as --file, expected a name"),
         ([RED, "--output", __file__], 1, "is not a folder"),
         ([RED, "--output", "/proc/painted"], 1, "/proc"),
         (["--file", "nowhere.txt"], 1, "There is no file nowhere.txt"),
@@ -218,4 +240,4 @@ def test_what_goes_wrong_is_one_sentence_and_leaves_nothing(run, tmp_path, argum
     found, lines, err = run(*arguments)
     last = err.splitlines()[-1]
     assert (found, lines) == (code, []) and message in last and last.startswith("error: ")
-    assert len(err.splitlines()) <= 2 and not (tmp_path / "painted").exists()
+    assert len(err.splitlines()) <= 2 and {path.name for path in tmp_path.iterdir()} == {"empty.txt", "binary.txt"}

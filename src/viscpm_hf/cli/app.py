@@ -1,5 +1,6 @@
 """The root of the command line."""
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -11,7 +12,7 @@ from ..language import say
 from . import chat, convert, memory, paint, refresh, repositories
 from .pages import tidy
 from .program import complain, fill_standard_files, guarded_output, run_script
-from .usage import sentence
+from .usage import check_paths, sentence
 
 
 def _print_version(asked: bool) -> None:
@@ -61,6 +62,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fill_standard_files()
     command = typer.main.get_command(app)
     tidy(command)
+    check_paths(command)
+    completing = bool(os.environ.get("_VISCPM_COMPLETE"))
+    for option in command.params:
+        if option.name in ("install_completion", "show_completion") and arguments[:1] == option.opts[:1]:
+            completing = True
+            if option.is_flag and arguments[1:]:  # typer would install for the shell it runs in, whatever is named
+                return complain(
+                    f"Got {arguments[1]!r} after {arguments[0]}, expected nothing: it is for the shell that runs it.",
+                    2,
+                )
     with guarded_output() as output:
         try:
             done = command.main(arguments, prog_name="viscpm", standalone_mode=False)
@@ -68,4 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return complain(sentence(error, command, arguments), 2)
         except SystemExit as ending:  # of completion
             done = ending.code
+        except Exception as error:
+            if not completing:
+                raise
+            return complain(f"Shell completion did not work ({type(error).__name__}: {error}).", 1)
     return run_script(done) if callable(done) else output.exit_code(done or 0)

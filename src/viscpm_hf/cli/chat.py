@@ -66,7 +66,7 @@ def chat(
 
 @verb
 def _chat(model, image, question, as_json, memory, quantization, dtype, device):
-    from .conversation import converse, open_picture, states_of
+    from .conversation import converse, of_the_class, open_picture, states_of
     from .remarks import is_terminal, only_ours, tell
 
     picture = None if image is None else open_picture(image)  # before a model is loaded in vain
@@ -84,7 +84,10 @@ def _chat(model, image, question, as_json, memory, quantization, dtype, device):
             return converse(chat, name, image, picture, interactive=is_terminal(sys.stdin))
         started = time.perf_counter()
         states = None if picture is None else states_of(chat, image, picture)
-        answer, context, _ = chat.chat(None, question, vision_hidden_states=states)
+        try:
+            answer, context, _ = chat.chat(None, question, vision_hidden_states=states)
+        except ValueError as error:
+            raise ValueError(of_the_class(error)) from error
         seconds = time.perf_counter() - started
     if as_json:
         found = {"question": question, "answer": answer, "context": context, "seconds": round(seconds, 3)}

@@ -61,6 +61,13 @@ def open_picture(path: str | os.PathLike) -> Image.Image:
     return picture
 
 
+def of_the_class(error: BaseException) -> str:
+    """What an error says, without the advice to change arguments of the class, which the command line lacks."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    shorter, advice, _ = text.partition(", or raise max_length")
+    return f"{shorter}." if advice else text
+
+
 def states_of(chat, image, picture):
     """What a `VisCPMChat` sees of a picture; ValueError if the safety checker refuses it."""
     try:
@@ -219,7 +226,7 @@ def converse(chat, model: str, image, picture, interactive: bool) -> int:
                 elif line:
                     talk.answer(line)
             except _OF_A_TURN as error:
-                tell(f"error: {' '.join(str(error).split()) or type(error).__name__}")
+                tell(f"error: {of_the_class(error)}")
                 failed = True
             except KeyboardInterrupt:
                 tell(say("Stopped; it counts as not asked.", "已停止，这一问不计入对话。"))

@@ -137,19 +137,19 @@ def paint(
 
 @verb
 def _paint(prompts, file, model, output, seed, scheduler, settings, loading, sheet):
-    from .painting import Painter, check_folder, check_size, read_lines
+    from .painting import Painter, check_candidates, check_size, made, read_lines
     from .remarks import only_ours, tell
 
     if file is not None:
         prompts += read_lines(file)
-    check_folder(output)
     check_size(model, settings["size"])
-    if model is None:
-        from ..tiny import use_one_thread
+    check_candidates(model, settings["candidates"])
+    with made(output), only_ours():
+        if model is None:
+            from ..tiny import use_one_thread
 
-        use_one_thread()
-        tell(_about_the_tiny_model())
-    with only_ours():
+            use_one_thread()
+            tell(_about_the_tiny_model())
         return Painter(model, scheduler, settings, loading).paint(prompts, output, seed, sheet)
 
 

@@ -5,9 +5,12 @@ import os
 import re
 import secrets
 import sys
+import tempfile
 import unicodedata
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from PIL import Image
@@ -47,17 +50,28 @@ def read_lines(file: str) -> list[str]:
     return prompts
 
 
-def check_folder(folder: Path) -> None:
-    """Stops before hours of painting if nothing can be written there.
+@contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """Makes a folder that can be written to, before hours of painting; it is removed if nothing was painted.
 
     Raises:
-        CheckpointError: it is something else than a folder that is there or can be made.
+        CheckpointError: it is something else than a folder, or nothing can be written there.
     """
-    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-    if not there.is_dir():
-        raise CheckpointError(f"{there} is not a folder; choose another --output.")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise CheckpointError(f"{there} may not be written to; choose another --output.")
+    created = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]  # innermost first
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except (FileExistsError, NotADirectoryError) as error:
+            raise CheckpointError(f"{error.filename or folder} is not a folder; choose another --output.") from error
+        except OSError as error:
+            why = error.strerror or error
+            raise CheckpointError(f"{folder} cannot be written to ({why}); choose another --output.") from error
+        yield
+    finally:
+        for path in created:
+            with suppress(OSError):  # it holds pictures, or was never made
+                path.rmdir()
 
 
 def check_size(model: str | None, size: tuple[int, int] | None) -> None:
@@ -78,6 +92,28 @@ def check_size(model: str | None, size: tuple[int, int] | None) -> None:
         near = "x".join(str(max(round(side / factor), 1) * factor) for side in size)
         raise CheckpointError(
             f"Got --size {size[0]}x{size[1]}, expected multiples of {factor} for this model, such as {near}."
+        )
+
+
+def check_candidates(model: str | None, candidates: int | None) -> None:
+    """Stops before a model is loaded if it has nothing to choose with; a Hub repository says it later.
+
+    Raises:
+        CheckpointError: more than one is wanted, and there is no ranker.
+    """
+    index = None if model is None else Path(model) / "model_index.json"
+    if model is None:
+        _require_ranker(None, candidates)
+    elif index.is_file():
+        ranker = read_json_file(index).get("ranker")
+        _require_ranker(ranker[0] if isinstance(ranker, list) and ranker else None, candidates)
+
+
+def _require_ranker(ranker, candidates):
+    if ranker is None and (candidates or 1) > 1:
+        raise CheckpointError(
+            f"Got --candidates {candidates}, but this model has no ranker to choose from them: leave it out, or "
+            "convert the checkpoint with --ranker."
         )
 
 
@@ -109,6 +145,7 @@ class Painter:
             warnings.filterwarnings("ignore", r"[\s\S]* has no (safety_checker|prompt_checker|ranker), so")
             self.painter = VisCPMPaint(model, **loading)
         self.pipeline = self.painter.pipeline
+        _require_ranker(self.pipeline.ranker, self.candidates)
         if scheduler is not None:
             self.pipeline.scheduler = _scheduler(scheduler, self.pipeline.scheduler.config)
 
@@ -155,7 +192,7 @@ class Painter:
             negative_prompt=self.negative,
             guidance_scale=self.guidance,
             num_inference_steps=self.steps,
-            num_candidates=self.candidates,
+            num_candidates=self._candidates(prompt),
             generator=seed,
             **size,
         )
@@ -163,8 +200,15 @@ class Painter:
             tell(f"warning: {quoted(prompt)}: the image safety checker replaced the picture by a black one")
         return picture
 
+    def _candidates(self, prompt):
+        """Those asked for; none where the ranker, which knows Chinese only, is left out."""
+        from ..paint import _CHINESE
+
+        return self.candidates if _CHINESE.search(prompt) else None
+
     def _settings(self, prompt, seed, picture):
-        candidates = {} if self.candidates is None else {"candidates": self.candidates}
+        number = self._candidates(prompt)
+        candidates = {} if number is None else {"candidates": number}
         return {
             "prompt": prompt,
             "negative prompt": self.negative,

@@ -1,5 +1,6 @@
 """What is said of a command line that means nothing: what was got, what was wanted, and which page tells more."""
 
+import os
 from collections.abc import Sequence
 
 import typer
@@ -11,6 +12,33 @@ _WANTED = {  # what pydantic calls a mistake
     "bool_parsing": "true or false",
     "finite_number": "a finite number",
 }
+
+
+_PATHS = ("DIR", "DIR_OR_REPO", "FILE", "JSON", "PNG", "TXT")  # metavars
+
+
+def check_paths(command) -> None:
+    """Makes every path of a command and of all below it be one: an empty one is refused, `~` is the home folder.
+
+    Args:
+        command: as typer makes it of an app.
+    """
+    for option in command.params:
+        if option.metavar in _PATHS:
+            option.process_value = _path_reader(option, option.process_value)
+    for each in getattr(command, "commands", {}).values():
+        check_paths(each)
+
+
+def _path_reader(option, process):
+    def read(context, value):
+        if isinstance(value, str):
+            if not value.strip():  # which would mean the current folder
+                raise typer.BadParameter(f"Got {value!r}, expected a name.", ctx=context, param=option)
+            value = os.path.expanduser(value)
+        return process(context, value)
+
+    return read
 
 
 def sentence(error: typer.TyperException, command, arguments: Sequence[str]) -> str:

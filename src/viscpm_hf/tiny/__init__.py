@@ -7,6 +7,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 CHAT_CHECKPOINT = Path(__file__).parent / "chat"
@@ -127,5 +128,6 @@ def _cached(name: str, checkpoint: Path, convert: Callable[[Path], Path]) -> Pat
         except ValueError:
             if not folder.exists():  # otherwise another process has just made it
                 raise
-    os.utime(folder)  # in use
+    with suppress(OSError):  # made by somebody else
+        os.utime(folder)  # in use
     return folder
