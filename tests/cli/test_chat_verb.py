@@ -84,6 +84,12 @@ def test_examples_need_no_torch(tmp_path):
         subprocess.run([sys.executable, program, verb, "--examples"], check=True, capture_output=True)
 
 
+def test_the_tiny_model_is_shown_a_picture_if_none_is_given(run):
+    """Of words alone it knows nothing, and a first question should have an answer."""
+    code, out, err = run("--question", "Where is the red object?")
+    assert (code, out) == (0, "It is in the top left.\n") and "without --image about" in err and str(CIRCLE) in err
+
+
 def test_without_a_picture_it_talks_all_the_same(repo, run):
     code, out, err = run("--model", repo, "--question", "你好")
     assert code == 0 and not err and out.strip()

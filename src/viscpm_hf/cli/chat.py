@@ -27,7 +27,13 @@ def chat(
     model: Model = None,
     image: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help=say("the picture; without one, text alone", "图片；不给则只有文字")),
+        typer.Option(
+            metavar="FILE",
+            help=say(
+                "the picture; without one text alone, for the tiny model one in the package",
+                "图片；不给则只有文字，自带小模型则用包内的一张",
+            ),
+        ),
     ] = None,
     question: Annotated[
         str | None,
@@ -66,17 +72,20 @@ def chat(
 
 @verb
 def _chat(model, image, question, as_json, memory, quantization, dtype, device):
+    from ..tiny import PICTURES, tiny_chat_repo, use_one_thread
     from .conversation import converse, of_the_class, open_picture, states_of
     from .remarks import is_terminal, only_ours, tell
 
+    shipped = PICTURES / "1_circle_and_star.png"
+    if model is None and image is None:  # of words alone the tiny model knows nothing
+        image = shipped
     picture = None if image is None else open_picture(image)  # before a model is loaded in vain
     with only_ours():
         from ..chat import VisCPMChat
-        from ..tiny import PICTURES, tiny_chat_repo, use_one_thread
 
         if model is None:
             use_one_thread()
-            tell(_about_the_tiny_model(PICTURES))
+            tell(_about_the_tiny_model(shipped))
         options = {"memory": memory, "quantization": quantization, "dtype": dtype, "device": device}
         chat = VisCPMChat(tiny_chat_repo() if model is None else model, **options)
         name = "VisCPM-Chat-tiny" if model is None else model
@@ -96,10 +105,10 @@ def _chat(model, image, question, as_json, memory, quantization, dtype, device):
     print(answer)
 
 
-def _about_the_tiny_model(pictures):
+def _about_the_tiny_model(shipped):
     return say(
-        'Without --model the tiny model in the package answers. It knows coloured shapes: ask "Where is the red '
-        f'object?" or "红色的图形在哪里？" about {pictures}/1_circle_and_star.png; more: viscpm chat --examples',
-        f"未给 --model，由包内自带的小模型回答。它只认识合成图形：可就 {pictures}/1_circle_and_star.png 问"
+        f"Without --model the tiny model in the package answers, without --image about {shipped}. It knows coloured "
+        'shapes: ask "Where is the red object?" or "红色的图形在哪里？"; more: viscpm chat --examples',
+        f"未给 --model，由包内自带的小模型回答；未给 --image，图片是 {shipped}。它只认识合成图形：可以问"
         "“红色的图形在哪里？”或“Where is the red object?”；更多：viscpm chat --examples",
     )
