@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 from hub import LocalHub
+from paint import golden_pipeline, prompt_checker_parts, ranker_parts, safety_checker_parts
+from PIL import Image
 
 from viscpm_hf.checkpoint import CheckpointError, convert_cpmbee, refresh, verify
 from viscpm_hf.checkpoint.files import exchange
@@ -424,6 +426,24 @@ def test_saved_after_fine_tuning(tmp_path):
     assert "conversion.json" in refresh(folder, card=True).kept[0]
     assert read(folder / "config.json")["auto_map"] == read(repo / "config.json")["auto_map"]
     assert not refresh(folder).changed
+
+
+def test_with_every_optional_part(tmp_path):
+    """As a pipeline saves itself; the configuration of each part is read, wherever its class comes from."""
+    white = Image.new("RGB", (32, 32), "white")
+    parts = prompt_checker_parts(tmp_path, "a", "b") | safety_checker_parts(white, white)
+    folder = tmp_path / "repo"
+    golden_pipeline(**parts, **ranker_parts(tmp_path, ["a", "b"])).save_pretrained(folder)
+    assert not refresh(folder).changed
+    for name in ("safety_checker/config.json", "ranker/config.json", "feature_extractor/preprocessor_config.json"):
+        sound = (folder / name).read_text()
+        (folder / name).write_text("[]")
+        with pytest.raises(CheckpointError, match=f"{name} holds a JSON list"):
+            refresh(folder)
+        (folder / name).write_text(sound)
+    shutil.rmtree(folder / "prompt_checker")
+    with pytest.raises(CheckpointError, match="no folder .*prompt_checker"):
+        refresh(folder)
 
 
 def test_quantized(aged):

@@ -34,6 +34,18 @@ def test_convert_verify_export_verify(script, verified, paint_original, paint_op
     assert result.code == 1 and "1 DIFFER" in result.out and "trans_block" in result.out
 
 
+def test_its_warnings_are_in_the_language_of_the_locale(script, paint_original, paint_options, tmp_path, monkeypatch):
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    monkeypatch.delenv("LANGUAGE", raising=False)
+    checkpoint = paint_original / "pytorch_model.bin"
+    result = script("convert_paint.py", "--checkpoint", checkpoint, "--output", tmp_path / "repo", *paint_options)
+    assert result.code == 0 and result.err.splitlines() == [
+        "警告：未给出 --safety-checker，仓库中没有图像安全检查器",
+        "警告：未给出 --prompt-checker，仓库中没有提示词检查器",
+        "警告：未给出 --ranker，仓库中没有重排序模型",
+    ]
+
+
 def test_everything_from_the_hub_and_to_the_hub(process, paint_original, paint_options, tmp_path):
     """The base lies in PyTorch's format, the prompt checker in a folder of a repository, as the originals do."""
     base, paint, checker = (tmp_path / name for name in ("base", "paint", "checker"))
