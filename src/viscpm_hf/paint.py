@@ -18,7 +18,7 @@ from .memory.placement import load_paint, load_rounded_text_encoder
 from .remote_code.pipeline_viscpm_paint import UnsafePromptError, VisCPMPaintPipeline
 from .safety import UnsafeContentError
 
-_CHINESE = re.compile("[\u3400-\u9fff\uf900-\ufaff]")
+CHINESE = re.compile("[\u3400-\u9fff\uf900-\ufaff]")
 # the parts an argument switches on, and what is said where a repository lacks them
 _PARTS = {
     "image_safety_checker": (("safety_checker", "feature_extractor"), "images are not checked"),
@@ -164,7 +164,7 @@ class VisCPMPaint:
             raise ValueError(f"generate() takes a text and returns images, got {other}: call `pipeline` with it.")
         inputs = {"prompt": prompt, "negative_prompt": negative_prompt}
         chinese_only = [name for name in ("prompt_checker", "ranker") if getattr(self.pipeline, name) is not None]
-        if chinese_only and not _CHINESE.search(prompt):
+        if chinese_only and not CHINESE.search(prompt):
             warnings.warn(f"The prompt is not Chinese, so {' and '.join(chinese_only)} are left out.", stacklevel=2)
             attention = kwargs.get("cross_attention_kwargs")
             scale = attention.get("scale", 1) if isinstance(attention, dict) else 1

@@ -90,6 +90,12 @@ def test_the_tiny_model_is_shown_a_picture_if_none_is_given(run):
     assert (code, out) == (0, "It is in the top left.\n") and "without --image about" in err and str(CIRCLE) in err
 
 
+def test_a_question_that_is_too_long_is_to_be_shortened(repo, run):
+    """The class can be told to take more, the command cannot."""
+    code, out, err = run("--model", repo, "--question", "星 " * 4000)
+    assert (code, out) == (1, "") and err.endswith("expected at most 3000: shorten it.\n")
+
+
 def test_without_a_picture_it_talks_all_the_same(repo, run):
     code, out, err = run("--model", repo, "--question", "你好")
     assert code == 0 and not err and out.strip()

@@ -202,9 +202,9 @@ class Painter:
 
     def _candidates(self, prompt):
         """Those asked for; none where the ranker, which knows Chinese only, is left out."""
-        from ..paint import _CHINESE
+        from ..paint import CHINESE
 
-        return self.candidates if _CHINESE.search(prompt) else None
+        return self.candidates if CHINESE.search(prompt) else None
 
     def _settings(self, prompt, seed, picture):
         number = self._candidates(prompt)
