@@ -278,7 +278,9 @@ def kind_of(repo: Path, name: str | None = None) -> str:
             f"There is no folder {repo} and so no config.json; give the folder of a converted repository."
         )
     if not (repo / "config.json").is_file() and not (repo / INDEX).is_file():
-        raise CheckpointError(f"{name or repo} has no config.json; give the folder of a converted repository.")
+        raise CheckpointError(
+            f"{name or repo} is not a converted repository: it has no config.json; make one with `viscpm convert`."
+        )
     if is_paint(read_json(repo, INDEX)):
         return PAINT.model_type
     model_type = read_json(repo, "config.json").get("model_type")
