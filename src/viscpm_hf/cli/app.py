@@ -22,7 +22,7 @@ def _print_version(asked: bool) -> None:
 
 
 app = typer.Typer(
-    help=say("VisCPM on today's transformers and diffusers.", "在今天的 transformers 和 diffusers 上使用 VisCPM。"),
+    help=say("VisCPM on today's transformers and diffusers.", "在当前的 transformers 和 diffusers 上使用 VisCPM。"),
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -38,14 +38,7 @@ def root(
     pass
 
 
-for group in (
-    convert,
-    repositories,
-    refresh,
-    memory,
-    chat,
-    paint,
-):
+for group in (convert, repositories, refresh, memory, chat, paint):
     group.add_to(app)
 
 
