@@ -16,6 +16,11 @@ def say(english: str, chinese: str) -> str:
     return chinese if is_chinese() else english
 
 
+def shortened(text: str, most: int = 3000) -> str:
+    """The beginning and the end of a text of more characters than that: a name in a message may be megabytes."""
+    return text if len(text) <= most else f"{text[: most // 2]} … {text[-(most // 2) :]}"
+
+
 def printable(text: str) -> str:
     """Text of others, fit for a terminal and a log: line breaks, escapes and the like become `\\n`, `\\x1b`, …"""
     if text.isprintable():

@@ -4,9 +4,7 @@ import os
 import shlex
 from collections.abc import Iterable
 
-from ..language import printable
-
-HALF = 1500  # characters of a message
+from ..language import printable, shortened
 
 
 class CheckpointError(ValueError):
@@ -16,9 +14,7 @@ class CheckpointError(ValueError):
     """
 
     def __init__(self, message: str):
-        if len(message) > 2 * HALF:  # a name in it may be megabytes
-            message = f"{message[:HALF]} … {message[-HALF:]}"
-        super().__init__(printable(message))
+        super().__init__(printable(shortened(message)))
 
 
 def pasted(path: str | os.PathLike) -> str:

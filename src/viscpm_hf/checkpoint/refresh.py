@@ -124,6 +124,7 @@ def _refuse_links(folder: Path, kind: str) -> None:
 def _renewed(folder: Path, kind: str, card: bool) -> tuple[dict[str, bytes], list[str]]:
     """Contents by name of the files that are to change, and why others stay."""
     report = repo.read_json(folder, repo.CONVERSION)
+    before = dict(report)
     with tempfile.TemporaryDirectory() as temporary:
         new = Path(temporary)
         for place in (folder, *(folder / part for part in _parts(folder, kind))):
@@ -143,7 +144,7 @@ def _renewed(folder: Path, kind: str, card: bool) -> tuple[dict[str, bytes], lis
                 files[name] = data
         if files and report:
             report["refreshed"] = repo.versions()
-        if report != repo.read_json(folder, repo.CONVERSION):
+        if report != before:
             files[repo.CONVERSION] = repo.report_text(report)
     return files, kept
 

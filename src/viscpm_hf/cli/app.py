@@ -12,7 +12,7 @@ from ..language import say
 from . import chat, convert, memory, paint, refresh, repositories
 from .pages import tidy
 from .program import complain, fill_standard_files, guarded_output, run_script
-from .usage import check_paths, sentence
+from .usage import check_names, sentence
 
 
 def _print_version(asked: bool) -> None:
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fill_standard_files()
     command = typer.main.get_command(app)
     tidy(command)
-    check_paths(command)
+    check_names(command)
     completing = bool(os.environ.get("_VISCPM_COMPLETE"))
     for option in command.params:
         if option.name in ("install_completion", "show_completion") and arguments[:1] == option.opts[:1]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..language import say
-from .examples import chat_option
+from .examples import chat_examples, examples_option
 from .options import Device, Dtype, Memory, Model, Quantization
 from .program import verb
 
@@ -51,11 +51,8 @@ def chat(
     ] = False,
     examples: Annotated[
         bool,
-        typer.Option(
-            "--examples",
-            callback=chat_option,
-            is_eager=True,
-            help=say("list what the tiny model understands, and pictures", "列出小模型能理解的问题与图片"),
+        examples_option(
+            chat_examples, say("list what the tiny model understands, and pictures", "列出小模型能理解的问题与图片")
         ),
     ] = False,
     memory: Memory = None,

@@ -8,7 +8,7 @@ import typer
 
 from ..language import printable, say
 from .program import verb
-from .repositories import Checkpoint, given, path
+from .repositories import Checkpoint
 
 CHECKER = "CompVis/stable-diffusion-safety-checker"
 PROMPT_CHECKER = "openbmb/VisCPM-Paint/text-security-checker"
@@ -19,16 +19,14 @@ Vocab = Annotated[
     Path,
     typer.Option(
         metavar="FILE",
-        parser=path,
         help=say("vocabulary file of CPM-Bee (bee.txt or vocab.txt)", "CPM-Bee 的词表文件（bee.txt 或 vocab.txt）"),
     ),
 ]
-Output = Annotated[Path, typer.Option(metavar="DIR", parser=path, help=say("folder to create", "要创建的文件夹"))]
+Output = Annotated[Path, typer.Option(metavar="DIR", help=say("folder to create", "要创建的文件夹"))]
 LlmConfig = Annotated[
     Path | None,
     typer.Option(
         metavar="JSON",
-        parser=path,
         help=say(
             "the original's JSON for the language model; default: as published",
             "原版语言模型的 JSON；默认：已发布的那份",
@@ -52,16 +50,13 @@ SafetyChecker = Annotated[
     str,
     typer.Option(
         metavar="DIR_OR_REPO",
-        parser=given,
         help=say(
             "image safety checker to put in, or none",
             "要放入的图像安全检查器，或 none",
         ),
     ),
 ]
-PushToHub = Annotated[
-    str | None, typer.Option(metavar="REPO_ID", parser=given, help=say("upload the result", "上传结果"))
-]
+PushToHub = Annotated[str | None, typer.Option(metavar="REPO_ID", help=say("upload the result", "上传结果"))]
 Private = Annotated[
     bool, typer.Option("--private", help=say("create the repository on the Hub private", "在 Hub 上创建为私有仓库"))
 ]
@@ -101,7 +96,6 @@ def chat(
         Path | None,
         typer.Option(
             metavar="JSON",
-            parser=path,
             help=say(
                 "JSON with torchscale's names and query_num; default: as published",
                 "含 torchscale 名称与 query_num 的 JSON；默认：已发布的那份",
@@ -157,7 +151,6 @@ def paint(
         str,
         typer.Option(
             metavar="DIR_OR_REPO",
-            parser=given,
             help=say(
                 "Stable Diffusion 2.1 base: gives vae/ and, if there, unet/config.json",
                 "Stable Diffusion 2.1 base：提供 vae/，若有也提供 unet/config.json",
@@ -170,7 +163,6 @@ def paint(
         Path | None,
         typer.Option(
             metavar="JSON",
-            parser=path,
             help=say(
                 "JSON for the UNet as diffusers writes it; default: that of --sd-base",
                 "diffusers 格式的 UNet 配置；默认：--sd-base 的",
@@ -194,7 +186,6 @@ def paint(
         str,
         typer.Option(
             metavar="DIR_OR_REPO",
-            parser=given,
             help=say(
                 "prompt checker to put in, or none",
                 "要放入的提示词检查器，或 none",
@@ -205,7 +196,6 @@ def paint(
         str,
         typer.Option(
             metavar="DIR_OR_REPO",
-            parser=given,
             help=say(
                 "ranker to put in, or none",
                 "要放入的重排序模型，或 none",

@@ -1,6 +1,9 @@
 """What the tiny models in the package understand. Imports nothing that takes long."""
 
+from collections.abc import Callable
+
 import typer
+from typer.models import OptionInfo
 
 from ..language import say
 from ..tiny import PICTURES
@@ -56,17 +59,17 @@ def paint_examples() -> str:
     return "\n".join(lines + [f"  {chinese}  /  {english}" for chinese, english in PROMPTS])
 
 
-def chat_option(asked: bool) -> None:
-    """Callback of `viscpm chat --examples`."""
-    _print_and_exit(asked, chat_examples)
+def examples_option(examples: Callable[[], str], about: str) -> OptionInfo:
+    """The option `--examples` of a verb: prints them, and that is all.
 
+    Args:
+        examples: makes the text.
+        about: for the help.
+    """
 
-def paint_option(asked: bool) -> None:
-    """Callback of `viscpm paint --examples`."""
-    _print_and_exit(asked, paint_examples)
+    def print_and_exit(asked: bool) -> None:
+        if asked:
+            print(examples())
+            raise typer.Exit()
 
-
-def _print_and_exit(asked, examples):
-    if asked:
-        print(examples())
-        raise typer.Exit()
+    return typer.Option("--examples", callback=print_and_exit, is_eager=True, help=about)

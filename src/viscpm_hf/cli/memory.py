@@ -44,7 +44,7 @@ def fit(
     device: Device = None,
     dtype: Dtype = None,
     allow_lossy: Annotated[
-        bool, typer.Option("--allow-lossy", help=say("also take plans that round weights", "也接受量化权重的方案"))
+        bool, typer.Option("--allow-lossy", help=say("also take plans that quantize weights", "也接受量化权重的方案"))
     ] = False,
     plot: Annotated[
         str | None,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..language import say
-from .examples import paint_option
+from .examples import examples_option, paint_examples
 from .options import Device, Dtype, Memory, Model, Quantization
 from .program import verb
 
@@ -114,12 +114,7 @@ def paint(
     ] = False,
     examples: Annotated[
         bool,
-        typer.Option(
-            "--examples",
-            callback=paint_option,
-            is_eager=True,
-            help=say("list what the tiny model understands", "列出小模型能理解的提示词"),
-        ),
+        examples_option(paint_examples, say("list what the tiny model understands", "列出小模型能理解的提示词")),
     ] = False,
     memory: Memory = None,
     quantization: Quantization = None,

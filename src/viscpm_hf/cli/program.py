@@ -7,11 +7,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ..language import printable
+from ..language import printable, shortened
 from ..libraries import register
 from .remarks import plain_remarks
-
-LONGEST = 3000  # characters of an error: a name in it may be megabytes
 
 
 def verb(function: Callable[..., int | None]) -> Callable[..., Callable[[], int | None]]:
@@ -62,9 +60,7 @@ def run_script(command: Callable[[], int | None]) -> int:
 
 def complain(message: str, code: int) -> int:
     """Says what went wrong, in one line on stderr, and gives the exit code back."""
-    line = printable(" ".join(message.split()))
-    if len(line) > LONGEST:
-        line = f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"
+    line = shortened(printable(" ".join(message.split())))
     try:
         print("error:", line, file=sys.stderr, flush=True)
     except OSError:

@@ -10,7 +10,6 @@ import typer
 from ..language import say
 from .program import verb
 from .remarks import only_ours
-from .repositories import given
 
 
 def add_to(app: typer.Typer) -> None:
@@ -27,7 +26,6 @@ def refresh(
         str,
         typer.Argument(
             metavar="DIR_OR_REPO",
-            parser=given,
             help=say("converted folder, or user/name on the Hub", "转换后的文件夹，或 Hub 上的 user/name"),
         ),
     ],

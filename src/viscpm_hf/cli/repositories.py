@@ -8,23 +8,10 @@ import typer
 from ..language import printable, say
 from .program import verb
 
-
-def given(text: str) -> str:
-    """What an argument says; an empty one, as of a variable that is not set, would be the current folder."""
-    if not text:
-        raise typer.BadParameter("Got '', expected a name.")
-    return text
-
-
-def path(text: str) -> Path:
-    return Path(given(text))
-
-
 Checkpoint = Annotated[
     Path,
     typer.Option(
         metavar="FILE",
-        parser=path,
         help=say("original .bin, .pt or safetensors file", "原版的 .bin、.pt 或 safetensors 文件"),
     ),
 ]
@@ -51,7 +38,7 @@ def verify(
     checkpoint: Checkpoint,
     repo: Annotated[
         Path,
-        typer.Option(metavar="DIR", parser=path, help=say("folder that was converted from it", "由它转换出的文件夹")),
+        typer.Option(metavar="DIR", help=say("folder that was converted from it", "由它转换出的文件夹")),
     ],
 ) -> int:
     from ..checkpoint import listed
@@ -79,7 +66,6 @@ def export(
         Path,
         typer.Option(
             metavar="DIR",
-            parser=path,
             help=say("converted repository, also after fine-tuning", "转换后的仓库，微调之后的也可以"),
         ),
     ],
@@ -87,7 +73,6 @@ def export(
         Path,
         typer.Option(
             metavar="FILE",
-            parser=path,
             help=say("file to create; safetensors if it ends so", "要创建的文件；以 .safetensors 结尾则为该格式"),
         ),
     ],
@@ -99,12 +84,8 @@ def export(
 
 @verb
 def push(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", parser=path, help=say("converted repository", "转换后的仓库"))
-    ],
-    repo_id: Annotated[
-        str, typer.Argument(metavar="REPO_ID", parser=given, help=say("user/name on the Hub", "Hub 上的 user/name"))
-    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help=say("converted repository", "转换后的仓库"))],
+    repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help=say("user/name on the Hub", "Hub 上的 user/name"))],
     private: Annotated[
         bool, typer.Option("--private", help=say("create it private if it does not exist", "不存在时创建为私有"))
     ] = False,

@@ -12,30 +12,30 @@ _WANTED = {  # what pydantic calls a mistake
     "bool_parsing": "true or false",
     "finite_number": "a finite number",
 }
-
-
 _PATHS = ("DIR", "DIR_OR_REPO", "FILE", "JSON", "PNG", "TXT")  # metavars
+_NAMES = (*_PATHS, "REPO_ID")
 
 
-def check_paths(command) -> None:
-    """Makes every path of a command and of all below it be one: an empty one is refused, `~` is the home folder.
+def check_names(command) -> None:
+    """Makes every name of a command and of all below it be one: none is empty, and `~` in a path is the home folder.
 
     Args:
         command: as typer makes it of an app.
     """
     for option in command.params:
-        if option.metavar in _PATHS:
-            option.process_value = _path_reader(option, option.process_value)
+        if option.metavar in _NAMES:
+            option.process_value = _name_reader(option, option.process_value)
     for each in getattr(command, "commands", {}).values():
-        check_paths(each)
+        check_names(each)
 
 
-def _path_reader(option, process):
+def _name_reader(option, process):
     def read(context, value):
         if isinstance(value, str):
-            if not value.strip():  # which would mean the current folder
+            if not value.strip():  # as of a variable that is not set; a path would mean the current folder
                 raise typer.BadParameter(f"Got {value!r}, expected a name.", ctx=context, param=option)
-            value = os.path.expanduser(value)
+            if option.metavar in _PATHS:
+                value = os.path.expanduser(value)
         return process(context, value)
 
     return read

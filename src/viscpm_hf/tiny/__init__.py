@@ -94,7 +94,7 @@ def convert_tiny_paint(output: str | os.PathLike) -> Path:
 def use_one_thread() -> None:
     """For programs that run nothing but the tiny models, which are so small that threads wait for each other.
 
-    Where other work keeps the processor busy, they wait long: two threads on two busy cores took 30 times as long.
+    Where other work keeps the processor busy, they wait very long.
     """
     import torch
 
