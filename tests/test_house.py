@@ -17,7 +17,7 @@ SOURCE = Path(viscpm_hf.__file__).parent
 FLOORS = [
     ("__main__",),
     ("cli",),
-    ("tiny",),
+    ("tiny", "serving"),
     ("chat", "paint", "finetuning"),
     ("memory",),
     ("checkpoint", "safety"),

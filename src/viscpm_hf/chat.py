@@ -3,9 +3,10 @@
 import os
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +33,37 @@ _OWN_INPUTS = {
     *("mm_token_type_ids", "pixel_values", "image_features", "mm_encoder_outputs", "unk_allowed", "labels"),
     *("shift_labels", "position_ids"),
 }
+
+
+class Piece(NamedTuple):
+    """A token of an answer that is being written, in both spellings of [`ChatAnswer`]."""
+
+    text: str
+    answer: str
+
+
+@dataclass(frozen=True, eq=False)
+class ChatAnswer:
+    """An answer, with what a server wants to know of it.
+
+    Args:
+        text (`str`): as people read it, without special tokens.
+        answer (`str`): as the original decodes it and `VisCPMChat.chat` returns it: special tokens literally, `<`
+            doubled.
+        context (`str`): for the next question, with this turn.
+        vision_hidden_states (`torch.Tensor`, *optional*): of the picture, (1, query_num, hidden).
+        prompt_tokens (`int`): of question, context and picture.
+        completion_tokens (`int`): generated, with the end token.
+        finish_reason (`str`): `"stop"` at its end or a stop text, `"length"` where it was cut off.
+    """
+
+    text: str
+    answer: str
+    context: str
+    vision_hidden_states: torch.Tensor | None = field(repr=False)
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: Literal["stop", "length"]
 
 
 class VisCPMChat:
@@ -135,17 +167,36 @@ class VisCPMChat:
         Raises:
             ValueError, UnsafeContentError: see `chat`; then nothing is answered.
         """
-        generate_kwargs = self._checked_options(generate_kwargs)
+        answers = [first for (first,) in self.answers(items, **_for_one_answer(self.model, generate_kwargs))]
+        return [(one.answer, one.context, one.vision_hidden_states) for one in answers]
+
+    def answers(
+        self,
+        items: Sequence[dict[str, Any]],
+        on_piece: Callable[[int, int, Piece], None] | None = None,
+        is_stopped: Callable[[int], bool] | None = None,
+        **generate_kwargs: Any,
+    ) -> list[list[ChatAnswer]]:
+        """Answers several questions at once, for a server: with counts, piece by piece if wanted, and stoppable.
+
+        Args:
+            items (`list[dict]`): see `batch_chat`.
+            on_piece (*optional*): called with the number of a question, of its answer, and the piece as soon as it
+                is there, in the thread of this call. There are no beams then.
+            is_stopped (*optional*): called with the number of a question at each step; once it says True, no more is
+                generated for that question, whose answers are then what they are by now.
+            **generate_kwargs: see `chat`; `num_return_sequences` answers for each question.
+
+        Returns:
+            For each question its answers, best first.
+
+        Raises:
+            ValueError, UnsafeContentError: see `chat`; then nothing is answered.
+        """
+        options = self._checked_options(generate_kwargs, streams=on_piece is not None)
         if not items:
             return []
-        inputs, tables, states = self._prepare(items)
-        output = self._generate(**inputs, **generate_kwargs)
-        new = getattr(output, "sequences", output)[:, inputs["input_ids"].shape[1] :].tolist()
-        answers = [self._decode(ids, table) for ids, table in zip(new, tables, strict=True)]
-        return [
-            (answer, self.add_turn(item.get("context") or "", item["question"], answer), state)
-            for item, answer, state in zip(items, answers, states, strict=True)
-        ]
+        return self._answers(items, *self._prepare(items), on_piece, is_stopped, options)
 
     def stream(
         self,
@@ -168,15 +219,9 @@ class VisCPMChat:
         Raises:
             ValueError, UnsafeContentError: see `chat`, before the first piece.
         """
-        if generate_kwargs.get("num_beams", 1) != 1:
-            raise ValueError(f"Got num_beams={generate_kwargs['num_beams']}, but only one beam can be streamed.")
-        if generate_kwargs.get("streamer") is not None:
-            raise ValueError("Got a streamer, which stream() makes itself: iterate over what it returns.")
-        # length_penalty concerns beams, and transformers warns of it
-        options = {"length_penalty": 1.0, **self._checked_options(generate_kwargs), "num_beams": 1}
+        options = self._checked_options(_for_one_answer(self.model, generate_kwargs), streams=True)
         item = {"image": image, "question": question, "context": context, "vision_hidden_states": vision_hidden_states}
-        inputs, tables, _ = self._prepare([item])
-        return self._stream(inputs, tables[0], options)
+        return self._stream([item], self._prepare([item]), options)
 
     def encode_image(self, image: Picture) -> torch.Tensor:
         """The states of a picture, (1, query_num, hidden), which every question about it may reuse.
@@ -200,12 +245,15 @@ class VisCPMChat:
                 raise ValueError(f"Got {type(text).__name__} as {name}, expected a text.")
         return self.processor.to_grammar(context) + self.processor.format_turn(question, answer)
 
-    def _checked_options(self, generate_kwargs):
+    def _checked_options(self, generate_kwargs, streams):
         """Options for `generate()`, none of which are what this class gives it."""
-        own = generate_kwargs.get("generation_config") or self.model.generation_config
-        count = generate_kwargs.get("num_return_sequences", getattr(own, "num_return_sequences", None))
-        if count not in (None, 1):
-            raise ValueError("Got num_return_sequences, but a question has one answer here: call model.generate().")
+        if streams and generate_kwargs.get("num_beams", 1) != 1:
+            raise ValueError(f"Got num_beams={generate_kwargs['num_beams']}, but only one beam can be streamed.")
+        if streams and generate_kwargs.get("streamer") is not None:
+            raise ValueError("Got a streamer, which is made here: take the pieces.")
+        if streams or generate_kwargs.get("num_beams") == 1:
+            # length_penalty concerns beams, and transformers warns of it
+            generate_kwargs = {"length_penalty": 1.0, **generate_kwargs, "num_beams": 1}
         own = sorted(key for key in generate_kwargs if key in _OWN_INPUTS or key.startswith("ext_table"))
         if own:
             raise ValueError(
@@ -264,58 +312,136 @@ class VisCPMChat:
         with self._turn:
             return self.model.generate(**options)
 
-    def _decode(self, ids, table):
-        """The original's decode: only the final `</s>`, and the padding that follows it in a batch, is left out."""
-        end = self.processor.tokenizer.eos_token_id
-        return self.processor.tokenizer.decode(ids[: ids.index(end)] if end in ids else ids, ext_table=table)
+    def _answers(self, items, inputs, tables, states, on_piece, is_stopped, options):
+        stop_texts = self._setting(options, "stop_strings")
+        stop_texts = [stop_texts] if isinstance(stop_texts, str) else stop_texts or []
+        count = self._setting(options, "num_return_sequences") or 1
+        rows = [_Row(self.processor.tokenizer, table, stop_texts) for table in tables for _ in range(count)]
+        if on_piece is not None:
+            written = [_Row(self.processor.tokenizer, table, stop_texts) for table in tables for _ in range(count)]
+            options = {**options, "streamer": _RowStreamer(written, count, on_piece)}
+        if is_stopped is not None:
+            criteria = options.get("stopping_criteria")
+            criteria = [] if criteria is None else [criteria] if callable(criteria) else [*criteria]
+            options = {**options, "stopping_criteria": [*criteria, _StopQuestions(len(items), is_stopped)]}
+        output = self._generate(**inputs, **options)
+        new = getattr(output, "sequences", output)[:, inputs["input_ids"].shape[1] :].tolist()
+        for row, ids in zip(rows, new, strict=True):
+            for token in ids:
+                row.read(token)
+        prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
+        return [
+            [
+                ChatAnswer(
+                    row.text,
+                    row.answer,
+                    self.add_turn(item.get("context") or "", item["question"], row.answer),
+                    states[number],
+                    prompt_tokens[number],
+                    row.tokens,
+                    row.finish_reason,
+                )
+                for row in rows[number * count : (number + 1) * count]
+            ]
+            for number, item in enumerate(items)
+        ]
 
-    def _stream(self, inputs, table, options):
-        tokens, stop = queue.SimpleQueue(), _StopWhenAsked()
-        criteria = [*(options.pop("stopping_criteria", None) or []), stop]
+    def _setting(self, options, name):
+        return options.get(name, getattr(options.get("generation_config") or self.model.generation_config, name, None))
+
+    def _stream(self, items, prepared, options):
+        pieces, stop = queue.SimpleQueue(), threading.Event()
 
         def generate():
             try:
-                self._generate(**inputs, **options, streamer=_TokenStreamer(tokens), stopping_criteria=criteria)
-                tokens.put(None)
+                self._answers(
+                    items, *prepared, lambda *piece: pieces.put(piece[2].answer), lambda _: stop.is_set(), options
+                )
+                pieces.put(None)
             except BaseException as error:  # of whatever kind, it is for whoever reads the answer
-                tokens.put(error)
+                pieces.put(error)
 
         thread = threading.Thread(target=generate, daemon=True)
         thread.start()
         try:
-            while (token := tokens.get()) is not None:
-                if isinstance(token, BaseException):
-                    raise token
-                if token != self.processor.tokenizer.eos_token_id:
-                    yield self.processor.tokenizer.decode([token], ext_table=table)
+            while (piece := pieces.get()) is not None:
+                if isinstance(piece, BaseException):
+                    raise piece
+                yield piece
         finally:
-            stop.asked.set()
+            stop.set()
             thread.join()
 
 
-class _TokenStreamer(BaseStreamer):
-    """Puts new tokens into a queue; a token's text does not depend on its neighbours, so none is held back."""
+class _Row:
+    """An answer read token by token: a token's text does not depend on its neighbours.
 
-    def __init__(self, tokens):
-        self.tokens = tokens
+    Padding that follows in a batch, after its end or a stop text, is left out.
+    """
+
+    def __init__(self, tokenizer, table, stop_texts):
+        self._tokenizer, self._table, self._stop_texts = tokenizer, table, stop_texts
+        self.text = self.answer = ""
+        self.tokens, self.finish_reason = 0, "length"
+
+    def read(self, token: int) -> Piece | None:
+        """The token's text; None for the end, which is left out, and for all that follows."""
+        if self.finish_reason == "stop":
+            return None
+        self.tokens += 1
+        if token == self._tokenizer.eos_token_id:
+            self.finish_reason = "stop"
+            return None
+        tokenizer, table = self._tokenizer, self._table
+        shown = table
+        if token not in table and (token == tokenizer.unk_token_id or token >= tokenizer.vocab_size):
+            shown = {token: tokenizer.unk_token}  # special tokens are left out, a word nobody can spell is not
+        piece = Piece(
+            tokenizer.decode([token], skip_special_tokens=True, ext_table=shown),
+            tokenizer.decode([token], ext_table=table),
+        )
+        self.text, self.answer = self.text + piece.text, self.answer + piece.answer
+        if any(stop in whole for stop in self._stop_texts for whole in (self.text, self.answer)):
+            self.finish_reason = "stop"
+        return piece
+
+
+class _RowStreamer(BaseStreamer):
+    """Hands out the pieces of a batch of answers."""
+
+    def __init__(self, rows, count, on_piece):
+        self.rows, self.count, self.on_piece = rows, count, on_piece
         self.is_prompt = True
 
     def put(self, value):
-        if not self.is_prompt:
-            for token in value.flatten().tolist():
-                self.tokens.put(token)
-        self.is_prompt = False
+        if self.is_prompt:
+            self.is_prompt = False
+            return
+        for number, tokens in enumerate(value.view(len(self.rows), -1).tolist()):
+            for token in tokens:
+                piece = self.rows[number].read(token)
+                if piece is not None:
+                    self.on_piece(*divmod(number, self.count), piece)
 
     def end(self):
         pass
 
 
-class _StopWhenAsked(StoppingCriteria):
-    def __init__(self):
-        self.asked = threading.Event()
+class _StopQuestions(StoppingCriteria):
+    def __init__(self, count, is_stopped):
+        self.count, self.is_stopped = count, is_stopped
 
     def __call__(self, input_ids, scores, **kwargs):
-        return torch.full((len(input_ids),), self.asked.is_set(), device=input_ids.device)
+        stopped = torch.tensor([self.is_stopped(number) for number in range(self.count)], device=input_ids.device)
+        return stopped.repeat_interleave(len(input_ids) // self.count)
+
+
+def _for_one_answer(model, generate_kwargs):
+    own = generate_kwargs.get("generation_config") or model.generation_config
+    count = generate_kwargs.get("num_return_sequences", getattr(own, "num_return_sequences", None))
+    if count not in (None, 1):
+        raise ValueError("Got num_return_sequences, but a question has one answer here: call answers().")
+    return generate_kwargs
 
 
 def _check_is_converted(model_path):

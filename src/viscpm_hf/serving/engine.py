@@ -1,0 +1,379 @@
+"""Questions and prompts of many people, answered by one Chat and one Paint: batches, deadlines, cancelling, counters.
+
+What stands on it (an HTTP API, pages, a cluster) knows no model, and it knows no HTTP.
+"""
+
+import asyncio
+import itertools
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ..chat import ChatAnswer, VisCPMChat
+from ..paint import CHINESE, VisCPMPaint
+from .batcher import Batcher, Request
+from .stops import StopTexts, until_stop
+
+
+class PromptTooLongError(ValueError):
+    """A question with its context is longer than the model reads."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are chosen.
+
+    Without temperature and top_p it is the original's beam search; streamed, greedy search.
+
+    Args:
+        max_tokens (`int`, *optional*): at most so many; by default the model's, 514 for those released.
+        temperature (`float`, *optional*): 0 is greedy search.
+        top_p (`float`, *optional*): sample among the likeliest tokens of so much probability.
+        seed (`int`, *optional*): makes sampling repeatable; such a question is answered by itself.
+        n (`int`): how many answers: of the sampling, or the best of the beams.
+        stop (`tuple[str, ...]`): texts that end an answer and are left out.
+    """
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    n: int = 1
+    stop: tuple[str, ...] = ()
+
+    @property
+    def samples(self) -> bool:
+        """Whether tokens are drawn."""
+        return self.temperature != 0 and (self.temperature is not None or self.top_p is not None)
+
+    def options(self, streams: bool) -> dict[str, Any]:
+        """For `generate()`."""
+        options: dict[str, Any] = {}
+        if self.max_tokens is not None:
+            options["max_new_tokens"] = self.max_tokens
+        if self.stop:
+            options["stop_strings"] = list(self.stop)
+        if self.n > 1:
+            options["num_return_sequences"] = self.n
+        if self.samples:
+            # lower ones overflow; transformers' own default would draw among 50 tokens only
+            temperature = 1.0 if self.temperature is None else max(self.temperature, 1e-4)
+            options |= {"do_sample": True, "num_beams": 1, "temperature": temperature, "top_k": 0}
+            options |= {} if self.top_p is None else {"top_p": self.top_p}
+        elif streams or self.temperature == 0:
+            options |= {"do_sample": False, "num_beams": 1}
+        return options
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A question to Chat.
+
+    Args:
+        question (`str`): plain text.
+        image (`PIL.Image.Image`, *optional*): what it is about.
+        context (`str`): earlier turns, as `VisCPMChat.chat` returns them.
+        sampling (`Sampling`): how the answer is chosen.
+        shortens (`bool`): whether the oldest turns are left out where all is too long, as the class does, or the
+            question is refused.
+    """
+
+    question: str
+    image: Image.Image | None = None
+    context: str = ""
+    sampling: Sampling = Sampling()
+    shortens: bool = True
+
+
+@dataclass(frozen=True)
+class AnswerPiece:
+    """A part of a streamed answer.
+
+    Args:
+        number (`int`): of the answer, if there are several.
+        text (`str`): what comes next.
+    """
+
+    number: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt to Paint.
+
+    Args:
+        prompt, negative_prompt (`str`): plain texts.
+        n (`int`): how many pictures.
+        seed (`int`, *optional*): of the first picture, the next has the next; drawn by lot by default. A prompt with a
+            seed is painted by itself, so that its picture is the same to the last bit.
+        steps (`int`, *optional*), guidance (`float`, *optional*): by default the engine's.
+        width, height (`int`, *optional*): in pixels; by default the model's.
+        candidates (`int`, *optional*): for each picture, of which the ranker chooses; by default the model's.
+    """
+
+    prompt: str
+    negative_prompt: str = ""
+    n: int = 1
+    seed: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    width: int | None = None
+    height: int | None = None
+    candidates: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Painted:
+    """A picture.
+
+    Args:
+        image (`PIL.Image.Image`): RGB.
+        seed (`int`): that paints it again.
+        blackened (`bool`): whether the safety checker replaced it by black.
+    """
+
+    image: Image.Image
+    seed: int
+    blackened: bool
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a picture is.
+
+    Args:
+        step, steps (`int`): of denoising.
+    """
+
+    step: int
+    steps: int
+
+
+class _CancelledError(Exception):
+    """Nobody waits any more."""
+
+
+class Engine:
+    """Chat and Paint, each with its queue and its thread.
+
+    Args:
+        chat (`VisCPMChat`, *optional*), paint (`VisCPMPaint`, *optional*): loaded; it is the only one to use them.
+        max_batch (`int`): how many questions or pictures go through a model at once.
+        max_queue (`int`): how many requests may wait for a model.
+        timeout (`float`, *optional*): seconds a request may take, waiting included.
+        painting (`dict`, *optional*): what a prompt does not say: `steps`, `guidance`.
+
+    Its coroutines raise `QueueFullError`, `DrainingError`, `TimeoutError` past the deadline, `UnsafeContentError` and
+    `ValueError` for what cannot be answered. Cancelling them stops the model within a step.
+
+    Example:
+        >>> engine = Engine(VisCPMChat("viscpm-chat"))
+        >>> (answer,) = await engine.answer(Question("图里有什么？", picture))
+        >>> engine.close()
+    """
+
+    def __init__(
+        self,
+        chat: VisCPMChat | None = None,
+        paint: VisCPMPaint | None = None,
+        max_batch: int = 8,
+        max_queue: int = 64,
+        timeout: float | None = None,
+        painting: Mapping[str, Any] | None = None,
+    ):
+        self.chat, self.painter, self.timeout, self.max_batch = chat, paint, timeout, max_batch
+        self._painting = {"steps": 50, "guidance": 7.5, **(painting or {})}
+        self.batchers: dict[str, Batcher] = {}
+        if chat is not None:
+            self.batchers["chat"] = Batcher("Chat", self._answer_batch, max_batch, max_queue)
+        if paint is not None:
+            paint.pipeline.set_progress_bar_config(disable=True)
+            self.batchers["paint"] = Batcher("Paint", self._paint_batch, max_batch, max_queue)
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken: no model is about to stop, none has died."""
+        return all(batcher.alive and not batcher.draining for batcher in self.batchers.values())
+
+    def drain(self) -> None:
+        """Takes nothing new; what is there goes on."""
+        for batcher in self.batchers.values():
+            batcher.drain()
+
+    def close(self, timeout: float = 0.0) -> None:
+        """Takes nothing new, finishes what is there for so many seconds, cancels the rest; may be called again."""
+        self.drain()
+        for batcher in self.batchers.values():
+            batcher.close(timeout)
+
+    async def answer(self, question: Question) -> list[ChatAnswer]:
+        """Answers a question.
+
+        Returns:
+            As many answers as asked for, best first, without stop texts.
+        """
+        group, weight = self._place_of(question, streams=False)
+        async with asyncio.timeout(self.timeout):
+            return await self.batchers["chat"].ask(question, group, weight)
+
+    async def stream_answer(self, question: Question) -> AsyncIterator[AnswerPiece | list[ChatAnswer]]:
+        """Answers a question piece by piece; at last comes what `answer` would return. Closing it stops the model."""
+        stops = [StopTexts(question.sampling.stop) for _ in range(question.sampling.n)]
+        group, weight = self._place_of(question, streams=True)
+        async with aclosing(self._pieces(self.batchers["chat"].stream(question, group, weight))) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, AnswerPiece):
+                    if text := stops[piece.number].read(piece.text):
+                        yield AnswerPiece(piece.number, text)
+                    continue
+                for number, rest in enumerate(stops):
+                    if text := rest.end():
+                        yield AnswerPiece(number, text)
+                yield piece
+
+    async def paint(self, prompt: Prompt) -> list[Painted]:
+        """Paints a prompt; as many pictures as asked for."""
+        async with asyncio.timeout(self.timeout):
+            return await self.batchers["paint"].ask(prompt, *self._place_of_prompt(prompt))
+
+    async def stream_picture(self, prompt: Prompt) -> AsyncIterator[Progress | list[Painted]]:
+        """Paints a prompt, telling how far it is; at last comes what `paint` would return."""
+        stream = self.batchers["paint"].stream(prompt, *self._place_of_prompt(prompt))
+        async with aclosing(self._pieces(stream)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def _pieces(self, stream):
+        """Those of a stream, until the deadline: which must not strike while somebody else is at work with a piece."""
+        deadline = None if self.timeout is None else asyncio.get_running_loop().time() + self.timeout
+        async with aclosing(stream):
+            while True:
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        piece = await anext(stream)
+                except StopAsyncIteration:
+                    return
+                yield piece
+
+    def _place_of(self, question, streams):
+        """Which questions it can be answered with, and how many places it takes."""
+        sampling = question.sampling
+        options = sampling.options(streams)
+        weight = sampling.n if options.get("num_beams") == 1 else 1
+        if sampling.samples and sampling.seed is not None:
+            return None, weight
+        return tuple((name, str(value)) for name, value in options.items()), weight
+
+    def _answer_batch(self, requests: Sequence[Request]) -> list[Any]:
+        """Answers questions of equal settings, in the thread of Chat."""
+        items: list[Any] = [self._item(request) for request in requests]
+        good = [number for number, item in enumerate(items) if isinstance(item, dict)]
+        streams = any(request.emit is not None for request in requests)
+
+        def emit(number, answer, piece):
+            if (send := requests[good[number]].emit) is not None:
+                send(AnswerPiece(answer, piece.text))
+
+        sampling = requests[0].payload.sampling
+        with self._drawing(sampling):
+            answers = self.chat.answers(
+                [items[number] for number in good],
+                emit if streams else None,
+                lambda number: requests[good[number]].cancelled.is_set(),
+                **sampling.options(streams),
+            )
+        for number, found in zip(good, answers, strict=True):
+            items[number] = [replace(one, text=until_stop(one.text, sampling.stop)) for one in found]
+        return items
+
+    def _item(self, request):
+        """For `VisCPMChat.answers`, or why not: an exception, which then is of this question alone."""
+        question = request.payload
+        if request.cancelled.is_set():
+            return _CancelledError()
+        try:
+            limit = self.chat.processor.max_input_length
+            encoding = self.chat.processor.encode_chat(
+                question.image is not None,
+                question.question,
+                question.context,
+                max_length=limit if question.shortens else None,
+            )
+            length = len(encoding["input_ids"])
+            if limit is not None and length > limit:
+                raise PromptTooLongError(
+                    f"Got a conversation of {length} tokens, expected at most {limit}: leave out its oldest turns."
+                )
+            states = None if question.image is None else self.chat.encode_image(question.image)
+        except Exception as error:
+            return error
+        return {"question": question.question, "context": question.context, "vision_hidden_states": states}
+
+    @contextmanager
+    def _drawing(self, sampling):
+        """Tokens are drawn from a seed; torch's own generator, which is everybody's, is put back."""
+        if not sampling.samples:
+            yield
+            return
+        devices = [self.chat.device] if self.chat.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(secrets.randbits(63) if sampling.seed is None else sampling.seed)
+            yield
+
+    def _place_of_prompt(self, prompt):
+        """Which prompts it can be painted with, and how many places it takes."""
+        chinese = not self.painter.chinese_only or bool(CHINESE.search(prompt.prompt))
+        ranked = chinese and "ranker" in self.painter.chinese_only
+        weight = prompt.n * (prompt.candidates or (4 if ranked else 1))
+        if prompt.seed is not None:
+            return None, weight
+        return (chinese, prompt.steps, prompt.guidance, prompt.width, prompt.height, prompt.candidates), weight
+
+    def _paint_batch(self, requests: Sequence[Request]) -> list[Any]:
+        """Paints prompts of equal settings, in the thread of Paint."""
+        prompts = [request.payload for request in requests]
+        seeds = [
+            [(secrets.randbits(32) if prompt.seed is None else prompt.seed) + i for i in range(prompt.n)]
+            for prompt in prompts
+        ]
+        rows = [(prompt, seed % 2**64) for prompt, own in zip(prompts, seeds, strict=True) for seed in own]
+        each = self._place_of_prompt(prompts[0])[1] // prompts[0].n
+        at_once = max(1, self.max_batch // each)
+        chunks = [rows[start : start + at_once] for start in range(0, len(rows), at_once)]
+        painted = []
+        for number, chunk in enumerate(chunks):
+            painted += self._paint_rows(chunk, requests, number, len(chunks))
+        ends = list(itertools.accumulate(prompt.n for prompt in prompts))
+        return [painted[end - prompt.n : end] for prompt, end in zip(prompts, ends, strict=True)]
+
+    def _paint_rows(self, rows, requests, chunk, chunks):
+        def after_step(pipeline, step, timestep, tensors):
+            if all(request.cancelled.is_set() for request in requests):
+                raise _CancelledError
+            for request in requests:
+                if request.emit is not None:
+                    request.emit(Progress(chunk * pipeline.num_timesteps + step + 1, chunks * pipeline.num_timesteps))
+            return {}
+
+        first = rows[0][0]
+        output = self.painter.paint(
+            [prompt.prompt for prompt, _ in rows],
+            [prompt.negative_prompt for prompt, _ in rows],
+            guidance_scale=self._painting["guidance"] if first.guidance is None else first.guidance,
+            num_inference_steps=self._painting["steps"] if first.steps is None else first.steps,
+            num_candidates=first.candidates,
+            generator=[seed for _, seed in rows],
+            width=first.width,
+            height=first.height,
+            callback_on_step_end=after_step,
+        )
+        flags = output.nsfw_content_detected or [False] * len(rows)
+        return [
+            Painted(image, seed, bool(flag)) for image, flag, (_, seed) in zip(output.images, flags, rows, strict=True)
+        ]
