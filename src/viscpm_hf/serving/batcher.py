@@ -91,6 +91,11 @@ class Batcher:
         return len(self._waiting)
 
     @property
+    def busy(self) -> bool:
+        """Whether the model is at work."""
+        return bool(self._running)
+
+    @property
     def alive(self) -> bool:
         """Whether the thread still works."""
         return self._thread.is_alive()
@@ -222,13 +227,12 @@ class Batcher:
             self._settle(request, result)
 
     def _settle(self, request: Request, result: Any) -> None:
-        outcome = "failed" if isinstance(result, BaseException) else "answered"
-        self.counters.requests[outcome] += 1  # first: whoever has the answer may look at once
-        try:
-            if outcome == "failed":
+        # counted first: whoever has the answer may look at once
+        failed = isinstance(result, BaseException)
+        outcome = "cancelled" if request.cancelled.is_set() else "failed" if failed else "answered"
+        self.counters.requests[outcome] += 1
+        with suppress(InvalidStateError):  # cancelled
+            if failed:
                 request.future.set_exception(result)
             else:
                 request.future.set_result(result)
-        except InvalidStateError:  # cancelled meanwhile
-            self.counters.requests[outcome] -= 1
-            self.counters.requests["cancelled"] += 1
