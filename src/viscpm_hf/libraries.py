@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 
 # loggers of optional quantizers, which comment on the machine when diffusers is imported
@@ -121,3 +121,9 @@ def register() -> None:
     # On the language model's configuration only: for a Chat repository transformers then finds the class by its name,
     # and prefers it to the repository's copy as it does for the other parts.
     AutoTokenizer.register(CpmBeeConfig, tokenizer_class=CpmBeeTokenizer, exist_ok=True)
+    # `transformers serve` asks a table of names, which register() does not reach. Its name is public but in no manual:
+    # a later version may lack it, and then only that command does not know Chat.
+    with suppress(ImportError):
+        from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES as TABLE
+
+        TABLE[VisCPMChatConfig.model_type] = VisCPMChatForConditionalGeneration.__name__

@@ -19,6 +19,8 @@ logger = logging.get_logger(__name__)
 _FORGED_TURN = re.compile(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+(?=\s*(?:User|AI)\s*[:：])")
 _TEXT_OPTIONS = ("padding", "padding_side", "max_length", "truncation", "pad_to_multiple_of")
 _IMAGE_OPTIONS = (*ImagesKwargs.__annotations__, "backend")
+# arguments of transformers' apply_chat_template that ask for nothing when False, as `transformers serve` sends one
+_SWITCHED_OFF = ("return_assistant_tokens_mask", "load_audio_from_video", "sanitize_control_tokens")
 
 # Shows a conversation to people (`tokenize=False`). The model's input is built from the messages themselves, so that
 # nothing a user writes can be mistaken for structure.
@@ -416,6 +418,7 @@ class VisCPMChatProcessor(ProcessorMixin):
             raise ValueError(f"Got return_tensors={return_tensors!r}, expected 'pt' or 'np'.")
         if options.get("return_mm_token_type_ids"):  # they always are
             del options["return_mm_token_type_ids"]
+        options = {key: value for key, value in options.items() if value is not False or key not in _SWITCHED_OFF}
         text = {key: options.pop(key) for key in _TEXT_OPTIONS if key in options}
         images = {key: options.pop(key) for key in _IMAGE_OPTIONS if key in options}
         unknown = sorted(key for key, value in options.items() if value is not None)
