@@ -241,3 +241,54 @@ def test_quantization_leaves_vision_alone(chat_repo_eos, pictures):
 def test_devices_that_are_not_here_are_refused_before_loading(chat_repo_eos, device):
     with pytest.raises(ValueError, match="^There is no .* to run on here"):
         VisCPMChat(chat_repo_eos, device=device)
+
+
+def test_answers_tell_what_a_server_wants_to_know(chat, pictures):
+    """Counts, reasons, clean text as the processor's, several answers each; pieces make up the texts."""
+    items = [
+        {"image": pictures[0], "question": "这张图片里有什么？"},
+        {"image": None, "question": "鲲鹏是什么颜色？鲲呢？q和鲲鹏"},
+        {"image": pictures[1], "question": "a < b"},
+    ]
+    pieces = {}
+
+    def on_piece(question, number, piece):
+        pieces.setdefault((question, number), []).append(piece)
+
+    torch.manual_seed(0)
+    sampled = chat.answers(items, on_piece, do_sample=True, num_return_sequences=2, max_new_tokens=20)
+    assert [len(found) for found in sampled] == [2, 2, 2]
+    for question, found in enumerate(sampled):
+        for number, one in enumerate(found):
+            assert one.text == "".join(piece.text for piece in pieces[question, number])
+            assert one.answer == "".join(piece.answer for piece in pieces[question, number])
+    for options in (BEAMS, GREEDY):
+        for item, (one,) in zip(items, chat.answers(items, **options), strict=True):
+            assert (one.answer, one.context) == chat.chat(**item, **options)[:2]
+            inputs = chat.processor(images=item["image"], text=item["question"])
+            ids = chat.model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :]
+            (text,) = chat.processor.post_process_image_text_to_text(ids, ext_tables=inputs.ext_tables)
+            assert (one.text, one.completion_tokens) == (text, ids.shape[1])
+            assert one.prompt_tokens == inputs["input_ids"].shape[1]
+            ended = ids[0, -1] == chat.processor.tokenizer.eos_token_id
+            assert one.finish_reason == ("stop" if ended else "length")
+    with pytest.raises(ValueError, match="one beam"):
+        chat.answers(items, on_piece, num_beams=3)
+    with pytest.raises(ValueError, match="answers"):
+        chat.batch_chat(items, num_return_sequences=2)
+
+
+def test_who_stops_earlier_in_a_batch_has_no_padding(chat, pictures):
+    items = [
+        {"image": picture, "question": question} for picture in pictures for question in ("你", "a < b", "鲲鹏？")
+    ]
+    for options in (BEAMS, GREEDY):
+        whole = [answer for answer, _, _ in chat.batch_chat(items, **options)]
+        stop = sorted(whole, key=len)[-1][4:6]
+        assert any(stop in answer for answer in whole) and not all(stop in answer for answer in whole)
+        stopped = [answer for answer, _, _ in chat.batch_chat(items, stop_strings=[stop], **options)]
+        assert stopped == [chat.chat(**item, stop_strings=[stop], **options)[0] for item in items]
+    at_once = chat.answers(items, is_stopped=lambda number: number != 1, **GREEDY)
+    assert [found[0].completion_tokens for found in at_once][1] == chat.answers(items, **GREEDY)[1][
+        0
+    ].completion_tokens

@@ -222,3 +222,18 @@ def test_what_is_not_a_converted_paint_is_refused(paint_repo, tmp_path, chat_rep
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     with pytest.raises(ValueError, match="holds a StableDiffusionPipeline"):
         VisCPMPaint(tmp_path)
+
+
+def test_several_prompts_are_painted_at_once_with_flags(complete):
+    """paint() is generate() for a server; one batch is of one language where only Chinese is checked and ranked."""
+    painter = VisCPMPaint(complete)
+    output = painter.paint([SAFE, SAFE], ["", "red"], generator=[1, 2], **FAST)
+    assert output.rank_scores.shape == (2, 4) and len(output.nsfw_content_detected) == 2
+    assert [image.size for image in output.images] == [(32, 32)] * 2
+    with pytest.warns(UserWarning, match="not Chinese"):
+        english = painter.paint(["a red car", "a car"], generator=[1, 2], **FAST)
+    assert english.rank_scores is None and len(english.images) == 2
+    with pytest.raises(ValueError, match="split them"):
+        painter.paint([SAFE, "a red car"], **FAST)
+    with pytest.raises(UnsafeContentError):
+        painter.paint([SAFE, UNSAFE], **FAST)
