@@ -1,0 +1,136 @@
+"""Whatever goes wrong, in OpenAI's shape: one sentence, and a code that programs understand."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from ...language import printable, shortened
+from ...remote_code.pipeline_viscpm_paint import UnsafePromptError
+from ...safety import UnsafeContentError
+from ..batcher import DrainingError, QueueFullError
+from ..engine import PromptTooLongError
+
+
+class ApiError(HTTPException):
+    """An answer that is none.
+
+    Args:
+        status (`int`): of HTTP.
+        message (`str`): one sentence for people.
+        code (`str`, *optional*): for programs.
+        param (`str`, *optional*): the field at fault.
+        type (`str`, *optional*): by default OpenAI's for the status.
+        headers (*optional*): of HTTP.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str | None = None,
+        param: str | None = None,
+        type: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ):
+        # what a client sent comes back in it, shortened; an answer can hold no half of a surrogate pair
+        self.message = printable(shortened(message, 600))
+        super().__init__(status, self.message, dict(headers or {}))
+        self.code, self.param = code, None if param is None else printable(shortened(param, 100))
+        self.type = type or _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+    @property
+    def response(self) -> JSONResponse:
+        """For HTTP; it is an ASGI application too."""
+        return JSONResponse(self.body, self.status_code, self.headers)
+
+
+_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error", 504: "timeout_error"}
+
+
+class Error(BaseModel):
+    """What is wrong."""
+
+    message: str = Field(description="One sentence.")
+    type: str = Field(description="Of whose making it is, for example `invalid_request_error`.")
+    param: str | None = Field(description="The field at fault.")
+    code: str | None = Field(description="For programs, for example `context_length_exceeded`.")
+
+
+class ErrorBody(BaseModel):
+    """Every answer that is none."""
+
+    error: Error
+
+
+# of every route, in the OpenAPI document
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": text}
+    for status, text in {
+        400: "The request cannot be answered",
+        401: "A wrong API key",
+        404: "No such model, or no such route",
+        408: "The request took too long to come",
+        413: "The request is too large",
+        415: "The request is no JSON",
+        429: "Too many requests wait: come again after `Retry-After` seconds",
+        503: "The server is stopping",
+        504: "The answer took too long",
+        "default": "A fault of the server",  # also keeps FastAPI from announcing its own errors of status 422
+    }.items()
+}
+
+
+def error_of(error: BaseException) -> ApiError:
+    """What a client is told of an exception; of what is no fault of the client, only that there is a log."""
+    match error:
+        case ApiError():
+            return error
+        case HTTPException(status_code=404):
+            return ApiError(404, "There is no such route: see /docs.", "route_not_found")
+        case HTTPException():
+            return ApiError(error.status_code, f"{error.detail}.", headers=error.headers)
+        case RequestValidationError():
+            return _of_validation(error)
+        case QueueFullError():
+            return ApiError(429, str(error), "queue_full", headers={"Retry-After": str(math.ceil(error.retry_after))})
+        case DrainingError():
+            return ApiError(503, str(error), "server_stopping", headers={"Retry-After": "10"})
+        case TimeoutError():
+            return ApiError(504, "The answer took longer than the server allows: ask for less.", "timeout")
+        case UnsafeContentError(__cause__=UnsafePromptError()):
+            return ApiError(400, "The safety checker refused the prompt: use another.", "unsafe_prompt", "prompt")
+        case UnsafeContentError():
+            return ApiError(400, "The safety checker refused the picture: use another.", "unsafe_image")
+        case PromptTooLongError():
+            return ApiError(400, str(error), "context_length_exceeded", "messages")
+        case ValueError():
+            return ApiError(400, str(error), "invalid_value")
+    return ApiError(500, "The server failed at this request; its log says why.", "internal_error")
+
+
+def add_to(app: FastAPI) -> None:
+    """Makes it answer every error so."""
+
+    async def answer(request: Request, error: Exception) -> JSONResponse:
+        return error_of(error).response
+
+    kinds = (HTTPException, RequestValidationError, QueueFullError, DrainingError, TimeoutError, ValueError, Exception)
+    for kind in kinds:
+        app.add_exception_handler(kind, answer)
+
+
+def _of_validation(error: RequestValidationError) -> ApiError:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"][1:])
+    return ApiError(400, f"{where or 'The body'}: {first['msg']}.", "invalid_value", where or None)

@@ -1,0 +1,54 @@
+"""Who has hung up is not answered."""
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+
+from .errors import ApiError
+
+T = TypeVar("T")
+
+
+async def running(request: Request, coroutine: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine, which is cancelled when the client hangs up.
+
+    Args:
+        request (`Request`): whose body has been read.
+        coroutine: what works for it.
+
+    Raises:
+        ApiError: if the client hung up; nobody will read it.
+    """
+
+    async def hung_up():
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    work, watch = asyncio.ensure_future(coroutine), asyncio.ensure_future(hung_up())
+    try:
+        await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            return work.result()
+        raise ApiError(499, "The client hung up.")
+    finally:
+        work.cancel()
+        watch.cancel()
+        await asyncio.gather(work, watch, return_exceptions=True)
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events of an async generator, which is closed whatever happens."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events):
+        # proxies must neither keep nor gather them
+        super().__init__(events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+
+    async def __call__(self, scope, receive, send) -> None:
+        async with aclosing(self.body_iterator):
+            await super().__call__(scope, receive, send)
