@@ -3,10 +3,14 @@
 from collections.abc import Mapping, Sequence
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from ... import __version__
 from ..engine import Engine
-from . import errors
+from . import chat, errors, original
+from .fetching import Fetcher
+from .limits import Heads, Key, Limits
+from .pictures import Pictures
 
 NAMES = {"chat": "VisCPM-Chat", "paint": "VisCPM-Paint"}
 
@@ -39,8 +43,27 @@ def create_app(
         responses=errors.RESPONSES,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     errors.add_to(app)
+    # the last is the first to see a request
+    app.add_middleware(Limits, max_body=max_body, timeout=engine.timeout)
+    if api_key is not None:
+        app.add_middleware(Key, api_key=api_key)
+    if cors:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(cors),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After"],
+        )
+    app.add_middleware(Heads)
+    name = None if engine.chat is None else names["chat"]
+    to_rgb = None if engine.chat is None else engine.chat.processor.image_processor.to_pil
+    pictures = Pictures(to_rgb, max_pixels, Fetcher(max_body) if allow_image_urls else None)
+    original.add_to(app, engine, name, pictures)
+    chat.add_to(app, engine, name, pictures)
     # helper `serve`: images.add_to(app, engine, names) here
     # helper `serve`: models.add_to(app, engine, names) here
     # helper `serve`: metrics.add_to(app, engine) here

@@ -98,6 +98,9 @@ def error_of(error: BaseException) -> ApiError:
             return error
         case HTTPException(status_code=404):
             return ApiError(404, "There is no such route: see /docs.", "route_not_found")
+        case HTTPException(status_code=400):  # FastAPI's, for whatever json raises
+            text = "The body cannot be read as JSON: is it UTF-8, not nested too deeply, and without endless numbers?"
+            return ApiError(400, text, "invalid_json")
         case HTTPException():
             return ApiError(error.status_code, f"{error.detail}.", headers=error.headers)
         case RequestValidationError():
@@ -130,7 +133,60 @@ def add_to(app: FastAPI) -> None:
         app.add_exception_handler(kind, answer)
 
 
+def check_model(model: str | None, name: str | None, kind: str) -> None:
+    """Raises `ApiError` unless a model is served, and it is the one that is asked for.
+
+    Args:
+        model (`str`, *optional*): asked for; None takes what there is.
+        name (`str`, *optional*): served; None if there is none.
+        kind (`str`): for people.
+    """
+    if name is None:
+        raise ApiError(404, f"{kind} is not served here.", "model_not_found", "model")
+    if model not in (None, name):
+        raise ApiError(404, f"There is no {kind} {_quoted(model)} here, only {name!r}.", "model_not_found", "model")
+
+
 def _of_validation(error: RequestValidationError) -> ApiError:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"][1:])
-    return ApiError(400, f"{where or 'The body'}: {first['msg']}.", "invalid_value", where or None)
+    """Of all that is wrong the first, with its field as it is written in Python."""
+    first, body = error.errors()[0], error.body
+    if isinstance(body, bytes):
+        return ApiError(
+            415, "The body is not announced as JSON: send 'Content-Type: application/json'.", "unsupported_media_type"
+        )
+    kind, got = first["type"], first.get("input")
+    if kind == "json_invalid":
+        text = f"The body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}."
+        return ApiError(400, text, "invalid_json")
+    param = _field(first["loc"], body, kind == "missing")
+    match kind:
+        case "missing":
+            text = f"{param or 'The body'} is missing."
+        case "extra_forbidden":
+            text = f"{param} is unknown here: leave it out."
+        case "value_error":
+            text = f"{param}: {first['ctx']['error']}." if param else f"{_capital(str(first['ctx']['error']))}."
+        case _:
+            wanted = (first["msg"][:1].lower() + first["msg"][1:]).replace("input", "it", 1)
+            text = f"Got {_quoted(got)} as {param or 'the body'}, but {wanted.replace(' after validation', '')}."
+    return ApiError(400, text, "invalid_value", param)
+
+
+def _field(where, body, is_missing):
+    """`messages[0].content`, without what pydantic puts between (the names of types)."""
+    path, value = "", body
+    for number, part in enumerate(where):
+        is_last = number == len(where) - 1
+        if isinstance(value, list) and isinstance(part, int) and part < len(value):
+            path, value = f"{path}[{part}]", value[part]
+        elif isinstance(value, dict) and (part in value or is_missing and is_last):
+            path, value = f"{path}.{part}" if path else part, value.get(part)
+    return path or None
+
+
+def _quoted(value):
+    return shortened(repr(value), 80)
+
+
+def _capital(text):
+    return text[:1].upper() + text[1:]

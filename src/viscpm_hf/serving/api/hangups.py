@@ -1,7 +1,7 @@
 """Who has hung up is not answered."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -41,14 +41,20 @@ async def running(request: Request, coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events of an async generator, which is closed whatever happens."""
+    """Server-sent events.
+
+    Args:
+        events (`AsyncGenerator`): of texts.
+        source (`AsyncGenerator`): that they are made of; both are closed whatever happens.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events):
+    def __init__(self, events: AsyncGenerator[str], source: AsyncGenerator[Any]):
         # proxies must neither keep nor gather them
         super().__init__(events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        self._source = source
 
     async def __call__(self, scope, receive, send) -> None:
-        async with aclosing(self.body_iterator):
+        async with aclosing(self._source), aclosing(self.body_iterator):
             await super().__call__(scope, receive, send)

@@ -1,0 +1,137 @@
+"""Size and time of requests, and the key: judged before anything is read into a form.
+
+Plain ASGI: what Starlette calls BaseHTTPMiddleware would keep hang-ups from the routes.
+"""
+
+import asyncio
+import hmac
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .errors import ApiError
+
+_VALUES = 250_000  # numbers, lists and the like take a hundred times their size in memory once they are read
+_LINGER = 5.0  # seconds to read on after a refusal: who is cut off while sending does not see it
+OPEN = ("/health", "/docs", "/openapi.json")  # need no key
+
+
+class Limits:
+    """Reads the whole body before the application sees anything of it, if it is small and comes fast.
+
+    Args:
+        app: what it protects.
+        max_body (`int`, bytes), timeout (`float`, *optional*, seconds): that the body may take.
+    """
+
+    def __init__(self, app: ASGIApp, max_body: int, timeout: float | None):
+        self.app, self.max_body, self.timeout = app, max_body, timeout
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        try:
+            body = await self._body(scope, receive)
+        except ApiError as error:
+            await refuse(error, scope, receive, send)
+            return
+        if body is None:
+            return
+        parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        del body
+
+        async def read() -> Message:
+            return parts.pop() if parts else await receive()
+
+        await self.app(scope, read, send)
+
+    async def _body(self, scope, receive):
+        """The body; None if the client hung up."""
+        length = dict(scope["headers"]).get(b"content-length", b"")
+        if length.isdigit() and int(length[:20]) > self.max_body:
+            raise self._too_large()
+        chunks, size = [], 0
+        try:
+            async with asyncio.timeout(self.timeout):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    chunks.append(message.get("body", b""))
+                    size += len(chunks[-1])
+                    if size > self.max_body:
+                        raise self._too_large()
+                    if not message.get("more_body"):
+                        break
+        except TimeoutError:
+            raise ApiError(408, f"The request did not come within {self.timeout:g} seconds.", "slow_request") from None
+        body = b"".join(chunks)
+        if size > _VALUES and sum(body.count(sign) for sign in (b",", b"[", b"{")) > _VALUES:
+            raise ApiError(400, f"The body holds more than {_VALUES} values.", "too_many_values")
+        return body
+
+    def _too_large(self):
+        most = f"{self.max_body / 2**20:.3g} MiB"
+        return ApiError(413, f"The request is larger than {most}: send a smaller picture.", "request_too_large")
+
+
+class Key:
+    """Lets in who has the key.
+
+    Args:
+        app: what it protects.
+        api_key (`str`): that is to come as `Authorization: Bearer`.
+    """
+
+    def __init__(self, app: ASGIApp, api_key: str):
+        self.app, self._key = app, api_key.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].removeprefix(scope.get("root_path", "")) not in OPEN:
+            scheme, _, given = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+            if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._key):
+                got = "a wrong API key" if given else "no API key"
+                error = ApiError(
+                    401,
+                    f"Got {got}, expected it as 'Authorization: Bearer KEY'.",
+                    "invalid_api_key",
+                    headers={"WWW-Authenticate": "Bearer"},
+                )
+                await refuse(error, scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+class Heads:
+    """Answers HEAD as GET, without a body."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        await self.app({**scope, "method": "GET"}, receive, send_head)
+
+
+async def refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers before the body has come: at once, but reads on for some seconds before it closes the connection."""
+
+    async def send_all_but_the_end(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"].append((b"connection", b"close"))
+        await send({**message, "more_body": True} if message["type"] == "http.response.body" else message)
+
+    await error.response(scope, receive, send_all_but_the_end)
+    try:
+        async with asyncio.timeout(_LINGER):
+            while (message := await receive())["type"] != "http.disconnect" and message.get("more_body"):
+                pass
+    except TimeoutError:
+        pass
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
