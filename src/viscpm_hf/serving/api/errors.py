@@ -1,6 +1,8 @@
 """Whatever goes wrong, in OpenAI's shape: one sentence, and a code that programs understand."""
 
+import logging
 import math
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,12 +11,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...language import printable, shortened
 from ...remote_code.pipeline_viscpm_paint import UnsafePromptError
 from ...safety import UnsafeContentError
 from ..batcher import DrainingError, QueueFullError
 from ..engine import PromptTooLongError
+
+logger = logging.getLogger(__name__)
 
 
 class ApiError(HTTPException):
@@ -122,14 +127,44 @@ def error_of(error: BaseException) -> ApiError:
     return ApiError(500, "The server failed at this request; its log says why.", "internal_error")
 
 
+class Faults:
+    """Answers what no handler knows, and logs its traceback.
+
+    Starlette's own way is to raise it again, upon which the server closes the connection; a client that takes that
+    for its next request would be cut off.
+
+    Args:
+        app: what may fail.
+    """
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except Exception as error:
+            if started or scope["type"] != "http":
+                raise
+            logger.error("A request failed", exc_info=error)
+            await error_of(error).response(scope, receive, send)
+
+
 def add_to(app: FastAPI) -> None:
     """Makes it answer every error so."""
+    app.add_middleware(Faults)
 
     async def answer(request: Request, error: Exception) -> JSONResponse:
         return error_of(error).response
 
-    kinds = (HTTPException, RequestValidationError, QueueFullError, DrainingError, TimeoutError, ValueError, Exception)
-    for kind in kinds:
+    for kind in (HTTPException, RequestValidationError, QueueFullError, DrainingError, TimeoutError, ValueError):
         app.add_exception_handler(kind, answer)
 
 
@@ -185,7 +220,7 @@ def _field(where, body, is_missing):
 
 
 def _quoted(value):
-    return shortened(repr(value), 80)
+    return reprlib.repr(value)  # of all that JSON can hold it shows little, and not too deep
 
 
 def _capital(text):

@@ -4,11 +4,10 @@ A field that VisCPM-Chat has no use for is refused by name, unless its value is 
 """
 
 import json
+import reprlib
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-
-from ...language import shortened
 
 MOST_CHARACTERS = 100_000  # of all texts of a request; the model reads 3000 tokens
 MOST_STOPS = 4
@@ -41,7 +40,7 @@ def _only(*neutral: Any) -> Any:
             return value
         if isinstance(value, int | float) and not isinstance(value, bool) and value in neutral:
             return value
-        raise ValueError(f"got {shortened(repr(value), 80)}, which VisCPM-Chat cannot honour: leave it out")
+        raise ValueError(f"got {reprlib.repr(value)}, which VisCPM-Chat cannot honour: leave it out")
 
     shown = " or ".join(json.dumps(each) for each in (*neutral, None))
     return Annotated[
@@ -80,14 +79,14 @@ def _parts(content: Any) -> Any:
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind not in ("text", "image_url"):
-            shown = f"of type {kind!r}" if isinstance(kind, str) else "without a type"
+            shown = f"of type {reprlib.repr(kind)}" if isinstance(kind, str) else "without a type"
             raise ValueError(f"got a part {shown}, expected 'text' or 'image_url'")
     return content
 
 
 def _role(role: Any) -> Any:
     if role not in ("user", "assistant"):
-        raise ValueError(f"got {role!r}, but VisCPM-Chat knows no other role than 'user' and 'assistant'")
+        raise ValueError(f"got {reprlib.repr(role)}, but VisCPM-Chat knows no other role than 'user' and 'assistant'")
     return role
 
 
@@ -205,7 +204,9 @@ class ChatRequest(Strict):
         if (characters := sum(len(message.text) for message in self.messages)) > MOST_CHARACTERS:
             raise ValueError(f"got texts of {characters} characters, expected at most {MOST_CHARACTERS}")
         if self.max_tokens and self.max_completion_tokens and self.max_tokens != self.max_completion_tokens:
-            raise ValueError("max_tokens and max_completion_tokens differ, though they are the same: give one")
+            raise ValueError(
+                "got max_tokens and max_completion_tokens that differ, though they are the same: give one"
+            )
         if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options are there without stream: leave them out, or set stream to true")
+            raise ValueError("got stream_options without stream: leave them out, or set stream to true")
         return self

@@ -7,6 +7,7 @@ import asyncio
 import base64
 import binascii
 import io
+import reprlib
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -64,7 +65,7 @@ class Pictures:
             except ValueError:  # of base64, or of text that is not ASCII
                 raise ApiError(
                     400,
-                    f"Got {_quoted(text)}, expected a picture file in base64, or as a data URL with base64.",
+                    f"Got {reprlib.repr(text)}, expected a picture file in base64, or as a data URL with base64.",
                     "invalid_image",
                     param,
                 ) from None
@@ -82,7 +83,9 @@ class Pictures:
         if scheme.startswith("data:"):
             return await self.from_base64(url, param)
         if not scheme.startswith(("http://", "https://")):
-            raise ApiError(400, f"Got {_quoted(url)}, expected a data URL with a picture.", "invalid_image", param)
+            raise ApiError(
+                400, f"Got {reprlib.repr(url)}, expected a data URL with a picture.", "invalid_image", param
+            )
         if self._fetcher is None:
             raise ApiError(
                 400, "Pictures are not fetched here: send a data URL with the picture.", "image_urls_disabled", param
@@ -127,10 +130,6 @@ class Pictures:
             raise ApiError(400, "Got a picture of far too many pixels.", "image_too_large", param) from None
         except Exception:  # Pillow's decoders raise anything, from SyntaxError to struct.error
             raise ApiError(400, "Got a picture that is damaged or incomplete.", "invalid_image", param) from None
-
-
-def _quoted(text: str) -> str:
-    return repr(text if len(text) <= 40 else f"{text[:40]}…")
 
 
 def _decoded(text: str) -> bytes:
