@@ -7,7 +7,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from ... import __version__
 from ..engine import Engine
-from . import chat, errors, original
+from . import chat, errors, images, metrics, models, original
 from .fetching import Fetcher
 from .limits import Heads, Key, Limits
 from .pictures import Pictures
@@ -64,7 +64,7 @@ def create_app(
     pictures = Pictures(to_rgb, max_pixels, Fetcher(max_body) if allow_image_urls else None)
     original.add_to(app, engine, name, pictures)
     chat.add_to(app, engine, name, pictures)
-    # helper `serve`: images.add_to(app, engine, names) here
-    # helper `serve`: models.add_to(app, engine, names) here
-    # helper `serve`: metrics.add_to(app, engine) here
+    images.add_to(app, engine, None if engine.painter is None else names["paint"], max_pixels)
+    models.add_to(app, engine, names)
+    metrics.add_to(app, engine, names)
     return app

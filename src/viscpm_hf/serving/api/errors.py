@@ -177,7 +177,10 @@ def check_model(model: str | None, name: str | None, kind: str) -> None:
         kind (`str`): for people.
     """
     if name is None:
-        raise ApiError(404, f"{kind} is not served here.", "model_not_found", "model")
+        flag = f"--{kind.rpartition('-')[2].lower()}"
+        raise ApiError(
+            404, f"{kind} is not served here: `viscpm serve` takes one as {flag}.", "model_not_found", "model"
+        )
     if model not in (None, name):
         raise ApiError(404, f"There is no {kind} {_quoted(model)} here, only {name!r}.", "model_not_found", "model")
 

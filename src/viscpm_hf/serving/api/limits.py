@@ -12,7 +12,7 @@ from .errors import ApiError
 
 _VALUES = 250_000  # numbers, lists and the like take a hundred times their size in memory once they are read
 _LINGER = 5.0  # seconds to read on after a refusal: who is cut off while sending does not see it
-OPEN = ("/health", "/docs", "/openapi.json")  # need no key
+OPEN = ("/health", "/health/live", "/docs", "/openapi.json")  # need no key
 
 
 class Limits:

@@ -1,0 +1,305 @@
+"""`viscpm serve`: Chat and Paint over HTTP."""
+
+import math
+import os
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ..language import printable, say
+from .options import Device, Dtype
+from .program import verb
+
+# what the extra `serve` installs, with its lowest versions, by the name of the module
+LIBRARIES = {
+    "fastapi": "fastapi>=0.135",
+    "prometheus_client": "prometheus_client>=0.21",
+    "pydantic": "pydantic>=2.11",
+    "requests_hardened": "requests-hardened>=1.2",
+    "uvicorn": "uvicorn>=0.35",
+}
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(
+        help=say(
+            "Serve Chat and Paint over HTTP: OpenAI's API and the original's endpoint.\n\nWithout --chat and --paint "
+            "it serves the tiny models in the package; with one of them, that model alone.",
+            "以 HTTP 提供 Chat 与 Paint：OpenAI 风格的 API 和原版的接口。\n\n"
+            "不给 --chat 与 --paint 时提供包内自带的小模型；只给其一时只提供该模型。",
+        )
+    )(serve)
+
+
+def _pixels(text: str) -> int:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (1 <= number <= 1e12 and number == int(number)):
+        raise typer.BadParameter(f"Got {text[:40]!r}, expected a whole number of pixels such as 40e6.")
+    return int(number)
+
+
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number <= 1e9:
+        raise typer.BadParameter(f"Got {text[:40]!r}, expected seconds such as 120.")
+    return number
+
+
+def _origin(text: str) -> str:
+    if text != "*" and not re.fullmatch(r"https?://[^\s/?#@]+", text):
+        raise typer.BadParameter(f"Got {text[:100]!r}, expected an origin such as https://example.org, or *.")
+    return text
+
+
+def serve(
+    chat: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR_OR_REPO",
+            help=say("converted VisCPM-Chat; tiny or none", "转换后的 VisCPM-Chat，或 tiny、none"),
+        ),
+    ] = None,
+    paint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR_OR_REPO",
+            help=say("converted VisCPM-Paint; tiny or none", "转换后的 VisCPM-Paint，或 tiny、none"),
+        ),
+    ] = None,
+    host: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST",
+            help=say("address to listen at; 0.0.0.0 for other machines, too", "监听地址；0.0.0.0 则其他机器也能访问"),
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(metavar="N", min=0, max=65535, help=say("0: any that is free", "端口；0 表示任一空闲端口"))
+    ] = 8000,
+    max_batch: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=4096,
+            help=say("how many requests go through a model at once", "一次最多同时处理的请求数"),
+        ),
+    ] = 8,
+    max_queue: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=1_000_000,
+            help=say("how many may wait for a model; more are told to come again", "每个模型最多排队的请求数"),
+        ),
+    ] = 64,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            parser=_seconds,
+            metavar="SECONDS",
+            help=say("for a request, waiting included (default: 120)", "每个请求的时限（秒），含排队（默认：120）"),
+            show_default=False,
+        ),
+    ] = 120.0,
+    max_pixels: Annotated[
+        int,
+        typer.Option(
+            parser=_pixels,
+            metavar="N",
+            help=say("that a picture may have (default: 40e6)", "一张图片最多的像素数（默认：40e6）"),
+            show_default=False,
+        ),
+    ] = 40_000_000,
+    api_key_env: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=say(
+                "environment variable with the key that clients must send", "环境变量名，其值为客户端必须提供的密钥"
+            ),
+        ),
+    ] = None,
+    allow_image_urls: Annotated[
+        bool,
+        typer.Option(
+            "--allow-image-urls",
+            help=say("fetch pictures that clients name by a public address", "允许客户端用公网地址给出图片"),
+        ),
+    ] = False,
+    cors: Annotated[
+        list[str] | None,
+        typer.Option(
+            parser=_origin,
+            metavar="ORIGIN",
+            help=say("let pages of this origin use it in browsers; may come again", "允许该来源的网页访问，可重复"),
+        ),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help=say(
+                "what each model may take of the GPU, or without one of main memory, such as 5GB",
+                "每个模型最多占用的显存（没有 GPU 时为内存），如 5GB",
+            ),
+        ),
+    ] = None,
+    quantization: Annotated[
+        Literal["auto", "int8", "4bit"] | None,
+        typer.Option(
+            metavar="HOW",  # the other verbs' list of choices would leave too little room here
+            help=say(
+                "auto, int8 or 4bit: quantize language models; auto: only what does not fit into --memory",
+                "auto、int8 或 4bit：量化语言模型；auto 仅当未量化时放不进 --memory",
+            ),
+        ),
+    ] = None,
+    dtype: Dtype = None,
+    device: Device = None,
+) -> int:
+    if chat is None and paint is None:
+        chat = paint = "tiny"
+    models = {"chat": chat or "none", "paint": paint or "none"}
+    if chat is None and paint == "none":
+        models["chat"] = "tiny"
+    if paint is None and chat == "none":
+        models["paint"] = "tiny"
+    if set(models.values()) == {"none"}:
+        raise typer.TyperException("Got --chat none and --paint none, which leaves nothing to serve: name a model.")
+    loading = {"memory": memory, "quantization": quantization, "dtype": dtype, "device": device}
+    engine = {"max_batch": max_batch, "max_queue": max_queue, "timeout": timeout}
+    api = {"max_pixels": max_pixels, "allow_image_urls": allow_image_urls, "cors": cors or ()}
+    return _serve(models, host, port, api_key_env, loading, engine, api)
+
+
+@verb
+def _serve(models, host, port, api_key_env, loading, limits, api):
+    _check_libraries()
+    from .remarks import only_ours, tell
+
+    key = None if api_key_env is None else _key(api_key_env)
+    with only_ours():
+        from ..serving.server import bound_socket, is_loopback
+
+        with bound_socket(host, port) as listening:
+            names = _checked_names(models)
+            if key is None and not is_loopback(listening):
+                tell(
+                    say(
+                        f"warning: whoever reaches {host} may use it: --api-key-env names a variable with a key.",
+                        f"警告：凡能访问 {host} 的人都可使用：请用 --api-key-env 指定存有密钥的环境变量。",
+                    )
+                )
+            try:
+                engine = _engine(models, names, loading, limits)
+            except SystemExit as stop:  # SIGTERM while it loads
+                return 0 if stop.code == 128 + 15 else stop.code
+            return _run(engine, names, listening, limits["timeout"], {"api_key": key, **api})
+
+
+def _check_libraries():
+    missing = [name for name in LIBRARIES if find_spec(name) is None]
+    if missing:
+        wanted = " ".join(f'"{each}"' for each in LIBRARIES.values())
+        raise ImportError(f"Serving needs libraries that are not here ({', '.join(missing)}): pip install {wanted}")
+
+
+def _key(variable):
+    key = os.environ.get(variable, "")
+    if not key:
+        raise ValueError(f"Got --api-key-env {variable}, but {variable} is not set or empty: put the key into it.")
+    if not re.fullmatch(r"[!-~]+", key):
+        raise ValueError(
+            f"The key in {variable} has a space, a line break or a character that is not ASCII, which no client can "
+            "send: choose another."
+        )
+    return key
+
+
+def _checked_names(models):
+    """Under which the models are served; before the first is loaded, the others are looked at, too."""
+    from ..checkpoint.repo import check_is_converted
+
+    wanted = {"chat": ("VisCPM-Chat", "chat", "config.json"), "paint": ("VisCPM-Paint", "paint --sd-base SD_BASE")}
+    wanted["paint"] += ("model_index.json",)
+    names = {}
+    for kind, model in models.items():
+        if model == "none":
+            continue
+        if model == "tiny":
+            names[kind] = f"{wanted[kind][0]}-tiny"
+            continue
+        check_is_converted(model, *wanted[kind])
+        names[kind] = printable(Path(model).resolve().name if os.path.isdir(model) else model)
+    if len(set(names.values())) < len(names):
+        raise ValueError(
+            f"Chat and Paint would both be called {names['chat']!r}: give one of the folders another name."
+        )
+    return names
+
+
+def _engine(models, names, loading, limits):
+    """Loads the models."""
+    from ..chat import VisCPMChat
+    from ..paint import VisCPMPaint
+    from ..serving.engine import Engine
+    from ..tiny import GUIDANCE_SCALE, tiny_chat_repo, tiny_paint_repo, use_one_thread
+    from .remarks import tell
+
+    tiny = [kind for kind, model in models.items() if model == "tiny"]
+    if tiny:
+        tell(
+            say(
+                "The tiny models in the package know coloured shapes only; --chat and --paint name real ones.",
+                "包内自带的小模型只认识彩色图形；真正的模型用 --chat 与 --paint 指定。",
+            )
+        )
+    if len(tiny) == len(names):
+        use_one_thread()
+    chat = paint = None
+    if models["chat"] != "none":
+        chat = VisCPMChat(tiny_chat_repo() if "chat" in tiny else models["chat"], **loading)
+        if "chat" not in tiny and chat.image_safety_checker is None:
+            tell(
+                say(
+                    f"warning: {names['chat']} has no safety checker: pictures of clients are not checked.",
+                    f"警告：{names['chat']} 没有安全检查模型：不检查客户端的图片。",
+                )
+            )
+    if "paint" in tiny:
+        # which has no parts that check or choose, and needs none
+        without = dict.fromkeys(("image_safety_checker", "prompt_safety_checker", "add_ranker"), False)
+        paint = VisCPMPaint(tiny_paint_repo(), **without, **loading)
+    elif models["paint"] != "none":
+        paint = VisCPMPaint(models["paint"], **loading)
+    guidance = GUIDANCE_SCALE if "paint" in tiny else 7.5
+    return Engine(chat, paint, **limits, painting={"guidance": guidance})
+
+
+def _run(engine, names, listening, timeout, api):
+    from ..serving.api import create_app
+    from ..serving.server import RequestLog, run, url_of
+    from .remarks import tell
+
+    def ready():
+        served = " · ".join(f"{kind.capitalize()}: {name}" for kind, name in names.items())
+        url = url_of(listening)
+        tell(
+            say(
+                f"{served}\nServing at {url}, described at {url}/docs; Ctrl-C stops it.",
+                f"{served}\n服务地址 {url}，接口说明 {url}/docs；按 Ctrl-C 停止。",
+            )
+        )
+
+    return run(RequestLog(create_app(engine, names, **api), tell), engine, listening, timeout, ready, tell)

@@ -1,0 +1,138 @@
+"""`/v1/images/generations`: Paint, as OpenAI's clients ask for pictures."""
+
+import asyncio
+import base64
+import io
+import math
+import re
+import time
+from typing import Annotated, Literal
+
+import numpy as np
+from fastapi import FastAPI, Request
+from pydantic import BaseModel, Field
+
+from ..engine import Engine, Painted, Prompt
+from .errors import ApiError, check_model
+from .hangups import running
+from .messages import Strict, Text
+
+_LARGER = 16  # times the model's own size: more takes hours, and no model has learned it
+
+
+class ImagesRequest(Strict):
+    """A prompt. Fields of OpenAI's that have no meaning here may have the values that ask for nothing."""
+
+    prompt: Text = Field(min_length=1, max_length=4096, description="What to paint, in Chinese or English.")
+    model: str | None = Field(None, description="The id of the model, as `/v1/models` has it.")
+    n: Annotated[int, Field(ge=1, le=10)] | None = Field(None, description="How many pictures; 1 by default.")
+    size: str | None = Field(
+        None,
+        pattern=r"^(auto|[0-9]{1,6}x[0-9]{1,6})$",
+        description="`WIDTHxHEIGHT` in pixels; the model's by default.",
+    )
+    response_format: Literal["b64_json"] | None = Field(None, description="No pictures are kept for a `url`.")
+    seed: Annotated[int, Field(ge=0, le=2**64 - 1)] | None = Field(
+        None, description="Of the first picture, the next has the next; by lot by default."
+    )
+    negative_prompt: Text | None = Field(None, max_length=4096, description="What not to paint.")
+    steps: Annotated[int, Field(ge=1, le=1000)] | None = Field(None, description="Of denoising; 50 by default.")
+    guidance: Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)] | None = Field(
+        None, description="How closely to follow the prompt; 7.5 by default, 4 for the tiny model."
+    )
+    # not supported
+    background: Literal["auto", "opaque"] | None = None
+    complexity: None = None
+    frame_count: None = None
+    frame_duration_ms: None = None
+    moderation: Literal["auto"] | None = None
+    output_compression: None = None
+    output_format: Literal["png"] | None = None
+    partial_images: Literal[0] | None = None
+    quality: Literal["auto", "standard"] | None = None
+    stream: Literal[False] | None = None
+    style: None = None
+    svg: None = None
+    # without effect on pictures
+    user: Text | None = None
+    safety_identifier: Text | None = None
+
+
+class Picture(BaseModel):
+    """A picture."""
+
+    b64_json: str = Field(description="A PNG in base64.")
+    seed: int = Field(description="That paints it again.")
+    blackened: Literal[True] | None = Field(None, description="If the safety checker replaced it by a black one.")
+    reason: str | None = Field(None, description="Why it is black.")
+
+
+class ImagesResponse(BaseModel):
+    """Pictures, as OpenAI's clients read them."""
+
+    created: int = Field(description="In seconds since 1970.")
+    data: list[Picture]
+    output_format: Literal["png"] = "png"
+    size: str
+
+
+def add_to(app: FastAPI, engine: Engine, name: str | None, max_pixels: int) -> None:
+    """Adds the route.
+
+    Args:
+        app (`FastAPI`).
+        engine (`Engine`): whose Paint paints.
+        name (`str`, *optional*): under which it is served, None if there is none.
+        max_pixels (`int`): that a picture may have; nor may it have more than 16 times those of the model's own size.
+    """
+
+    @app.post("/v1/images/generations", summary="Paints a prompt", tags=["OpenAI"], response_model_exclude_none=True)
+    async def generate_images(request: Request, body: ImagesRequest) -> ImagesResponse:
+        """As OpenAI's route of this name, with `seed`, `negative_prompt`, `steps` and `guidance`; PNG in base64."""
+        check_model(body.model, name, "VisCPM-Paint")
+        if not body.prompt.strip():
+            raise ApiError(400, "Got an empty prompt: say what to paint.", "invalid_value", "prompt")
+        width, height = _size(body.size, engine.painter.pipeline, max_pixels)
+        prompt = Prompt(
+            body.prompt,
+            body.negative_prompt or "",
+            n=body.n or 1,
+            seed=body.seed,
+            steps=body.steps,
+            guidance=body.guidance,
+            width=width,
+            height=height,
+        )
+        painted = await running(request, engine.paint(prompt))
+        data = await asyncio.to_thread(lambda: [_picture(one) for one in painted])
+        size = "x".join(map(str, painted[0].image.size))
+        return ImagesResponse(created=int(time.time()), data=data, size=size)
+
+
+def _size(text, pipeline, max_pixels):
+    """Width and height, None for the model's own."""
+    if text in (None, "auto"):
+        return None, None
+    factor = pipeline.vae_scale_factor
+    own = math.prod(int(side) * factor for side in np.broadcast_to(pipeline.unet.config.sample_size, 2))
+    most = max(min(max_pixels, _LARGER * own), factor**2)
+    sides = [int(side) for side in re.findall(r"\d+", text)]
+    if all(side and side % factor == 0 for side in sides) and math.prod(sides) <= most:
+        return sides
+    scale = min(1.0, math.sqrt(most / max(1, math.prod(sides))))
+    near = [max(round(side * scale / factor), 1) * factor for side in sides]
+    while math.prod(near) > most:
+        near[near.index(max(near))] -= factor
+    raise ApiError(
+        400,
+        f"Got size {text}, expected multiples of {factor} and at most {most} pixels, such as {near[0]}x{near[1]}.",
+        "invalid_size",
+        "size",
+    )
+
+
+def _picture(painted: Painted) -> Picture:
+    data = io.BytesIO()
+    painted.image.save(data, "PNG")
+    black = {"blackened": True, "reason": "The safety checker replaced the picture."} if painted.blackened else {}
+    return Picture(b64_json=base64.b64encode(data.getvalue()).decode(), seed=painted.seed, **black)
