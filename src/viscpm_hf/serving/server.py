@@ -10,11 +10,14 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import uvicorn
 
 from ..language import printable, say, shortened
-from .engine import Engine
+
+if TYPE_CHECKING:
+    from .engine import Engine
 
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 _LAST_STEP = 20.0  # seconds for a model to come to the end of a step that nobody waits for
@@ -133,7 +136,7 @@ class _Server(uvicorn.Server):
 
 def run(
     app: Callable,
-    engine: Engine,
+    engine: "Engine",
     listening: socket.socket,
     timeout: float,
     ready: Callable[[], None],
