@@ -111,6 +111,8 @@ class RequestLog:
 
         try:
             await self.app(scope, receive, noted)
+        except asyncio.CancelledError:  # cut off at the very end: uvicorn would log where
+            pass
         finally:  # the query of an address may hold a key, and is left out
             path = scope["path"]
             if path not in _PROBES or status != 200:
