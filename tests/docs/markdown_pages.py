@@ -4,6 +4,7 @@ What a page may say to the tests, as a comment in the line above a block:
 
     <!-- needs the real weights -->   not run (likewise `the network`, `a GPU`, `hours`, …); in Chinese <!-- 需要… -->
     <!-- continues -->                Python that goes on with the names of the block before it; 接上文 in Chinese
+    <!-- keeps running -->            a server that the rest of the page talks to; 保持运行 in Chinese
 
 What a block prints stands in a ```text block right after it, or, for Python, in `# → …` comments, one for each line
 that is printed. `…` there stands for anything within a line, and for any lines where it is alone in one.
@@ -34,6 +35,10 @@ class Block:
     @property
     def continues(self) -> bool:
         return self.mark in ("continues", "接上文")
+
+    @property
+    def keeps_running(self) -> bool:
+        return self.mark in ("keeps running", "保持运行")
 
 
 @dataclass

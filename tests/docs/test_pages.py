@@ -8,8 +8,10 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
+import time
 import tokenize
 from pathlib import Path
 from urllib.parse import unquote
@@ -128,6 +130,38 @@ def folder(tmp_path, monkeypatch, helpers):
     return tmp_path
 
 
+@pytest.fixture
+def server(folder):
+    """Starts what keeps running, at a port of its own in place of the page's 8000."""
+
+    class Server:
+        process, port = None, None
+
+        def start(self, words):
+            words = [self.here(word) for word in words]
+            assert words[0] == "viscpm" and self.process is None
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                self.port = free.getsockname()[1]
+            self.log = open(folder / "server.log", "w+")
+            command = [sys.executable, "-m", "viscpm_hf", *words[1:], "--port", str(self.port)]
+            environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+            self.process = subprocess.Popen(command, stderr=self.log, env=environment, cwd=folder)
+            while f":{self.port}" not in (folder / "server.log").read_text():
+                assert self.process.poll() is None, (folder / "server.log").read_text()
+                time.sleep(0.1)
+
+        def here(self, text):
+            return text if self.port is None else text.replace("127.0.0.1:8000", f"127.0.0.1:{self.port}")
+
+    server = Server()
+    yield server
+    if server.process is not None:
+        server.process.terminate()
+        assert server.process.wait(60) == 0
+        server.log.close()
+
+
 def run_viscpm(words, folder):
     """The command on tiny models, which it has to be told the sizes of; what it makes is not there before."""
     if words[0] == "convert":
@@ -169,7 +203,7 @@ def check_pip(words):
     assert "viscpm-hf" not in line or "git+" in line, "the package is on no index"
 
 
-def run_shell(block, folder, demo, monkeypatch, capsys):
+def run_shell(block, folder, demo, server, monkeypatch, capsys):
     """Runs the commands of a block, compares what a console shows, and returns what all of them printed."""
     output = ""
     for command in commands(block):
@@ -182,10 +216,14 @@ def run_shell(block, folder, demo, monkeypatch, capsys):
             check_shown(words)
         elif words[0] == "export":
             monkeypatch.setenv(*words[1].split("=", 1))
-        elif words[0] == "viscpm":
+        elif words[0] == "viscpm" and not block.keeps_running:
             assert run_viscpm(words[1:], folder) == 0, line
+        elif block.keeps_running:
+            server.start(words)
         elif words[0] in ("cp", "printf"):
             subprocess.run(line, shell=True, check=True, cwd=folder)
+        elif words[0] == "curl" and server.process is not None:
+            print(subprocess.run(server.here(line), shell=True, check=True, cwd=folder, stdout=-1, text=True).stdout)
         elif words[0] == "make":
             run_make(words[1:], folder, demo)
         elif words[0] == "python":
@@ -221,7 +259,7 @@ def check_python(block, name):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_blocks_run_and_print_what_is_shown(name, folder, demo, monkeypatch, capsys):
+def test_blocks_run_and_print_what_is_shown(name, folder, demo, server, monkeypatch, capsys):
     pytest.importorskip("torchao")
     page = read_page(name)
     for variable in ("LANGUAGE", "LC_ALL"):
@@ -230,10 +268,10 @@ def test_blocks_run_and_print_what_is_shown(name, folder, demo, monkeypatch, cap
     for block in page.blocks:
         where = f"{name}, line {block.line}"
         if block.language in SHELL:
-            printed = run_shell(block, folder, demo, monkeypatch, capsys)
+            printed = run_shell(block, folder, demo, server, monkeypatch, capsys)
         elif block.language == "python" and block.is_run:
             names = names if block.continues else {}
-            exec(compile("\n" * block.line + block.text, name, "exec"), names)
+            exec(compile("\n" * block.line + server.here(block.text), name, "exec"), names)
         elif block.language == "python":
             check_python(block, name)
         else:
