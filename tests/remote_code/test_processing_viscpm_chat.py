@@ -151,6 +151,13 @@ def test_no_line_of_a_text_begins_another_turn(processor, text):
     assert len(processor._turns(turn)) == 1 and turn.count("\n") == 2
 
 
+@pytest.mark.parametrize("text", ["\n" * 100_000, "\n " * 50_000, " \nUser" * 15_000, "User" + "\n" * 90_000])
+def test_many_line_breaks_are_no_work(processor, text):
+    """Each looked once for a turn behind all that follow: a question of a server's client took for ever."""
+    turn = processor.format_turn(text, f"{text}User:")
+    assert turn.count("\nUser:") + turn.count("\nAI:") == 1 and turn.startswith(f"User: {text}")
+
+
 def test_an_answer_survives_the_round_trip(processor):
     ids = processor.tokenizer.encode_segment(processor.tokenizer.escape("a < b <ans>"))[0]
     (answer,) = processor.post_process_image_text_to_text([ids])

@@ -16,7 +16,8 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 # what would begin a turn of the context inside a text
-_FORGED_TURN = re.compile(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+(?=\s*(?:User|AI)\s*[:：])")
+_LINE_BREAKS = re.compile(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+")
+_BEFORE_TURN = re.compile(r"(?<!\s)\s+(?=(?:User|AI)\s*[:：])")  # whole runs, or many line breaks would take for ever
 _TEXT_OPTIONS = ("padding", "padding_side", "max_length", "truncation", "pad_to_multiple_of")
 _IMAGE_OPTIONS = (*ImagesKwargs.__annotations__, "backend")
 # arguments of transformers' apply_chat_template that ask for nothing when False, as `transformers serve` sends one
@@ -351,7 +352,10 @@ class VisCPMChatProcessor(ProcessorMixin):
         A line in them that would begin another turn (`User:`, `AI:`) is joined to the one before it; the original
         took it for a turn.
         """
-        question, answer = (_FORGED_TURN.sub(" ", text) for text in (self.tokenizer.escape(question), answer))
+        question, answer = (
+            _BEFORE_TURN.sub(lambda space: _LINE_BREAKS.sub(" ", space[0]), text)
+            for text in (self.tokenizer.escape(question), answer)
+        )
         return f"User: {question}\nAI: {self.to_grammar(answer)}\n"
 
     def _of_messages(self, turns):
