@@ -56,6 +56,16 @@ def test_which_models_are_meant(monkeypatch, arguments, chat, paint):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "wanted"), [("", 8), ("--memory 5GB", 1), ("--memory 5GB --max-batch 3", 3), ("--max-batch 2", 2)]
+)
+def test_a_budget_is_for_one_request_at_a_time(monkeypatch, arguments, wanted):
+    """What a plan counts is one; who knows better may say so."""
+    found = []
+    monkeypatch.setattr(serve, "_serve", lambda *options: lambda: found.append(options[5]["max_batch"]))
+    assert main(["serve", *arguments.split()]) == 0 and found == [wanted]
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--chat", "none", "--paint", "none"], "leaves nothing to serve"),

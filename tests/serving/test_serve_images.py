@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import openai
 import pytest
+import torch
 from fastapi.testclient import TestClient
 from openai.types import ImagesResponse, Model
 from paint import prompt_checker_parts, safety_checker_parts
@@ -134,6 +135,16 @@ def test_no_picture_has_far_more_pixels_than_the_model_was_made_for(painter):
         answer = api.post("/v1/images/generations", json={"prompt": RED, "size": "2048x2048"})
     engine.close()
     assert answer.status_code == 400 and "such as 256x256" in answer.json()["error"]["message"]
+
+
+def test_a_size_that_does_not_fit_into_memory_is_said(client, painter, monkeypatch):
+    def paint(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(painter, "paint", paint)
+    with pytest.raises(openai.BadRequestError, match="Got size 96x96, which does not fit into memory") as error:
+        client.images.generate(prompt=RED, size="96x96")
+    assert (error.value.code, error.value.param) == ("invalid_size", "size")
 
 
 def test_who_is_not_served_is_said(client, tiny_chat):

@@ -86,14 +86,17 @@ def serve(
         int, typer.Option(metavar="N", min=0, max=65535, help=say("0: any that is free", "端口；0 表示任一空闲端口"))
     ] = 8000,
     max_batch: Annotated[
-        int,
+        int | None,
         typer.Option(
             metavar="N",
             min=1,
             max=4096,
-            help=say("how many requests go through a model at once", "一次最多同时处理的请求数"),
+            help=say(
+                "how many requests go through a model at once (default: 8; 1 with --memory, which is counted for one)",
+                "一次最多同时处理的请求数（默认：8；给了 --memory 则为 1，因其按单个请求估算）",
+            ),
         ),
-    ] = 8,
+    ] = None,
     max_queue: Annotated[
         int,
         typer.Option(
@@ -178,6 +181,7 @@ def serve(
     if set(models.values()) == {"none"}:
         raise typer.TyperException("Got --chat none and --paint none, which leaves nothing to serve: name a model.")
     loading = {"memory": memory, "quantization": quantization, "dtype": dtype, "device": device}
+    max_batch = max_batch or (8 if memory is None else 1)
     engine = {"max_batch": max_batch, "max_queue": max_queue, "timeout": timeout}
     api = {"max_pixels": max_pixels, "allow_image_urls": allow_image_urls, "cors": cors or ()}
     return _serve(models, host, port, api_key_env, loading, engine, api)

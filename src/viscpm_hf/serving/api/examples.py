@@ -46,3 +46,10 @@ CHAT: dict[str, Any] = {
         "value": {"messages": [_TURN], "temperature": 0.7, "top_p": 0.9, "n": 2, "seed": 1, "max_tokens": 32},
     },
 }
+PAINT: dict[str, Any] = {
+    "picture": {"summary": "A picture", "value": {"prompt": "一个红色的圆形"}},
+    "settings": {
+        "summary": "Two pictures, which come again the same",
+        "value": {"prompt": "There is a blue star in the bottom left.", "n": 2, "seed": 7, "steps": 20, "guidance": 4},
+    },
+}

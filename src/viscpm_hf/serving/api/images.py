@@ -9,11 +9,13 @@ import time
 from typing import Annotated, Literal
 
 import numpy as np
-from fastapi import FastAPI, Request
+import torch
+from fastapi import Body, FastAPI, Request
 from pydantic import BaseModel, Field
 
 from ..engine import Engine, Painted, Prompt
 from .errors import ApiError, check_model
+from .examples import PAINT
 from .hangups import running
 from .messages import Strict, Text
 
@@ -87,7 +89,9 @@ def add_to(app: FastAPI, engine: Engine, name: str | None, max_pixels: int) -> N
     """
 
     @app.post("/v1/images/generations", summary="Paints a prompt", tags=["OpenAI"], response_model_exclude_none=True)
-    async def generate_images(request: Request, body: ImagesRequest) -> ImagesResponse:
+    async def generate_images(
+        request: Request, body: Annotated[ImagesRequest, Body(openapi_examples=PAINT)]
+    ) -> ImagesResponse:
         """As OpenAI's route of this name, with `seed`, `negative_prompt`, `steps` and `guidance`; PNG in base64."""
         check_model(body.model, name, "VisCPM-Paint")
         if not body.prompt.strip():
@@ -103,7 +107,14 @@ def add_to(app: FastAPI, engine: Engine, name: str | None, max_pixels: int) -> N
             width=width,
             height=height,
         )
-        painted = await running(request, engine.paint(prompt))
+        try:
+            painted = await running(request, engine.paint(prompt))
+        except torch.OutOfMemoryError as error:
+            if width is None:  # then it is no fault of the client
+                raise
+            raise ApiError(
+                400, f"Got size {body.size}, which does not fit into memory: ask for less.", "invalid_size", "size"
+            ) from error
         data = await asyncio.to_thread(lambda: [_picture(one) for one in painted])
         size = "x".join(map(str, painted[0].image.size))
         return ImagesResponse(created=int(time.time()), data=data, size=size)
