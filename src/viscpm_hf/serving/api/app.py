@@ -7,7 +7,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from ... import __version__
 from ..engine import Engine
-from . import chat, errors, images, metrics, models, original
+from . import chat, errors, images, metrics, models, original, page
 from .fetching import Fetcher
 from .limits import Heads, Key, Limits
 from .pictures import Pictures
@@ -61,10 +61,11 @@ def create_app(
     app.add_middleware(Heads)
     name = None if engine.chat is None else names["chat"]
     to_rgb = None if engine.chat is None else engine.chat.processor.image_processor.to_pil
-    pictures = Pictures(to_rgb, max_pixels, Fetcher(max_body) if allow_image_urls else None)
+    pictures = Pictures(to_rgb, max_pixels, engine.timeout, Fetcher(max_body) if allow_image_urls else None)
     original.add_to(app, engine, name, pictures)
     chat.add_to(app, engine, name, pictures)
     images.add_to(app, engine, None if engine.painter is None else names["paint"], max_pixels)
     models.add_to(app, engine, names)
     metrics.add_to(app, engine, names)
+    page.add_to(app)
     return app

@@ -5,7 +5,7 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Annotated, Any, Literal
 
 from fastapi import Body, FastAPI, Request
@@ -92,7 +92,8 @@ def add_to(app: FastAPI, engine: Engine, name: str | None, pictures: Pictures) -
             return await _stream(request, chat, engine, pictures, sampling, head)
 
         async def work():
-            return await engine.answer(await _question(chat, engine, pictures, sampling))
+            async with _question(chat, engine, pictures, sampling) as question:
+                return await engine.answer(question)
 
         answers = await running(request, work())
         choices = [
@@ -128,12 +129,11 @@ def _sampling(chat: ChatRequest, engine: Engine) -> Sampling:
     return sampling
 
 
-async def _question(chat: ChatRequest, engine: Engine, pictures: Pictures, sampling: Sampling) -> Question:
+@asynccontextmanager
+async def _question(
+    chat: ChatRequest, engine: Engine, pictures: Pictures, sampling: Sampling
+) -> AsyncIterator[Question]:
     """The last turn, with those before as its context: what the processor makes of such messages."""
-    image = None
-    for number, message in enumerate(chat.messages):
-        for part, url in message.images.items():
-            image = await pictures.from_url(url, f"messages[{number}].content[{part}].image_url.url")
     *earlier, last = [message.text for message in chat.messages]
     processor = engine.chat.processor
 
@@ -142,7 +142,13 @@ async def _question(chat: ChatRequest, engine: Engine, pictures: Pictures, sampl
         return "".join(processor.format_turn(asked, processor.tokenizer.escape(said)) for asked, said in turns)
 
     context = await run_in_threadpool(format_turns) if earlier else ""
-    return Question(last, image, context, sampling, shortens=False)
+    async with AsyncExitStack() as stack:
+        image = None
+        for number, message in enumerate(chat.messages):
+            for part, url in message.images.items():
+                param = f"messages[{number}].content[{part}].image_url.url"
+                image = await stack.enter_async_context(pictures.from_url(url, param))
+        yield Question(last, image, context, sampling, shortens=False)
 
 
 def _usage(answers: list[ChatAnswer]) -> Usage:
@@ -156,8 +162,10 @@ async def _stream(
     """Server-sent events, once there is a first piece: what fails before it still has a status of its own."""
 
     async def pieces():
-        question = await _question(chat, engine, pictures, sampling)
-        async with aclosing(engine.stream_answer(question)) as answers:
+        async with (
+            _question(chat, engine, pictures, sampling) as question,
+            aclosing(engine.stream_answer(question)) as answers,
+        ):
             async for piece in answers:
                 yield piece
 

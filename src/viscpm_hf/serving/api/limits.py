@@ -11,7 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .errors import ApiError
 
 _VALUES = 250_000  # numbers, lists and the like take a hundred times their size in memory once they are read
-_LINGER = 5.0  # seconds to read on after a refusal: who is cut off while sending does not see it
+_HELD = 8  # bodies of the largest size, of all requests that are there
+_LINGER = 2.0  # seconds to read on after a refusal: who is cut off while sending does not see it
 OPEN = ("/health", "/health/live", "/docs", "/openapi.json")  # need no key
 
 
@@ -25,32 +26,52 @@ class Limits:
 
     def __init__(self, app: ASGIApp, max_body: int, timeout: float | None):
         self.app, self.max_body, self.timeout = app, max_body, timeout
+        self._held = 0  # bytes of all bodies that are there
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        size = 0
+
+        def take(more: int) -> None:
+            nonlocal size
+            size += more
+            self._held += more
+            if size > self.max_body:
+                raise self._too_large()
+            if self._held > _HELD * self.max_body:
+                text = "Too many large requests are there: try again later."
+                raise ApiError(429, text, "queue_full", headers={"Retry-After": "5"})
+
         try:
-            body = await self._body(scope, receive)
-        except ApiError as error:
-            await refuse(error, scope, receive, send)
-            return
-        if body is None:
-            return
-        parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-        del body
+            try:
+                body = await self._body(scope, receive, take)
+            except ApiError as error:
+                await refuse(error, scope, receive, send)
+                return
+            if body is None:
+                return
+            if size > _VALUES and sum(body.count(sign) for sign in (b",", b"[", b"{")) > _VALUES:
+                error = ApiError(400, f"The body holds more than {_VALUES} values.", "too_many_values")
+                await error.response(scope, receive, send)
+                return
+            parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+            del body
 
-        async def read() -> Message:
-            return parts.pop() if parts else await receive()
+            async def read() -> Message:
+                return parts.pop() if parts else await receive()
 
-        await self.app(scope, read, send)
+            await self.app(scope, read, send)
+        finally:
+            self._held -= size
 
-    async def _body(self, scope, receive):
+    async def _body(self, scope, receive, take):
         """The body; None if the client hung up."""
         length = dict(scope["headers"]).get(b"content-length", b"")
         if length.isdigit() and int(length[:20]) > self.max_body:
             raise self._too_large()
-        chunks, size = [], 0
+        chunks = []
         try:
             async with asyncio.timeout(self.timeout):
                 while True:
@@ -58,17 +79,11 @@ class Limits:
                     if message["type"] == "http.disconnect":
                         return None
                     chunks.append(message.get("body", b""))
-                    size += len(chunks[-1])
-                    if size > self.max_body:
-                        raise self._too_large()
+                    take(len(chunks[-1]))
                     if not message.get("more_body"):
-                        break
+                        return b"".join(chunks)
         except TimeoutError:
             raise ApiError(408, f"The request did not come within {self.timeout:g} seconds.", "slow_request") from None
-        body = b"".join(chunks)
-        if size > _VALUES and sum(body.count(sign) for sign in (b",", b"[", b"{")) > _VALUES:
-            raise ApiError(400, f"The body holds more than {_VALUES} values.", "too_many_values")
-        return body
 
     def _too_large(self):
         most = f"{self.max_body / 2**20:.3g} MiB"

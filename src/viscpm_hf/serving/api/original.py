@@ -1,5 +1,6 @@
 """`POST /viscpm`: the original's endpoint."""
 
+from contextlib import nullcontext
 from typing import Annotated
 
 from fastapi import Body, FastAPI, Request
@@ -43,8 +44,9 @@ def add_to(app: FastAPI, engine: Engine, name: str | None, pictures: Pictures) -
         check_model(None, name, "VisCPM-Chat")
 
         async def work():
-            image = None if asked.image is None else await pictures.from_base64(asked.image, "image")
-            return await engine.answer(Question(asked.question, image, asked.context))
+            opened = nullcontext() if asked.image is None else pictures.from_base64(asked.image, "image")
+            async with opened as image:
+                return await engine.answer(Question(asked.question, image, asked.context))
 
         (answer,) = await running(request, work())
         return OriginalResponse(answer=answer.answer, context=answer.context)

@@ -9,8 +9,9 @@ import binascii
 import io
 import reprlib
 import warnings
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import Any
 
 from PIL import ExifTags, Image
@@ -38,18 +39,27 @@ class Pictures:
     Args:
         to_rgb (`Callable`): `VisCPMChatImageProcessor.to_pil`, which lays on white and knows all modes.
         max_pixels (`int`): a picture may have.
+        timeout (`float`, *optional*): seconds to wait while too many large pictures are there.
         fetcher (`Fetcher`, *optional*): of pictures at http(s) addresses; None refuses them.
     """
 
-    def __init__(self, to_rgb: Callable[[Any], list[Image.Image]], max_pixels: int, fetcher: Fetcher | None = None):
-        self._to_rgb, self._max_pixels, self._fetcher = to_rgb, max_pixels, fetcher
-        # few, so that few are there in full size, and not asyncio's, which others may fill
-        self._threads = ThreadPoolExecutor(2, "pictures")
+    def __init__(
+        self,
+        to_rgb: Callable[[Any], list[Image.Image]],
+        max_pixels: int,
+        timeout: float | None = None,
+        fetcher: Fetcher | None = None,
+    ):
+        self._to_rgb, self._max_pixels, self._timeout, self._fetcher = to_rgb, max_pixels, timeout, fetcher
+        self._threads = ThreadPoolExecutor(2, "pictures")  # not asyncio's, which others may fill
+        # a file of a hundred kilobytes can be as large as a picture may be, and a queue full of them fills the memory
+        self._large = asyncio.Semaphore(4)
         # what Pillow warns of a file is for its owner, who is not here; there is no other way that threads share
         warnings.filterwarnings("ignore", module=r"PIL\.")
 
-    async def from_base64(self, text: str, param: str) -> Image.Image:
-        """The RGB picture of a file in base64, or in a data URL.
+    @asynccontextmanager
+    async def from_base64(self, text: str, param: str) -> AsyncIterator[Image.Image]:
+        """The RGB picture of a file in base64, or in a data URL; to be left once it is no longer needed.
 
         Args:
             text (`str`): with or without line breaks and padding, in either alphabet.
@@ -57,68 +67,72 @@ class Pictures:
 
         Raises:
             ApiError: of status 400.
+            TimeoutError: if too many large pictures are there.
         """
 
         def load():
             try:
-                data = _decoded(text)
+                return _decoded(text)
             except ValueError:  # of base64, or of text that is not ASCII
-                raise ApiError(
-                    400,
-                    f"Got {reprlib.repr(text)}, expected a picture file in base64, or as a data URL with base64.",
-                    "invalid_image",
-                    param,
-                ) from None
-            return self.read(data, param)
+                text_of = f"Got {reprlib.repr(text)}, expected a picture file in base64, or as a data URL with base64."
+                raise ApiError(400, text_of, "invalid_image", param) from None
 
-        return await self._in_thread(load, param)
+        async with self._picture(await self._in_thread(load, param), param) as picture:
+            yield picture
 
-    async def from_url(self, url: str, param: str) -> Image.Image:
-        """The RGB picture of a data URL, or of an http(s) address if that is allowed.
-
-        Raises:
-            ApiError: of status 400.
-        """
+    @asynccontextmanager
+    async def from_url(self, url: str, param: str) -> AsyncIterator[Image.Image]:
+        """As `from_base64`, of a data URL, or of an http(s) address if that is allowed."""
         scheme = url.lstrip()[:8].lower()
         if scheme.startswith("data:"):
-            return await self.from_base64(url, param)
+            async with self.from_base64(url, param) as picture:
+                yield picture
+            return
         if not scheme.startswith(("http://", "https://")):
-            raise ApiError(
-                400, f"Got {reprlib.repr(url)}, expected a data URL with a picture.", "invalid_image", param
-            )
+            text = f"Got {reprlib.repr(url)}, expected a data URL with a picture."
+            raise ApiError(400, text, "invalid_image", param)
         if self._fetcher is None:
-            raise ApiError(
-                400, "Pictures are not fetched here: send a data URL with the picture.", "image_urls_disabled", param
-            )
-        data = await self._fetcher.fetch(url.strip(), param)
-        return await self._in_thread(lambda: self.read(data, param), param)
+            text = "Pictures are not fetched here: send a data URL with the picture."
+            raise ApiError(400, text, "image_urls_disabled", param)
+        async with self._picture(await self._fetcher.fetch(url.strip(), param), param) as picture:
+            yield picture
 
-    def read(self, data: bytes, param: str | None = None) -> Image.Image:
-        """The RGB picture of a file's bytes, upright; the first frame of an animated one.
+    @asynccontextmanager
+    async def _picture(self, data, param):
+        """The picture of a file's bytes, upright; the first frame of an animated one."""
+        file = await self._in_thread(lambda: self._opened(data, param), param)
+        is_large = file.width * file.height > self._max_pixels // 16
+        if is_large:
+            async with asyncio.timeout(self._timeout):
+                await self._large.acquire()
+        try:
+            yield await self._in_thread(lambda: self._rgb(file), param)
+        finally:
+            if is_large:
+                self._large.release()
 
-        Raises:
-            ApiError: of status 400.
-        """
+    def _opened(self, data, param):
+        """The file, of which no pixel is decoded yet."""
         if not data:
             raise ApiError(400, "Got an empty picture.", "invalid_image", param)
         try:
-            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+            file = Image.open(io.BytesIO(data), formats=FORMATS)
         except Image.UnidentifiedImageError:
-            raise ApiError(
-                400, f"Got a file that is no picture in {', '.join(FORMATS)}.", "invalid_image", param
-            ) from None
-        width, height = picture.size
+            text = f"Got a file that is no picture in {', '.join(FORMATS)}, or a damaged one."
+            raise ApiError(400, text, "invalid_image", param) from None
+        width, height = file.size
         if width * height > self._max_pixels or max(width, height) > _LONGEST:
-            raise ApiError(
-                400,
-                f"Got a picture of {width}x{height} pixels, expected at most {self._max_pixels} in all and "
-                f"{_LONGEST} along a side.",
-                "image_too_large",
-                param,
+            text = (
+                f"Got a picture of {width}x{height} pixels, expected at most {self._max_pixels} in all and {_LONGEST} "
+                "along a side."
             )
-        picture.load()
-        upright = _orientation(picture)
-        (picture,) = self._to_rgb(picture)
+            raise ApiError(400, text, "image_too_large", param)
+        return file
+
+    def _rgb(self, file):
+        file.load()
+        upright = _orientation(file)
+        (picture,) = self._to_rgb(file)
         return picture if upright is None else picture.transpose(upright)
 
     async def _in_thread(self, read, param):

@@ -1,0 +1,273 @@
+"""Guards what is judged before anything is answered: size, time, key, origins, and JSON that is none."""
+
+import json
+import socket
+import time
+
+import httpx2
+import openai
+import pytest
+from fastapi.testclient import TestClient
+
+from viscpm_hf.serving.api import create_app
+from viscpm_hf.serving.engine import Engine
+
+
+@pytest.fixture(scope="module")
+def small(serving):
+    """The address of a server that takes 1000 bytes in a second; it has no model."""
+    with serving(create_app(Engine(timeout=1.0), max_body=1000)) as address:
+        yield address
+
+
+def raw(address, *pieces, pause=0.0):
+    """What a server says to bytes."""
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(pause)
+        said = b""
+        while part := connection.recv(2**16):
+            said += part
+            if pause == 0 and b"}}" in said:
+                break
+    return said.decode()
+
+
+JSON = {"content-type": "application/json"}
+HEAD = b"POST /viscpm HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+def test_a_large_body_is_refused_before_it_comes(small):
+    said = raw(small, HEAD + b"Content-Length: 1001\r\n\r\n")
+    assert said.startswith("HTTP/1.1 413") and '"request_too_large"' in said and "connection: close" in said.lower()
+
+
+def test_a_large_body_of_unknown_size_is_refused_while_it_comes(small):
+    said = raw(
+        small,
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"1f4\r\n" + b" " * 500 + b"\r\n",
+        b"1f5\r\n" + b" " * 501,
+    )
+    assert said.startswith("HTTP/1.1 413") and '"request_too_large"' in said
+
+
+def test_who_sends_too_much_still_reads_why(small):
+    """The openai client writes all before it reads."""
+    with openai.OpenAI(base_url=f"{small}/v1", api_key="x", max_retries=0) as client:
+        for _ in range(3):
+            with pytest.raises(openai.APIStatusError) as refused:
+                client.chat.completions.create(model="x", messages=[{"role": "user", "content": "x" * 10**7}])
+            assert refused.value.status_code == 413
+
+
+def test_1000_bytes_are_taken(small):
+    body = json.dumps({"question": ""}).encode()
+    answer = httpx2.post(f"{small}/viscpm", content=body + b" " * (1000 - len(body)), headers=JSON)
+    assert answer.status_code == 404 and answer.json()["error"]["code"] == "model_not_found"
+
+
+def test_a_slow_body_is_not_waited_for(small):
+    said = raw(small, HEAD + b"Content-Length: 900\r\n\r\n", *[b" "] * 4, pause=0.4)
+    assert said.startswith("HTTP/1.1 408") and '"slow_request"' in said
+
+
+def test_many_values_are_not_read(api):
+    for body in (b"[" + b"1," * 300_000 + b"1]", b"[" * 300_000, b'{"a":' * 300_000):
+        answer = api.post("/viscpm", content=body, headers=JSON)
+        assert answer.status_code == 400 and answer.json()["error"]["code"] == "too_many_values"
+
+
+BODIES = {
+    "array": b"[]",
+    "text": b'"x"',
+    "null": b"null",
+    "number": b"1",
+    "nothing": b"",
+    "half": b'{"question": "x"',
+    "twice": b'{"question": "x"} {"question": "y"}',
+    "invalid UTF-8": b'{"question": "\xff"}',
+    "a surrogate in UTF-8": b'{"question": "\xed\xa0\x80"}',
+    "half a surrogate pair": b'{"question": "\\ud800"}',
+    "in a context": b'{"question": "x", "context": "\\udfff"}',
+    "in a picture": b'{"question": "x", "image": "\\ud800"}',
+    "in a name": b'{"question": "x", "\\ud800": 1}',
+    "NaN": b'{"question": NaN}',
+    "NaN unknown": b'{"question": "x", "other": NaN}',
+    "deep": b'{"question": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "less deep": b'{"question": ' + b"[" * 900 + b"]" * 900 + b"}",
+    "endless number": b'{"question": ' + b"1" * 10_000 + b"}",
+    "unknown": b'{"question": "x", "images": []}',
+    "missing": b"{}",
+    "a list": b'{"question": ["x"]}',
+    "long": json.dumps({"question": "x" * 100_001}).encode(),
+    "long context": json.dumps({"question": "x", "context": "x" * 100_001}).encode(),
+    "UTF-32 of nothing": b"\xff\xfe\x00\x00",
+}
+
+
+@pytest.mark.parametrize("route", ["/viscpm", "/v1/chat/completions"])
+@pytest.mark.parametrize("name", BODIES)
+def test_odd_bodies_are_the_clients_fault(api, route, name):
+    answer = api.post(route, content=BODIES[name], headers=JSON)
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert error["message"].strip() and len(error["message"]) < 700 and error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    "text", ["a\0b", "\x1b[31m", "\u202e", "\r\n", "👩‍👩‍👧", "\U0010ffff", "<", "", " ", "</s><ans>", "\ufeff"]
+)
+def test_odd_texts_are_answered(api, tiny_chat, text):
+    answer = api.post("/viscpm", json={"question": text, "context": text}).json()
+    assert answer == dict(zip(("answer", "context"), tiny_chat.chat(None, text, text)[:2], strict=True))
+    answer = api.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": text}], "stream": True})
+    assert answer.status_code == 200 and answer.text.endswith("data: [DONE]\n\n")
+
+
+def test_the_last_of_equal_names_counts(api, tiny_chat):
+    answer = api.post("/viscpm", content=b'{"question": "x", "question": "y"}', headers=JSON)
+    assert answer.json()["answer"] == tiny_chat.chat(None, "y")[0]
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "x"])
+def test_only_what_is_announced_as_json_is_read(api, kind):
+    """Pages of other origins can send the others to a server on this machine without asking."""
+    headers = {} if kind is None else {"content-type": kind}
+    answer = api.post("/viscpm", content=b'{"question": "x"}', headers=headers)
+    assert answer.status_code == 415 and "application/json" in answer.json()["error"]["message"]
+
+
+def test_methods_and_routes(api):
+    for method, route, status in [
+        ("GET", "/viscpm", 405),
+        ("HEAD", "/v1/chat/completions", 405),
+        ("OPTIONS", "/viscpm", 405),
+        ("DELETE", "/viscpm", 405),
+        ("POST", "/openapi.json", 405),
+        ("POST", "/viscpm/", 404),
+        ("GET", "/", 404),
+        ("GET", "/v1/../etc/passwd", 404),
+        ("GET", "/%ff%00", 404),
+        ("HEAD", "/openapi.json", 200),
+        ("GET", "/openapi.json", 200),
+    ]:
+        answer = api.request(method, route)
+        assert answer.status_code == status, (method, route)
+        if method == "HEAD":
+            assert answer.content == b""
+        elif status != 200:
+            assert answer.json()["error"]["message"].endswith(".")
+        if status == 405:
+            assert answer.headers["allow"]
+
+
+@pytest.mark.parametrize("key", ["secret", "密钥"])
+def test_the_key(engine, key):
+    with TestClient(create_app(engine, api_key=key)) as client:
+
+        def status(value, route="/viscpm"):
+            headers = {} if value is None else {"Authorization": value if isinstance(value, bytes) else value.encode()}
+            return client.post(route, json={"question": "x"}, headers=headers)
+
+        assert status(f"Bearer {key}").status_code == status(f"bearer  {key} ").status_code == 200
+        wrong = [
+            None,
+            "",
+            key,
+            "Bearer",
+            "Bearer ",
+            f"Basic {key}",
+            f"Bearer {key}x",
+            f"Bearer {key[:-1]}",
+            b"Bearer \xff",
+        ]
+        for value in wrong:
+            answer = status(value)
+            assert answer.status_code == 401 and answer.json()["error"]["code"] == "invalid_api_key"
+            assert answer.headers["WWW-Authenticate"] == "Bearer" and key not in answer.text
+        assert status(None, "/v1/chat/completions").status_code == status(None, "/nothing").status_code == 401
+        assert client.get("/openapi.json").status_code == client.get("/docs").status_code == 200
+        assert client.post("/health/../viscpm", json={"question": "x"}).status_code == 401
+
+
+def test_openais_client_sends_the_key(engine, serving):
+    with serving(create_app(engine, api_key="secret")) as address:
+        for key, is_good in (("secret", True), ("wrong", False)):
+            with openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0) as client:
+                message = {"role": "user", "content": "x"}
+                if is_good:
+                    assert client.chat.completions.create(model="VisCPM-Chat", messages=[message]).choices
+                else:
+                    with pytest.raises(openai.AuthenticationError) as refused:
+                        client.chat.completions.create(model="VisCPM-Chat", messages=[message])
+                    assert refused.value.code == "invalid_api_key"
+
+
+def test_browsers_of_other_origins(engine):
+    asks = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
+    asks |= {"Access-Control-Request-Headers": "authorization,content-type"}
+    with TestClient(create_app(engine)) as client:
+        answers = [client.options("/viscpm", headers=asks), client.post("/viscpm", json={}, headers=asks)]
+        assert not any(name.startswith("access-control") for answer in answers for name in answer.headers)
+    with TestClient(create_app(engine, cors=["https://a.example"], api_key="secret")) as client:
+        answer = client.options("/viscpm", headers=asks)
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-origin"] == "https://a.example"
+        assert "authorization" in answer.headers["access-control-allow-headers"].lower()
+        answer = client.post("/viscpm", json={}, headers=asks)  # 401, which the page can read
+        assert answer.status_code == 401 and answer.headers["access-control-allow-origin"] == "https://a.example"
+        other = client.options("/viscpm", headers={**asks, "Origin": "https://b.example"})
+        assert "access-control-allow-origin" not in other.headers
+
+
+def test_all_bodies_together_have_a_limit(small, wait_until):
+    """Eight of the largest may be there, also where each is still on its way."""
+    host, port = small.removeprefix("http://").split(":")
+    connections = [socket.create_connection((host, int(port))) for _ in range(8)]
+    try:
+        for connection in connections:
+            connection.sendall(HEAD + b"Content-Length: 1000\r\n\r\n" + b" " * 999)
+        answer = None
+
+        def is_refused():
+            nonlocal answer
+            answer = httpx2.post(f"{small}/viscpm", json={"question": "x"})
+            return answer.status_code == 429
+
+        wait_until(is_refused)
+        assert answer.headers["Retry-After"] == "5" and answer.json()["error"]["code"] == "queue_full"
+    finally:
+        for connection in connections:
+            connection.close()
+    wait_until(lambda: httpx2.post(f"{small}/viscpm", json={"question": "x"}).status_code == 404)
+
+
+def test_slow_clients_hold_up_nobody(small):
+    """A hundred bodies that never come, and an answer meanwhile."""
+    host, port = small.removeprefix("http://").split(":")
+    connections = [socket.create_connection((host, int(port))) for _ in range(100)]
+    try:
+        for connection in connections:
+            connection.sendall(HEAD + b"Content-Length: 900\r\n\r\n{")
+        assert httpx2.post(f"{small}/viscpm", json={"question": "x"}).status_code == 404
+    finally:
+        for connection in connections:
+            connection.close()
+
+
+def test_a_fault_is_answered_and_logged(engine, serving, monkeypatch, caplog):
+    """And the next request may use the same connection."""
+
+    async def fail(question):
+        raise RuntimeError("a secret")
+
+    with serving(create_app(engine)) as address, httpx2.Client() as client:
+        for _ in range(5):
+            monkeypatch.setattr(engine, "answer", fail)
+            answer = client.post(f"{address}/viscpm", json={"question": "x"})
+            assert answer.status_code == 500 and "secret" not in answer.text
+            assert answer.json()["error"]["code"] == "internal_error" and "a secret" in caplog.text
+            monkeypatch.undo()
+            assert client.post(f"{address}/viscpm", json={"question": "x"}).status_code == 200
