@@ -39,17 +39,16 @@ def no_model(monkeypatch):
     ("arguments", "chat", "paint"),
     [
         ("", "tiny", "tiny"),
-        ("--chat DIR", "DIR", "none"),
-        ("--paint DIR", "none", "DIR"),
-        ("--chat DIR --paint tiny", "DIR", "tiny"),
+        ("--chat DIR", "DIR", "tiny"),
+        ("--paint DIR", "tiny", "DIR"),
         ("--chat none", "none", "tiny"),
         ("--paint none", "tiny", "none"),
         ("--chat none --paint DIR", "none", "DIR"),
-        ("--chat tiny", "tiny", "none"),
+        ("--chat tiny", "tiny", "tiny"),
     ],
 )
 def test_which_models_are_meant(monkeypatch, arguments, chat, paint):
-    """Nobody who serves a real model wants a toy beside it."""
+    """Each option has its own default."""
     monkeypatch.setattr(serve, "_serve", lambda models, *_: lambda: print(models) or int(models != wanted))
     wanted = {"chat": chat, "paint": paint}
     assert main(["serve", *arguments.split()]) == 0

@@ -4,7 +4,6 @@ import math
 import os
 import re
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -26,10 +25,8 @@ LIBRARIES = {
 def add_to(app: typer.Typer) -> None:
     app.command(
         help=say(
-            "Serve Chat and Paint over HTTP: OpenAI's API and the original's endpoint.\n\nWithout --chat and --paint "
-            "it serves the tiny models in the package; with one of them, that model alone.",
-            "以 HTTP 提供 Chat 与 Paint：OpenAI 风格的 API 和原版的接口。\n\n"
-            "不给 --chat 与 --paint 时提供包内自带的小模型；只给其一时只提供该模型。",
+            "Serve Chat and Paint over HTTP: OpenAI's API and the original's endpoint.",
+            "以 HTTP 提供 Chat 与 Paint：OpenAI 风格的 API 和原版的接口。",
         )
     )(serve)
 
@@ -62,19 +59,27 @@ def _origin(text: str) -> str:
 
 def serve(
     chat: Annotated[
-        str | None,
+        str,
         typer.Option(
             metavar="DIR_OR_REPO",
-            help=say("converted VisCPM-Chat; tiny or none", "转换后的 VisCPM-Chat，或 tiny、none"),
+            help=say(
+                "converted VisCPM-Chat, or none; default: the tiny one in the package",
+                "转换后的 VisCPM-Chat，或 none；默认：包内自带的小模型",
+            ),
+            show_default=False,
         ),
-    ] = None,
+    ] = "tiny",
     paint: Annotated[
-        str | None,
+        str,
         typer.Option(
             metavar="DIR_OR_REPO",
-            help=say("converted VisCPM-Paint; tiny or none", "转换后的 VisCPM-Paint，或 tiny、none"),
+            help=say(
+                "converted VisCPM-Paint, or none; default: the tiny one in the package",
+                "转换后的 VisCPM-Paint，或 none；默认：包内自带的小模型",
+            ),
+            show_default=False,
         ),
-    ] = None,
+    ] = "tiny",
     host: Annotated[
         str,
         typer.Option(
@@ -171,13 +176,7 @@ def serve(
     dtype: Dtype = None,
     device: Device = None,
 ) -> int:
-    if chat is None and paint is None:
-        chat = paint = "tiny"
-    models = {"chat": chat or "none", "paint": paint or "none"}
-    if chat is None and paint == "none":
-        models["chat"] = "tiny"
-    if paint is None and chat == "none":
-        models["paint"] = "tiny"
+    models = {"chat": chat, "paint": paint}
     if set(models.values()) == {"none"}:
         raise typer.TyperException("Got --chat none and --paint none, which leaves nothing to serve: name a model.")
     loading = {"memory": memory, "quantization": quantization, "dtype": dtype, "device": device}
@@ -245,7 +244,8 @@ def _checked_names(models):
             names[kind] = f"{wanted[kind][0]}-tiny"
             continue
         check_is_converted(model, *wanted[kind])
-        names[kind] = printable(Path(model).resolve().name if os.path.isdir(model) else model)
+        # the name it was given, not that of what a link leads to
+        names[kind] = printable(os.path.basename(os.path.abspath(model)) if os.path.isdir(model) else model)
     if len(set(names.values())) < len(names):
         raise ValueError(
             f"Chat and Paint would both be called {names['chat']!r}: give one of the folders another name."
