@@ -2,7 +2,6 @@
 
 import base64
 import io
-import socket
 import threading
 import time
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from PIL import Image, ImageDraw
 from viscpm_hf import VisCPMChat, tiny
 from viscpm_hf.serving.api import create_app
 from viscpm_hf.serving.engine import Engine
+from viscpm_hf.serving.server import bound_socket
 
 
 @pytest.fixture(scope="session")
@@ -44,8 +44,7 @@ def serving():
 
     @contextmanager
     def serve(app):
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
+        with bound_socket("127.0.0.1", 0) as listener:
             server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
             thread.start()

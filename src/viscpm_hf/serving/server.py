@@ -56,7 +56,8 @@ def _listening(family, address):
 
 
 def _bound(family, address):
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # with the protocol, or asyncio leaves Nagle's algorithm on: each answer would come 40 ms later
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if os.name == "posix":  # a server can be started again at once; elsewhere it would share the port
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
