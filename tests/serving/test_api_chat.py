@@ -332,6 +332,24 @@ def test_who_leaves_a_stream_stops_the_model(client, engine, wait_until, monkeyp
     wait_until(lambda: batcher.counters.requests["cancelled"] == before + 1)
 
 
+def test_who_does_not_read_stops_the_model(address, engine, wait_until, monkeypatch):
+    batcher = engine.batchers["chat"]
+    answer_batch, before = batcher._run, batcher.counters.requests["cancelled"]
+
+    def endless(requests):
+        while not requests[0].cancelled.wait(0.001):
+            requests[0].emit(AnswerPiece(0, "一" * 100_000))
+        return answer_batch(requests)
+
+    monkeypatch.setattr(batcher, "_run", endless)
+    monkeypatch.setattr("viscpm_hf.serving.api.hangups._STALLED", 0.3)
+    with httpx2.Client() as client:
+        body = {"messages": [asked("x")], "stream": True}
+        with client.stream("POST", f"{address}/v1/chat/completions", json=body) as answer:
+            assert answer.status_code == 200
+            wait_until(lambda: batcher.counters.requests["cancelled"] == before + 1)
+
+
 @pytest.mark.parametrize(
     ("error", "status", "code"),
     [

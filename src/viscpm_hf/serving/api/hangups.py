@@ -1,16 +1,20 @@
 """Who has hung up is not answered."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
+from starlette.types import Message
 
 from .errors import ApiError
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
+_STALLED = 30.0  # seconds that a client may read nothing: its answer, and its picture, take room meanwhile
 
 
 async def running(request: Request, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -56,5 +60,12 @@ class EventStream(StreamingResponse):
         self._source = source
 
     async def __call__(self, scope, receive, send) -> None:
+        async def send_soon(message: Message) -> None:
+            async with asyncio.timeout(_STALLED):
+                await send(message)
+
         async with aclosing(self._source), aclosing(self.body_iterator):
-            await super().__call__(scope, receive, send)
+            try:
+                await super().__call__(scope, receive, send_soon)
+            except TimeoutError:
+                logger.warning("A client did not read its answer for %g seconds, and is left.", _STALLED)

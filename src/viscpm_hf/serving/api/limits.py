@@ -71,17 +71,18 @@ class Limits:
         length = dict(scope["headers"]).get(b"content-length", b"")
         if length.isdigit() and int(length[:20]) > self.max_body:
             raise self._too_large()
-        chunks = []
+        body = bytearray()  # not a list: there may be a chunk for each byte
         try:
             async with asyncio.timeout(self.timeout):
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         return None
-                    chunks.append(message.get("body", b""))
-                    take(len(chunks[-1]))
+                    chunk = message.get("body", b"")
+                    take(len(chunk))
+                    body += chunk
                     if not message.get("more_body"):
-                        return b"".join(chunks)
+                        return bytes(body)
         except TimeoutError:
             raise ApiError(408, f"The request did not come within {self.timeout:g} seconds.", "slow_request") from None
 
