@@ -193,6 +193,12 @@ def test_the_key(engine, key):
         assert client.post("/health/../viscpm", json={"question": "x"}).status_code == 401
 
 
+def test_an_empty_key_is_none():
+    for key in ("", " "):
+        with pytest.raises(ValueError, match="empty"):
+            create_app(Engine(), api_key=key)
+
+
 def test_openais_client_sends_the_key(engine, serving):
     with serving(create_app(engine, api_key="secret")) as address:
         for key, is_good in (("secret", True), ("wrong", False)):

@@ -132,6 +132,13 @@ def exif_loop():
     return file.getvalue()
 
 
+def many_scans():
+    """A JPEG as hostile ones are: of a large picture each scan takes 0.1 seconds, and 60 bytes."""
+    data = saved("JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + 100 * data[last:-2] + data[-2:]
+
+
 def saved(kind, **options):
     file = io.BytesIO()
     gradient("RGB").save(file, kind, **options)
@@ -162,6 +169,7 @@ HOSTILE = {
     "a ribbon": png(1, 10_001, chunk(b"IDAT", zlib.compress(b"\0" * 4 * 10_001))),
     "text bomb": bomb(),
     "profile bomb": png(9, 9, chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(2**25)))),
+    "many scans": many_scans(),
     "wrong sum": saved("PNG")[:40] + b"\xff" + saved("PNG")[41:],
     "BMP of minus": b"BM" + struct.pack("<IIIIiiHHIIIIII", 99, 0, 54, 40, -5, -5, 1, 24, 0, 0, 0, 0, 0, 0),
 }

@@ -35,7 +35,13 @@ def create_app(
         api_key (`str`, *optional*): which clients must send, as `Authorization: Bearer`.
         allow_image_urls (`bool`): whether pictures are fetched from http(s) addresses in the open Internet.
         cors (`Sequence[str]`): origins whose pages may use it in browsers.
+
+    Raises:
+        ValueError: if the key is empty.
+        ImportError: if pictures are to be fetched without the library for it.
     """
+    if api_key is not None and not api_key.strip():
+        raise ValueError("The API key is empty: give one, or None for a server that is open to all.")
     app = FastAPI(
         title="viscpm_hf",
         version=__version__,

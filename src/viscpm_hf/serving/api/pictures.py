@@ -21,6 +21,7 @@ from .fetching import Fetcher
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # TIFF's many codecs are a risk, SVG and PDF are programs
 _LONGEST = 65_535  # pixels of a side; each row costs something too
+_SCANS = 100  # of a JPEG, which goes over all pixels in each: a progressive one has about ten
 _UPRIGHT = {  # by EXIF's orientation, as ImageOps.exif_transpose does it; that also writes the EXIF anew, and may fail
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -127,6 +128,8 @@ class Pictures:
                 "along a side."
             )
             raise ApiError(400, text, "image_too_large", param)
+        if data.count(b"\xff\xda") > _SCANS and file.format in ("JPEG", "MPO"):
+            raise ApiError(400, f"Got a JPEG of more than {_SCANS} scans: save it anew.", "invalid_image", param)
         return file
 
     def _rgb(self, file):
