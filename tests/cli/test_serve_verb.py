@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 from configparser import ConfigParser
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from viscpm_hf.cli import main, serve
+from viscpm_hf.tiny import tiny_chat_repo, tiny_paint_repo
 
 
 @pytest.fixture
@@ -26,13 +28,15 @@ def run(capsys):
 
 
 @pytest.fixture(autouse=True)
-def no_model(monkeypatch):
-    """None is loaded here."""
+def load(monkeypatch):
+    """What loads models, which is not to happen here."""
+    load = serve._engine
 
     def refuse(*arguments):
         raise AssertionError(f"it loads {arguments}")
 
     monkeypatch.setattr(serve, "_engine", refuse)
+    return load
 
 
 @pytest.mark.parametrize(
@@ -148,3 +152,27 @@ def test_other_machines_without_a_key_are_warned_of(monkeypatch, capsys, host, w
     assert ("warning: whoever reaches" in capsys.readouterr().err) == warned
     assert main([*arguments, "--api-key-env", "KEY"]) == 0
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_a_signal_while_it_loads_ends_it(monkeypatch, number, code):
+    """With the same codes as later; what stops services takes another than 0 for a failure."""
+    monkeypatch.setattr(serve, "_engine", lambda *arguments: signal.raise_signal(number))
+    assert main(["serve", "--port", "0"]) == code
+
+
+def test_what_is_not_checked_is_said(load, monkeypatch, capsys):
+    """Of models that somebody converted; names are those of the folders."""
+    chat, paint = tiny_chat_repo(), tiny_paint_repo()
+    capsys.readouterr()
+    engines = []
+    monkeypatch.setattr(serve, "_engine", lambda *arguments: engines.append(load(*arguments)) or engines[0])
+    monkeypatch.setattr(serve, "_run", lambda *arguments: 0)
+    assert main(["serve", "--port", "0", "--chat", str(chat), "--paint", str(paint), "--max-batch", "3"]) == 0
+    engines[0].close()
+    assert engines[0].max_batch == 3
+    assert capsys.readouterr().err.splitlines() == [
+        f"warning: {chat.name} has no safety checker for pictures, which are not checked.",
+        f"warning: {paint.name} has no safety checker for pictures, which are not checked.",
+        f"warning: {paint.name} has no safety checker for prompts, which are not checked.",
+    ]

@@ -3,6 +3,8 @@
 import math
 import os
 import re
+import signal
+import warnings
 from importlib.util import find_spec
 from typing import Annotated, Literal
 
@@ -188,6 +190,13 @@ def serve(
 
 @verb
 def _serve(models, host, port, api_key_env, loading, limits, api):
+    try:
+        return _load_and_serve(models, host, port, api_key_env, loading, limits, api)
+    except SystemExit as stop:  # of SIGTERM while it loads
+        return 0 if stop.code == 128 + signal.SIGTERM else stop.code
+
+
+def _load_and_serve(models, host, port, api_key_env, loading, limits, api):
     _check_libraries()
     from .remarks import only_ours, tell
 
@@ -204,10 +213,7 @@ def _serve(models, host, port, api_key_env, loading, limits, api):
                         f"警告：凡能访问 {host} 的人都可使用：请用 --api-key-env 指定存有密钥的环境变量。",
                     )
                 )
-            try:
-                engine = _engine(models, names, loading, limits)
-            except SystemExit as stop:  # SIGTERM while it loads
-                return 0 if stop.code == 128 + 15 else stop.code
+            engine = _engine(models, names, loading, limits)
             return _run(engine, names, listening, limits["timeout"], {"api_key": key, **api})
 
 
@@ -275,20 +281,32 @@ def _engine(models, names, loading, limits):
     if models["chat"] != "none":
         chat = VisCPMChat(tiny_chat_repo() if "chat" in tiny else models["chat"], **loading)
         if "chat" not in tiny and chat.image_safety_checker is None:
-            tell(
-                say(
-                    f"warning: {names['chat']} has no safety checker: pictures of clients are not checked.",
-                    f"警告：{names['chat']} 没有安全检查模型：不检查客户端的图片。",
-                )
-            )
+            _tell_unchecked(names["chat"], say("pictures", "图片"))
     if "paint" in tiny:
         # which has no parts that check or choose, and needs none
         without = dict.fromkeys(("image_safety_checker", "prompt_safety_checker", "add_ranker"), False)
         paint = VisCPMPaint(tiny_paint_repo(), **without, **loading)
     elif models["paint"] != "none":
-        paint = VisCPMPaint(models["paint"], **loading)
+        with warnings.catch_warnings():  # said below, without arguments of the class
+            warnings.filterwarnings("ignore", r"[\s\S]* has no (safety_checker|prompt_checker|ranker), so")
+            paint = VisCPMPaint(models["paint"], **loading)
+        if paint.pipeline.safety_checker is None:
+            _tell_unchecked(names["paint"], say("pictures", "图片"))
+        if paint.pipeline.prompt_checker is None:
+            _tell_unchecked(names["paint"], say("prompts", "提示词"))
     guidance = GUIDANCE_SCALE if "paint" in tiny else 7.5
     return Engine(chat, paint, **limits, painting={"guidance": guidance})
+
+
+def _tell_unchecked(name, what):
+    from .remarks import tell
+
+    tell(
+        say(
+            f"warning: {name} has no safety checker for {what}, which are not checked.",
+            f"警告：{name} 没有{what}安全检查模型，不检查{what}。",
+        )
+    )
 
 
 def _run(engine, names, listening, timeout, api):

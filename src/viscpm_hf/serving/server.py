@@ -179,8 +179,10 @@ def run(
 
 
 async def _serve(app, engine, listening, timeout, ready, tell, signals):
-    # h11 and no websockets, whatever is installed besides
-    config = uvicorn.Config(app, http="h11", ws="none", log_config=None, access_log=False, server_header=False)
+    # h11 and no websockets, whatever is installed besides; proxies close their connections first, after 60 s
+    config = uvicorn.Config(
+        app, http="h11", ws="none", log_config=None, access_log=False, server_header=False, timeout_keep_alive=75
+    )
     server = _Server(config, ready)
     loop, asked = asyncio.get_running_loop(), asyncio.Event()
 
