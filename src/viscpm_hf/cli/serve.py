@@ -269,10 +269,11 @@ def _engine(models, names, loading, limits):
 
     tiny = [kind for kind, model in models.items() if model == "tiny"]
     if tiny:
+        which, flags = ", ".join(names[kind] for kind in tiny), ", ".join(f"--{kind}" for kind in tiny)
         tell(
             say(
-                "The tiny models in the package know coloured shapes only; --chat and --paint name real ones.",
-                "包内自带的小模型只认识彩色图形；真正的模型用 --chat 与 --paint 指定。",
+                f"{which}: tiny models in the package, which know coloured shapes only; {flags} for real ones.",
+                f"{which} 是包内自带的小模型，只认识彩色图形；真正的模型用 {flags} 指定。",
             )
         )
     if len(tiny) == len(names):
