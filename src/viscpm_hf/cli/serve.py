@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import warnings
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Annotated, Literal
 
@@ -315,14 +316,18 @@ def _run(engine, names, listening, timeout, api):
     from ..serving.server import RequestLog, run, url_of
     from .remarks import tell
 
+    def told(text):
+        with suppress(OSError):  # nobody reads it any more, or the disk is full: no reason to fail
+            tell(text)
+
     def ready():
         served = " · ".join(f"{kind.capitalize()}: {name}" for kind, name in names.items())
         url = url_of(listening)
-        tell(
+        told(
             say(
                 f"{served}\nServing at {url}, described at {url}/docs; Ctrl-C stops it.",
                 f"{served}\n服务地址 {url}，接口说明 {url}/docs；按 Ctrl-C 停止。",
             )
         )
 
-    return run(RequestLog(create_app(engine, names, **api), tell), engine, listening, timeout, ready, tell)
+    return run(RequestLog(create_app(engine, names, **api), told), engine, listening, timeout, ready, told)
