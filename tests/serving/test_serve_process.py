@@ -123,7 +123,7 @@ def serve(*arguments, **environment):
 
 def test_whoever_waits_at_sigterm_is_answered(tmp_path):
     """Eight are under way or queued: all are answered, the next is told to come again, and the exit code is 0."""
-    with serve("--paint", "tiny", "--max-batch", 4) as running, ThreadPoolExecutor(9) as threads:
+    with serve("--chat", "none", "--max-batch", 4) as running, ThreadPoolExecutor(9) as threads:
         address = running.address
         assert running.lines[-2] == "Paint: VisCPM-Paint-tiny"
         assert "tiny models in the package" in running.lines[0]
@@ -150,7 +150,7 @@ def test_whoever_waits_at_sigterm_is_answered(tmp_path):
 def test_sigkill_leaves_nothing(tmp_path):
     """Of a Chat, in Chinese, behind a key, in the middle of an answer."""
     environment = {"TMPDIR": str(tmp_path), "LC_ALL": "zh_CN.UTF-8", "KEY": "s3cret"}
-    with serve("--chat", "tiny", "--api-key-env", "KEY", **environment) as running:
+    with serve("--paint", "none", "--api-key-env", "KEY", **environment) as running:
         address = running.address
         assert "接口说明" in running.lines[-1] and "小模型" in running.lines[0]
         with openai.OpenAI(base_url=f"{address}/v1", api_key="s3cret", max_retries=0) as client:
