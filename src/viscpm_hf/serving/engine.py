@@ -299,16 +299,14 @@ class Engine:
             return _CancelledError()
         try:
             limit = self.chat.processor.max_input_length
-            encoding = self.chat.processor.encode_chat(
-                question.image is not None,
-                question.question,
-                question.context,
-                max_length=limit if question.shortens else None,
-            )
+            context = "" if question.shortens else question.context
+            encoding = self.chat.processor.encode_chat(question.image is not None, question.question, context)
             length = len(encoding["input_ids"])
             if limit is not None and length > limit:
+                what = "conversation" if context else "question"
                 raise PromptTooLongError(
-                    f"Got a conversation of {length} tokens, expected at most {limit}: leave out its oldest turns."
+                    f"Got a {what} of {length} tokens, expected at most {limit}: shorten it"
+                    + (", or leave out its oldest turns." if context else ".")
                 )
             states = None if question.image is None else self.chat.encode_image(question.image)
         except Exception as error:

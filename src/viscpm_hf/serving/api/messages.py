@@ -154,7 +154,7 @@ class ChatRequest(Strict):
     )
     seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="Makes sampling repeatable.")
     stop: Annotated[
-        list[Annotated[Text, Field(min_length=1, max_length=40)]] | None,
+        list[Annotated[Text, Field(min_length=1, max_length=200)]] | None,
         Field(max_length=MOST_STOPS, description="Texts that end the answer and are no part of it."),
         BeforeValidator(_stops, json_schema_input_type=str | list[str] | None),
     ] = None
