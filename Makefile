@@ -72,6 +72,7 @@ bench: install
 	$(BIN)/python benchmarks/paint_speed.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/products.py
 	$(BIN)/python benchmarks/calibration.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/gpu.py
 
 clean:

@@ -1,6 +1,6 @@
 """The HTTP API on the tiny Chat: requests a second, latencies, batches, what HTTP costs, and whether anything is lost.
 
-    python benchmarks/serving.py [--rounds 3] [--mixed 1000]
+    python benchmarks/serving.py [--rounds 3] [--mixed 1000] [--fuzz 10]
 
 Server and clients share this machine's cores, so requests a second are of both together. Loopback only.
 """
@@ -214,15 +214,39 @@ def mixed(count):
     )
 
 
+def fuzz(examples):
+    """Prints what schemathesis says of requests it makes up from the OpenAPI document."""
+    program = Path(sys.executable).with_name("st")
+    if not program.exists():
+        print("no schemathesis: pip install schemathesis")
+        return
+    checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+    options = ["--checks", checks, "--max-examples", str(examples), "--phases", "examples,coverage,fuzzing"]
+    with serving("--paint", "tiny", "--timeout", "60") as server:
+        command = [
+            program,
+            "run",
+            f"{server.address}/openapi.json",
+            *options,
+            "--request-timeout",
+            "120",
+            "--no-color",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True)
+    print("schemathesis:", " ".join(re.findall(r"Test cases:\s+(.*)", done.stdout)), f"(exit code {done.returncode})")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--mixed", type=int, default=1000)
+    parser.add_argument("--fuzz", type=int, default=10, metavar="EXAMPLES", help="of schemathesis, for each operation")
     arguments = parser.parse_args()
     overhead()
     equal_requests()
     throughput(arguments.rounds)
     mixed(arguments.mixed)
+    fuzz(arguments.fuzz)
 
 
 if __name__ == "__main__":
