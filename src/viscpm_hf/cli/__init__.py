@@ -6,7 +6,7 @@
 * convert.py: `viscpm convert chat|paint|cpmbee`; repositories.py: verify, export, push; refresh.py: refresh;
   memory.py: fit, quantize
 * chat.py: `viscpm chat`, conversation.py: what is said without --question; paint.py: `viscpm paint`, painting.py: its
-  pictures; examples.py: what the tiny models understand
+  pictures; examples.py: what the tiny models understand; batch.py: `viscpm batch chat|paint`
 """
 
 from .app import main

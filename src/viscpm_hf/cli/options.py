@@ -18,7 +18,7 @@ Dtype = Annotated[
         metavar="TYPE",
         help=say(
             "float16, bfloat16 or float32; default: as the classes load it",
-            "float16、bfloat16 或 float32；默认：与类的加载方式相同",
+            "float16、bfloat16、float32；默认：与类的加载方式相同",
         ),
     ),
 ]

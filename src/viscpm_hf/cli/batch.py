@@ -1,0 +1,389 @@
+"""`viscpm batch chat|paint`: the rows of a file, offline, going on where a run was stopped."""
+
+import math
+import os
+import sys
+import time
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ..language import say
+from .options import Device, Dtype, Memory, Model, Quantization
+from .paint import _guidance, _size
+from .program import verb
+
+_SECONDS = 30  # between two lines of progress, where nobody is at a terminal
+
+
+def add_to(app: typer.Typer) -> None:
+    group = typer.Typer(no_args_is_help=False)
+    group.command(
+        help=say(
+            'Answer the questions of a file. A row is {"question": "What is this?"}, with "image", a file\'s name, and '
+            '"context", of earlier turns, if wanted; LLaVA\'s "text" is a question, too. Other fields are kept. The '
+            'row\'s line has "answer", "context", "finish_reason" and counts of tokens, or "error".',
+            '批量回答文件中的问题。每行形如 {"question": "这是什么？"}，可另有 "image"（图片文件名）和 "context"'
+            '（之前的对话）；也接受 LLaVA 的 "text"。其他字段原样保留。输出的对应行有 "answer"、"context"、'
+            '"finish_reason" 和 token 数，或者 "error"。',
+        )
+    )(chat)
+    group.command(
+        help=say(
+            'Paint the prompts of a file. A row is {"prompt": "a red circle"}, with "negative_prompt", "seed", '
+            '"size", "steps", "guidance" and "candidates" if wanted. Other fields are kept. The row\'s line '
+            'has "file" and "seed", or "error".',
+            '按文件中的提示词批量画图。每行形如 {"prompt": "一个红色的圆形"}，可另有 "negative_prompt"、"seed"、'
+            '"size"、"steps"、"guidance" 和 "candidates"。其他字段原样保留。输出的对应行有 "file" 和 "seed"，'
+            '或者 "error"。',
+        )
+    )(paint)
+    app.add_typer(
+        group,
+        name="batch",
+        help=say(
+            "Work through a file of questions or prompts; what was stopped goes on with the same command.",
+            "批量处理文件中的问题或提示词；中断后用同一条命令继续。",
+        ),
+    )
+
+
+Input = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE",
+        show_default=False,
+        help=say("lines of JSON, one a row; - for standard input", "JSONL 文件，每行一条；- 表示标准输入"),
+    ),
+]
+Output = Annotated[
+    Path,
+    typer.Option(
+        metavar="FILE",
+        help=say(
+            "a line for each row, in order; if it is begun, it goes on", "每条一行，顺序相同；已有一部分时接着写"
+        ),
+    ),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help=say("begin anew, whatever is there", "不管已有什么，重新开始")),
+]
+Processes = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=1024,
+        metavar="N",
+        help=say(
+            "on this machine, each with the model and, if there are several, a GPU of its own",
+            "本机的进程数，每个进程各有一份模型；有多块 GPU 时各用一块",
+        ),
+    ),
+]
+
+
+def _temperature(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 100:
+        raise typer.BadParameter(f"Got {text[:40]!r}, expected a number from 0 to 100 such as 0.7.")
+    return number
+
+
+def chat(
+    input: Input,
+    output: Output,
+    model: Model = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help=say("where the pictures are (default: beside --input)", "图片所在的文件夹（默认：--input 旁边）"),
+        ),
+    ] = None,
+    batch: Annotated[
+        int,
+        typer.Option(
+            min=1, max=4096, metavar="N", help=say("how many rows go through a model at once", "模型一次处理的条数")
+        ),
+    ] = 8,
+    processes: Processes = 1,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1_000_000,
+            metavar="N",
+            help=say("of an answer (default: the model's, 514)", "每个回答的上限（默认：模型自身的，514）"),
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            parser=_temperature,
+            metavar="X",
+            help=say(
+                "sample; 0 is greedy search (default: beam search, 3 beams)",
+                "采样；0 为贪心搜索（默认：束搜索，束宽 3）",
+            ),
+        ),
+    ] = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=2**64 - 1,
+            metavar="N",
+            help=say("of sampling; a row has N plus its number", "采样的随机种子：N 加行号"),
+        ),
+    ] = 0,
+    overwrite: Overwrite = False,
+    memory: Memory = None,
+    quantization: Quantization = None,
+    dtype: Dtype = None,
+    device: Device = None,
+) -> int:
+    loading = {"memory": memory, "quantization": quantization, "dtype": dtype, "device": device}
+    sampling = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed if temperature else None}
+    return _chat(input, output, overwrite, processes, model, loading, images, batch, sampling)
+
+
+def paint(
+    input: Input,
+    output: Output,
+    model: Model = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help=say(
+                "for the PNGs (default: beside --output, NAME_pictures)",
+                "存放 PNG（默认：--output 旁边的 NAME_pictures）",
+            ),
+        ),
+    ] = None,
+    processes: Processes = 1,
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=2**64 - 1,
+            metavar="N",
+            help=say("of rows without one: N plus the row's number", "没有 seed 的行所用：N 加行号"),
+        ),
+    ] = 0,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1000,
+            metavar="N",
+            help=say("of denoising (default: 50, with dpm++ 20)", "去噪步数（默认：50，dpm++ 为 20）"),
+        ),
+    ] = None,
+    size: Annotated[
+        tuple | None,
+        typer.Option(
+            parser=_size,
+            metavar="WxH",
+            help=say("in pixels (default: the model's own)", "像素（默认：模型自身的大小）"),
+        ),
+    ] = None,
+    negative: Annotated[str | None, typer.Option(metavar="TEXT", help=say("what not to paint", "反向提示词"))] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            parser=_guidance,
+            metavar="X",
+            help=say(
+                "how closely to follow the prompt (default: 7.5, 4 for the tiny model)",
+                "遵循提示词的程度（默认：7.5，自带小模型为 4）",
+            ),
+        ),
+    ] = None,
+    candidates: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            metavar="N",
+            help=say(
+                "pictures the ranker chooses from (default: 4 with a ranker, else 1)",
+                "供重排序挑选的候选数（默认：有重排序模型为 4，否则为 1）",
+            ),
+        ),
+    ] = None,
+    scheduler: Annotated[
+        Literal["ddpm", "dpm++"] | None,
+        typer.Option(help=say("default: the model's own, as the original's DDPM", "默认：模型自身的，即原版的 DDPM")),
+    ] = None,
+    overwrite: Overwrite = False,
+    memory: Memory = None,
+    quantization: Quantization = None,
+    dtype: Dtype = None,
+    device: Device = None,
+) -> int:
+    loading = {"memory": memory, "quantization": quantization, "dtype": dtype, "device": device}
+    settings = {"steps": steps, "size": size, "negative": negative, "guidance": guidance, "candidates": candidates}
+    return _paint(input, output, overwrite, processes, model, loading, pictures, seed, scheduler, settings)
+
+
+@verb
+def _chat(input, output, overwrite, processes, model, loading, images, batch, sampling):
+    from ..serving.batch.output import Output
+    from ..serving.batch.rows import ANSWER
+    from ..serving.batch.workers import Workers
+
+    if images is None:
+        images = Path.cwd() if input == "-" else Path(input).parent
+    elif not images.is_dir():
+        raise ValueError(f"There is no folder {images}: give one with pictures as --images.")
+    images = images.absolute()
+    settings = {"verb": "batch chat", "model": _name(model), "images": str(images), **sampling, **_of_answers(loading)}
+    load = partial(_chat_rows, processes, model, loading, images, batch, sampling)
+    return _run(input, Output(output, ANSWER, settings), overwrite, Workers(load, processes, ahead=2 * batch))
+
+
+@verb
+def _paint(input, output, overwrite, processes, model, loading, pictures, seed, scheduler, settings):
+    from ..serving.batch.output import Output
+    from ..serving.batch.rows import PICTURE
+    from ..serving.batch.workers import Workers
+    from .painting import check_candidates, check_size
+
+    check_size(model, settings["size"])
+    check_candidates(model, settings["candidates"])
+    pictures = output.with_name(f"{output.stem}_pictures") if pictures is None else pictures
+    kept = {"verb": "batch paint", "model": _name(model), "pictures": str(pictures.absolute()), "seed": seed}
+    kept |= {"scheduler": scheduler, **settings, "size": settings["size"] and list(settings["size"])}
+    load = partial(_paint_rows, processes, model, loading, seed, scheduler, settings)
+    output = Output(output, PICTURE, kept | _of_answers(loading), pictures)
+    return _run(input, output, overwrite, Workers(load, processes, ahead=2))  # the next, while one is being written
+
+
+def _name(model):
+    return "tiny" if model is None else os.path.abspath(model) if os.path.isdir(model) else model
+
+
+def _of_answers(loading):
+    return {name: loading[name] for name in ("dtype", "quantization")}
+
+
+def _run(input, output, overwrite, workers):
+    from ..checkpoint.files.disk import open_regular
+    from ..serving.batch.rows import count_rows, read_rows
+    from .remarks import tell
+
+    path = output.path
+    if input != "-" and os.path.exists(path) and os.path.samefile(input, path):
+        raise ValueError(f"Got {path} as --input and as --output: choose another --output.")
+    total = None
+    if input != "-":
+        with open_regular(input) as file:
+            total = count_rows(file)
+    with (
+        sys.stdin.buffer if input == "-" else open_regular(input) as file,
+        output.opened(overwrite),
+    ):
+        rows = read_rows(file)
+        output.skip(rows)
+        before = output.answered + output.failed
+        if before and before != total:
+            tell(say(f"{path} has {before} rows; going on.", f"{path} 已有 {before} 条，接着处理。"))
+        try:
+            with _progress(output, total) as show:
+                for row, result in workers.answer(rows):
+                    output.add(row, result)
+                    show()
+        except (KeyboardInterrupt, SystemExit) as stop:
+            done = output.answered + output.failed
+            tell(
+                say(
+                    f"Stopped; {path} has {done} rows, and the same command goes on from there.",
+                    f"已停止；{path} 有 {done} 条，用同一条命令可接着处理。",
+                )
+            )
+            if isinstance(stop, SystemExit):
+                raise
+            return 130
+        answered, failed = output.answered, output.failed
+    said = say(f"{answered + failed} rows in {path}", f"{path} 共 {answered + failed} 条")
+    if failed:
+        said += say(f"; {failed} failed, see their error", f"；{failed} 条失败，见其 error")
+    tell(said)
+    return int(failed > 0)
+
+
+@contextmanager
+def _progress(output, total):
+    """Gives a function to be called after each row: a bar on a terminal, else a line now and then."""
+    from tqdm import tqdm
+
+    from .remarks import is_terminal, tell
+
+    at_terminal, before = is_terminal(sys.stderr), output.answered + output.failed
+    start = last = time.monotonic()
+    with tqdm(total=total, initial=before, unit=" rows", disable=not at_terminal) as bar:
+
+        def show():
+            nonlocal last
+            bar.update()
+            if output.failed:
+                bar.set_postfix({"failed": output.failed}, refresh=False)
+            now, done = time.monotonic(), output.answered + output.failed
+            if at_terminal or now - last < _SECONDS:
+                return
+            last, rate = now, (done - before) / (now - start)
+            left = None if total is None else tqdm.format_interval(max(total - done, 0) / rate)
+            of, ending = ("", "") if left is None else (f"/{total}", say(f", {left} left", f"，剩余 {left}"))
+            tell(say(f"{done}{of} rows, {rate:.3g} rows/s{ending}", f"{done}{of} 条，每秒 {rate:.3g} 条{ending}"))
+
+        yield show
+
+
+@contextmanager
+def _in_worker(number, processes, model):
+    """In a process with a model: only the first says anything, and together they have as many threads as one."""
+    import torch
+
+    from .remarks import only_ours, plain_remarks
+
+    if number:
+        sys.stderr = open(os.devnull, "w")
+    torch.set_num_threads(1 if model is None else max(1, torch.get_num_threads() // processes))
+    with plain_remarks(), only_ours():
+        yield
+
+
+@contextmanager
+def _chat_rows(processes, model, loading, images, batch, sampling, number):
+    with _in_worker(number, processes, model):
+        from ..chat import VisCPMChat
+        from ..serving.batch.chat import ChatRows
+        from ..serving.engine import Engine, Sampling
+        from ..tiny import tiny_chat_repo
+        from .conversation import open_picture
+
+        chat = VisCPMChat(tiny_chat_repo() if model is None else model, **loading)
+        engine = Engine(chat, max_batch=batch, max_queue=2 * batch)
+        yield ChatRows(engine, open_picture, images, Sampling(**sampling))
+
+
+@contextmanager
+def _paint_rows(processes, model, loading, seed, scheduler, settings, number):
+    with _in_worker(number, processes, model):
+        from ..serving.batch.paint import PaintRows
+        from ..serving.engine import Engine
+        from .painting import Painter
+
+        painter = Painter(model, scheduler, settings, loading)
+        about = {"scheduler": type(painter.pipeline.scheduler).__name__, "model": painter.model, **painter.loading}
+        own = {"negative_prompt": painter.negative, "size": painter.size, "candidates": painter.candidates}
+        own |= {"steps": painter.steps, "guidance": painter.guidance}
+        yield PaintRows(Engine(paint=painter.painter), seed, own, about)
