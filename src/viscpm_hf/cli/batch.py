@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from functools import partial
@@ -23,8 +24,8 @@ def add_to(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=False)
     group.command(
         help=say(
-            'Answer the questions of a file. A row is {"question": "What is this?"}, with "image", a file\'s name, and '
-            '"context", of earlier turns, if wanted; LLaVA\'s "text" is a question, too. Other fields are kept. The '
+            'Answer the questions of a file. A row is {"question": "What is it?"}, with "image", a file\'s name, and '
+            '"context" if wanted; LLaVA\'s "text" is a question, too. Other fields are kept. The '
             'row\'s line has "answer", "context", "finish_reason" and counts of tokens, or "error".',
             '批量回答文件中的问题。每行形如 {"question": "这是什么？"}，可另有 "image"（图片文件名）和 "context"'
             '（之前的对话）；也接受 LLaVA 的 "text"。其他字段原样保留。输出的对应行有 "answer"、"context"、'
@@ -327,6 +328,7 @@ def _progress(output, total):
 
     from .remarks import is_terminal, tell
 
+    tqdm.set_lock(threading.RLock())  # its own is for several processes, and lost with a remark if one is killed
     at_terminal, before = is_terminal(sys.stderr), output.answered + output.failed
     start = last = time.monotonic()
     with tqdm(total=total, initial=before, unit=" rows", disable=not at_terminal) as bar:
@@ -351,9 +353,11 @@ def _progress(output, total):
 def _in_worker(number, processes, model):
     """In a process with a model: only the first says anything, and together they have as many threads as one."""
     import torch
+    from tqdm import tqdm
 
     from .remarks import only_ours, plain_remarks
 
+    tqdm.set_lock(threading.RLock())  # as above
     if number:
         sys.stderr = open(os.devnull, "w")
     torch.set_num_threads(1 if model is None else max(1, torch.get_num_threads() // processes))

@@ -61,6 +61,8 @@ class Output:
                 raise CheckpointError(
                     f"Another process is writing {self.path}: wait for it, or choose another --output."
                 ) from error
+            except (FileExistsError, NotADirectoryError) as error:
+                raise CheckpointError(f"{error.filename} is not a folder: choose another --output.") from error
             except OSError as error:
                 raise CheckpointError(
                     f"{error.filename or self.path} cannot be written to ({error.strerror}): choose another --output."
@@ -153,7 +155,9 @@ class Output:
 
     def _require_same_settings(self):
         if not os.path.lexists(self._settings_path):
-            raise self._refusal(f"exists already, and {self._settings_path.name} beside it, from a run here, does not")
+            raise self._refusal(
+                f"exists already and was not begun here, as {self._settings_path.name} is not beside it"
+            )
         before = read_json_file(self._settings_path)
         for name in {**before, **self._settings}:
             if before.get(name) != self._settings.get(name):
