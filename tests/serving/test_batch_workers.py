@@ -1,6 +1,7 @@
 """Guards a batch's processes: order, rows that end them, processes that somebody ends, what cannot be loaded."""
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import time
@@ -10,8 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from viscpm_hf.serving.batch import workers
 from viscpm_hf.serving.batch.rows import Result, Row
 from viscpm_hf.serving.batch.workers import Workers
+
+
+@pytest.fixture(autouse=True)
+def forked(monkeypatch):
+    """Each process would import torch for seconds: forked from one that has it, they behave the same."""
+    multiprocessing.set_forkserver_preload(["viscpm_hf.serving.batch.workers"])
+    monkeypatch.setattr(workers, "_METHOD", "forkserver")
 
 
 @contextmanager
@@ -51,8 +60,8 @@ def ending(folder, number):
     yield
 
 
-def run(workers, fields, **errors):
-    rows = [Row(number, {} if isinstance(each, str) else each, None) for number, each in enumerate(fields, 1)]
+def run(workers, fields):
+    rows = [Row(number, each) for number, each in enumerate(fields, 1)]
     results = list(workers.answer(rows))
     assert [row for row, _ in results] == rows
     return [result.fields for _, result in results]
@@ -67,8 +76,10 @@ def answers(*numbers):
 
 
 def test_they_come_in_order_whoever_is_faster_and_bad_ones_harm_nobody(tmp_path):
-    workers = Workers(partial(loaded, tmp_path), count=2, ahead=3)
-    found = run(workers, [{"seconds": 1}, {}, {"does": "raise"}, {"does": "end once"}, *[{}] * 26])
+    found = run(
+        Workers(partial(loaded, tmp_path), count=2, ahead=3),
+        [{"seconds": 1}, {}, {"does": "raise"}, {"does": "end once"}, *[{}] * 26],
+    )
     assert found == [*answers(1, 2), {"error": "The row is bad."}, *answers(*range(4, 31))]
     assert len({process for _, process in tries(tmp_path)}) == 3  # two, and one in the place of that which ended
     assert {number for number, _ in tries(tmp_path)} == set(range(1, 31))

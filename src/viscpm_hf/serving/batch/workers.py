@@ -11,6 +11,7 @@ import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -20,6 +21,7 @@ from .rows import Result, Row
 Answer = Callable[[int, Mapping[str, Any]], Awaitable[Result]]  # of a row's number and fields
 Load = Callable[[int], AbstractContextManager[Answer]]  # of a worker's number, from 0 on
 
+_METHOD = "spawn"  # a process that is forked could not use a GPU
 _TRIES = 3  # of a row by itself, each of which ended its process
 _LOADS, _DEATHS = 3, 12  # processes that ended one after the other: while they loaded, in all
 
@@ -53,10 +55,15 @@ class _Worker:
     """A process, seen from outside."""
 
     def __init__(self, number, load):
-        spawn = multiprocessing.get_context("spawn")  # one that is forked could not use a GPU
-        self.connection, theirs = spawn.Pipe()
-        self.process = spawn.Process(target=_work, args=(theirs, load, number), daemon=True)
-        self.process.start()
+        context = multiprocessing.get_context(_METHOD)
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, load, number), daemon=True)
+        resource_tracker.ensure_running()  # which would unblock what is blocked now
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the process inherits it: see _work
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         theirs.close()  # else nobody would see that it has died
         self.rows: dict[int, Row] = {}
         self.loaded = self.alone = False
@@ -177,7 +184,7 @@ class _Round:
 
 def _work(connection, load: Load, number: int) -> None:
     """The process: it ends when the other end of the connection is closed, be it that nobody is there any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at a terminal is for all, and one is to decide
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # at a terminal Ctrl-C is for all processes, and one is to decide
     given: queue.SimpleQueue = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, given), daemon=True).start()
     _choose_gpu(number)
