@@ -355,11 +355,18 @@ def _in_worker(number, processes, model):
     import torch
     from tqdm import tqdm
 
-    from .remarks import only_ours, plain_remarks
+    from .remarks import only_ours, plain_remarks, tell
 
     tqdm.set_lock(threading.RLock())  # as above
     if number:
         sys.stderr = open(os.devnull, "w")
+    if model is None:
+        tell(
+            say(
+                "Without --model the tiny model in the package works, which knows coloured shapes only.",
+                "未给 --model，使用包内自带的小模型；它只认识彩色图形。",
+            )
+        )
     torch.set_num_threads(1 if model is None else max(1, torch.get_num_threads() // processes))
     with plain_remarks(), only_ours():
         yield
