@@ -281,39 +281,29 @@ def _run(input, output, overwrite, workers):
     from ..serving.batch.rows import count_rows, read_rows
     from .remarks import tell
 
-    path = output.path
+    path, total = output.path, None
     if input != "-" and os.path.exists(path) and os.path.samefile(input, path):
         raise ValueError(f"Got {path} as --input and as --output: choose another --output.")
-    total = None
-    if input != "-":
-        with open_regular(input) as file:
-            total = count_rows(file)
-    with (
-        sys.stdin.buffer if input == "-" else open_regular(input) as file,
-        output.opened(overwrite),
-    ):
-        rows = read_rows(file)
-        output.skip(rows)
-        before = output.answered + output.failed
-        if before and before != total:
-            tell(say(f"{path} has {before} rows; going on.", f"{path} 已有 {before} 条，接着处理。"))
-        try:
+    try:
+        if input != "-":
+            with open_regular(input) as file:
+                total = count_rows(file)
+        with sys.stdin.buffer if input == "-" else open_regular(input) as file, output.opened(overwrite):
+            rows = read_rows(file)
+            output.skip(rows)
+            before = output.answered + output.failed
+            if before and before != total:
+                tell(say(f"{path} has {before} rows; going on.", f"{path} 已有 {before} 条，接着处理。"))
             with _progress(output, total) as show:
                 for row, result in workers.answer(rows):
                     output.add(row, result)
                     show()
-        except (KeyboardInterrupt, SystemExit) as stop:
-            done = output.answered + output.failed
-            tell(
-                say(
-                    f"Stopped; {path} has {done} rows, and the same command goes on from there.",
-                    f"已停止；{path} 有 {done} 条，用同一条命令可接着处理。",
-                )
-            )
-            if isinstance(stop, SystemExit):
-                raise
-            return 130
-        answered, failed = output.answered, output.failed
+    except (KeyboardInterrupt, SystemExit) as stop:
+        tell(say("Stopped: the same command goes on from there.", "已停止：用同一条命令可接着处理。"))
+        if isinstance(stop, SystemExit):
+            raise
+        return 130
+    answered, failed = output.answered, output.failed
     said = say(f"{answered + failed} rows in {path}", f"{path} 共 {answered + failed} 条")
     if failed:
         said += say(f"; {failed} failed, see their error", f"；{failed} 条失败，见其 error")
