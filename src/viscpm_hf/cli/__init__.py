@@ -6,7 +6,8 @@
 * convert.py: `viscpm convert chat|paint|cpmbee`; repositories.py: verify, export, push; refresh.py: refresh;
   memory.py: fit, quantize
 * chat.py: `viscpm chat`, conversation.py: what is said without --question; paint.py: `viscpm paint`, painting.py: its
-  pictures; examples.py: what the tiny models understand; batch.py: `viscpm batch chat|paint`
+  pictures; examples.py: what the tiny models understand; batch.py: `viscpm batch
+  chat|paint`, batching.py: what it does
 """
 
 from .app import main

@@ -2,10 +2,6 @@
 
 import math
 import os
-import sys
-import threading
-import time
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,8 +12,6 @@ from ..language import say
 from .options import Device, Dtype, Memory, Model, Quantization
 from .paint import _guidance, _size
 from .program import verb
-
-_SECONDS = 30  # between two lines of progress, where nobody is at a terminal
 
 
 def add_to(app: typer.Typer) -> None:
@@ -240,6 +234,7 @@ def _chat(input, output, overwrite, processes, model, loading, images, batch, sa
     from ..serving.batch.output import Output
     from ..serving.batch.rows import ANSWER
     from ..serving.batch.workers import Workers
+    from .batching import chat_rows, run
 
     if images is None:
         images = Path.cwd() if input == "-" else Path(input).parent
@@ -247,8 +242,8 @@ def _chat(input, output, overwrite, processes, model, loading, images, batch, sa
         raise ValueError(f"There is no folder {images}: give one with pictures as --images.")
     images = images.absolute()
     settings = {"verb": "batch chat", "model": _name(model), "images": str(images), **sampling, **_of_answers(loading)}
-    load = partial(_chat_rows, processes, model, loading, images, batch, sampling)
-    return _run(input, Output(output, ANSWER, settings), overwrite, Workers(load, processes, ahead=2 * batch))
+    load = partial(chat_rows, processes, model, loading, images, batch, sampling)
+    return run(input, Output(output, ANSWER, settings), overwrite, Workers(load, processes, ahead=2 * batch))
 
 
 @verb
@@ -256,6 +251,7 @@ def _paint(input, output, overwrite, processes, model, loading, pictures, seed, 
     from ..serving.batch.output import Output
     from ..serving.batch.rows import PICTURE
     from ..serving.batch.workers import Workers
+    from .batching import paint_rows, run
     from .painting import check_candidates, check_size
 
     check_size(model, settings["size"])
@@ -263,9 +259,9 @@ def _paint(input, output, overwrite, processes, model, loading, pictures, seed, 
     pictures = output.with_name(f"{output.stem}_pictures") if pictures is None else pictures
     kept = {"verb": "batch paint", "model": _name(model), "pictures": str(pictures.absolute()), "seed": seed}
     kept |= {"scheduler": scheduler, **settings, "size": settings["size"] and list(settings["size"])}
-    load = partial(_paint_rows, processes, model, loading, seed, scheduler, settings)
+    load = partial(paint_rows, processes, model, loading, seed, scheduler, settings)
     output = Output(output, PICTURE, kept | _of_answers(loading), pictures)
-    return _run(input, output, overwrite, Workers(load, processes, ahead=2))  # the next, while one is being written
+    return run(input, output, overwrite, Workers(load, processes, ahead=2))  # the next, while one is being written
 
 
 def _name(model):
@@ -274,117 +270,3 @@ def _name(model):
 
 def _of_answers(loading):
     return {name: loading[name] for name in ("dtype", "quantization")}
-
-
-def _run(input, output, overwrite, workers):
-    from ..checkpoint.files.disk import open_regular
-    from ..serving.batch.rows import count_rows, read_rows
-    from .remarks import tell
-
-    path, total = output.path, None
-    if input != "-" and os.path.exists(path) and os.path.samefile(input, path):
-        raise ValueError(f"Got {path} as --input and as --output: choose another --output.")
-    try:
-        if input != "-":
-            with open_regular(input) as file:
-                total = count_rows(file)
-        with sys.stdin.buffer if input == "-" else open_regular(input) as file, output.opened(overwrite):
-            rows = read_rows(file)
-            output.skip(rows)
-            before = output.answered + output.failed
-            if before and before != total:
-                tell(say(f"{path} has {before} rows; going on.", f"{path} 已有 {before} 条，接着处理。"))
-            with _progress(output, total) as show:
-                for row, result in workers.answer(rows):
-                    output.add(row, result)
-                    show()
-    except (KeyboardInterrupt, SystemExit) as stop:
-        tell(say("Stopped: the same command goes on from there.", "已停止：用同一条命令可接着处理。"))
-        if isinstance(stop, SystemExit):
-            raise
-        return 130
-    answered, failed = output.answered, output.failed
-    said = say(f"{answered + failed} rows in {path}", f"{path} 共 {answered + failed} 条")
-    if failed:
-        said += say(f"; {failed} failed, see their error", f"；{failed} 条失败，见其 error")
-    tell(said)
-    return int(failed > 0)
-
-
-@contextmanager
-def _progress(output, total):
-    """Gives a function to be called after each row: a bar on a terminal, else a line now and then."""
-    from tqdm import tqdm
-
-    from .remarks import is_terminal, tell
-
-    tqdm.set_lock(threading.RLock())  # its own is for several processes, and lost with a remark if one is killed
-    at_terminal, before = is_terminal(sys.stderr), output.answered + output.failed
-    start = last = time.monotonic()
-    with tqdm(total=total, initial=before, unit=" rows", disable=not at_terminal) as bar:
-
-        def show():
-            nonlocal last
-            bar.update()
-            if output.failed:
-                bar.set_postfix({"failed": output.failed}, refresh=False)
-            now, done = time.monotonic(), output.answered + output.failed
-            if at_terminal or now - last < _SECONDS:
-                return
-            last, rate = now, (done - before) / (now - start)
-            left = None if total is None else tqdm.format_interval(max(total - done, 0) / rate)
-            of, ending = ("", "") if left is None else (f"/{total}", say(f", {left} left", f"，剩余 {left}"))
-            tell(say(f"{done}{of} rows, {rate:.3g} rows/s{ending}", f"{done}{of} 条，每秒 {rate:.3g} 条{ending}"))
-
-        yield show
-
-
-@contextmanager
-def _in_worker(number, processes, model):
-    """In a process with a model: only the first says anything, and together they have as many threads as one."""
-    import torch
-    from tqdm import tqdm
-
-    from .remarks import only_ours, plain_remarks, tell
-
-    tqdm.set_lock(threading.RLock())  # as above
-    if number:
-        sys.stderr = open(os.devnull, "w")
-    if model is None:
-        tell(
-            say(
-                "Without --model the tiny model in the package works, which knows coloured shapes only.",
-                "未给 --model，使用包内自带的小模型；它只认识彩色图形。",
-            )
-        )
-    torch.set_num_threads(1 if model is None else max(1, torch.get_num_threads() // processes))
-    with plain_remarks(), only_ours():
-        yield
-
-
-@contextmanager
-def _chat_rows(processes, model, loading, images, batch, sampling, number):
-    with _in_worker(number, processes, model):
-        from ..chat import VisCPMChat
-        from ..serving.batch.chat import ChatRows
-        from ..serving.engine import Engine, Sampling
-        from ..tiny import tiny_chat_repo
-        from .conversation import open_picture
-
-        chat = VisCPMChat(tiny_chat_repo() if model is None else model, **loading)
-        engine = Engine(chat, max_batch=batch, max_queue=2 * batch)
-        yield ChatRows(engine, open_picture, images, Sampling(**sampling))
-
-
-@contextmanager
-def _paint_rows(processes, model, loading, seed, scheduler, settings, number):
-    with _in_worker(number, processes, model):
-        from ..serving.batch.paint import PaintRows
-        from ..serving.engine import Engine
-        from .painting import Painter
-
-        painter = Painter(model, scheduler, settings, loading)
-        about = {"scheduler": type(painter.pipeline.scheduler).__name__, "model": painter.model, **painter.loading}
-        own = {"negative_prompt": painter.negative, "size": painter.size, "candidates": painter.candidates}
-        own |= {"steps": painter.steps, "guidance": painter.guidance}
-        yield PaintRows(Engine(paint=painter.painter), seed, own, about)
