@@ -68,14 +68,24 @@ Overwrite = Annotated[
     typer.Option("--overwrite", help=say("begin anew, whatever is there", "不管已有什么，重新开始")),
 ]
 Processes = Annotated[
-    int,
+    int | None,
     typer.Option(
         min=1,
         max=1024,
         metavar="N",
         help=say(
-            "on this machine, each with the model and, if there are several, a GPU of its own",
-            "本机的进程数，每个进程各有一份模型；有多块 GPU 时各用一块",
+            "each with the model and, if there are several, a GPU of its own (default: 1, with --ray as many as GPUs)",
+            "进程数，每个进程各有一份模型，有多块 GPU 时各用一块（默认：1；用 --ray 时为 GPU 数）",
+        ),
+    ),
+]
+Ray = Annotated[
+    bool,
+    typer.Option(
+        "--ray",
+        help=say(
+            "on the machines of the Ray cluster that RAY_ADDRESS names; without it, in a Ray on this machine",
+            "在 RAY_ADDRESS 指定的 Ray 集群的各台机器上；未设置则在本机启动 Ray",
         ),
     ),
 ]
@@ -108,7 +118,8 @@ def chat(
             min=1, max=4096, metavar="N", help=say("how many rows go through a model at once", "模型一次处理的条数")
         ),
     ] = 8,
-    processes: Processes = 1,
+    processes: Processes = None,
+    ray: Ray = False,
     max_tokens: Annotated[
         int | None,
         typer.Option(
@@ -146,7 +157,7 @@ def chat(
 ) -> int:
     loading = {"memory": memory, "quantization": quantization, "dtype": dtype, "device": device}
     sampling = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed if temperature else None}
-    return _chat(input, output, overwrite, processes, model, loading, images, batch, sampling)
+    return _chat(input, output, overwrite, (processes, ray), model, loading, images, batch, sampling)
 
 
 def paint(
@@ -163,7 +174,8 @@ def paint(
             ),
         ),
     ] = None,
-    processes: Processes = 1,
+    processes: Processes = None,
+    ray: Ray = False,
     seed: Annotated[
         int,
         typer.Option(
@@ -226,15 +238,14 @@ def paint(
 ) -> int:
     loading = {"memory": memory, "quantization": quantization, "dtype": dtype, "device": device}
     settings = {"steps": steps, "size": size, "negative": negative, "guidance": guidance, "candidates": candidates}
-    return _paint(input, output, overwrite, processes, model, loading, pictures, seed, scheduler, settings)
+    return _paint(input, output, overwrite, (processes, ray), model, loading, pictures, seed, scheduler, settings)
 
 
 @verb
 def _chat(input, output, overwrite, processes, model, loading, images, batch, sampling):
     from ..serving.batch.output import Output
     from ..serving.batch.rows import ANSWER
-    from ..serving.batch.workers import Workers
-    from .batching import chat_rows, run
+    from .batching import chat_rows, run, workers
 
     if images is None:
         images = Path.cwd() if input == "-" else Path(input).parent
@@ -242,16 +253,15 @@ def _chat(input, output, overwrite, processes, model, loading, images, batch, sa
         raise ValueError(f"There is no folder {images}: give one with pictures as --images.")
     images = images.absolute()
     settings = {"verb": "batch chat", "model": _name(model), "images": str(images), **sampling, **_of_answers(loading)}
-    load = partial(chat_rows, processes, model, loading, images, batch, sampling)
-    return run(input, Output(output, ANSWER, settings), overwrite, Workers(load, processes, ahead=2 * batch))
+    load = partial(chat_rows, model, loading, images, batch, sampling)
+    return run(input, Output(output, ANSWER, settings), overwrite, workers(load, *processes, ahead=2 * batch))
 
 
 @verb
 def _paint(input, output, overwrite, processes, model, loading, pictures, seed, scheduler, settings):
     from ..serving.batch.output import Output
     from ..serving.batch.rows import PICTURE
-    from ..serving.batch.workers import Workers
-    from .batching import paint_rows, run
+    from .batching import paint_rows, run, workers
     from .painting import check_candidates, check_size
 
     check_size(model, settings["size"])
@@ -259,9 +269,9 @@ def _paint(input, output, overwrite, processes, model, loading, pictures, seed, 
     pictures = output.with_name(f"{output.stem}_pictures") if pictures is None else pictures
     kept = {"verb": "batch paint", "model": _name(model), "pictures": str(pictures.absolute()), "seed": seed}
     kept |= {"scheduler": scheduler, **settings, "size": settings["size"] and list(settings["size"])}
-    load = partial(paint_rows, processes, model, loading, seed, scheduler, settings)
+    load = partial(paint_rows, model, loading, seed, scheduler, settings)
     output = Output(output, PICTURE, kept | _of_answers(loading), pictures)
-    return run(input, output, overwrite, Workers(load, processes, ahead=2))  # the next, while one is being written
+    return run(input, output, overwrite, workers(load, *processes, ahead=2))  # the next, while one is being written
 
 
 def _name(model):

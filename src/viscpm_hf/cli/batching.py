@@ -4,7 +4,11 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
@@ -16,10 +20,14 @@ from ..serving.batch.rows import count_rows, read_rows
 from ..serving.batch.workers import Workers
 from .remarks import is_terminal, only_ours, plain_remarks, tell
 
+if TYPE_CHECKING:
+    from ..serving.batch.cluster import ClusterWorkers
+
+LIBRARIES = ("ray", "pandas", "pyarrow")  # that Ray Data needs
 _SECONDS = 30  # between two lines of progress, where nobody is at a terminal
 
 
-def run(input: str, output: Output, overwrite: bool, workers: Workers) -> int:
+def run(input: str, output: Output, overwrite: bool, workers: "Workers | ClusterWorkers") -> int:
     """Answers the rows that are not there yet, and says how that goes.
 
     Args:
@@ -58,6 +66,29 @@ def run(input: str, output: Output, overwrite: bool, workers: Workers) -> int:
         said += say(f"; {failed} failed, see their error", f"；{failed} 条失败，见其 error")
     tell(said)
     return int(failed > 0)
+
+
+def workers(load: Callable, processes: int | None, ray: bool, ahead: int) -> "Workers | ClusterWorkers":
+    """Processes on this machine, or on those of a Ray cluster.
+
+    Args:
+        load: `chat_rows` or `paint_rows`, but for the number of processes and which it is.
+        processes: how many; None for one, in a cluster for one on each GPU.
+        ray: whether in a cluster.
+        ahead: see `Workers`.
+
+    Raises:
+        ImportError: Ray Data is not installed.
+    """
+    if not ray:
+        return Workers(partial(load, processes or 1), processes or 1, ahead)
+    missing = [name for name in LIBRARIES if find_spec(name) is None]
+    if missing:
+        wanted = 'pip install "ray[data]>=2.50"'
+        raise ImportError(f"--ray needs libraries that are not here ({', '.join(missing)}): {wanted}")
+    from ..serving.batch.cluster import ClusterWorkers
+
+    return ClusterWorkers(partial(load, 1), processes, ahead)
 
 
 @contextmanager
@@ -103,7 +134,7 @@ def _in_worker(number, processes, model):
 
 
 @contextmanager
-def chat_rows(processes, model, loading, images, batch, sampling, number):
+def chat_rows(model, loading, images, batch, sampling, processes, number):
     """For `Workers`: Chat, in the process of this number."""
     with _in_worker(number, processes, model):
         from ..chat import VisCPMChat
@@ -118,7 +149,7 @@ def chat_rows(processes, model, loading, images, batch, sampling, number):
 
 
 @contextmanager
-def paint_rows(processes, model, loading, seed, scheduler, settings, number):
+def paint_rows(model, loading, seed, scheduler, settings, processes, number):
     """For `Workers`: Paint, in the process of this number."""
     with _in_worker(number, processes, model):
         from ..serving.batch.paint import PaintRows

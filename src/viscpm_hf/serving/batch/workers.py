@@ -205,18 +205,23 @@ def _receive(connection, given):
         os._exit(0)
 
 
-async def _answer_all(connection, answer, given):
+async def answered(answer: Answer, number: int, fields: Mapping[str, Any]) -> Result:
+    """What comes of a row, which may be that it cannot be answered."""
     import torch
 
+    try:
+        return await answer(number, fields)
+    except torch.AcceleratorError:  # after which nothing works in this process
+        raise
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        return Result({"error": " ".join(str(error).split()) or type(error).__name__})
+
+
+async def _answer_all(connection, answer, given):
     async def answer_one(number, fields):
         try:
-            result = await answer(number, fields)
-        except torch.AcceleratorError as error:  # after which a GPU is of no use to this process
-            connection.send(("broken", first_line(error)))
-            os._exit(1)
-        except (ValueError, OSError, MemoryError, RuntimeError) as error:
-            result = Result({"error": " ".join(str(error).split()) or type(error).__name__})
-        except Exception as error:
+            result = await answered(answer, number, fields)
+        except Exception as error:  # a bug, or a GPU that is of no use to this process any more
             connection.send(("broken", first_line(error)))
             os._exit(1)
         connection.send(("done", number, result))
