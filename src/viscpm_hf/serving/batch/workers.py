@@ -23,7 +23,7 @@ Load = Callable[[int], AbstractContextManager[Answer]]  # of a worker's number, 
 
 _METHOD = "spawn"  # a process that is forked could not use a GPU
 _TRIES = 3  # of a row by itself, each of which ended its process
-_LOADS, _DEATHS = 3, 12  # processes that ended one after the other: while they loaded, in all
+_LOADS, _DEATHS = 5, 12  # processes that ended while they loaded, and all, without one that loads or an answer between
 
 
 class Workers:
@@ -93,7 +93,7 @@ class _Round:
         self.done: dict[int, Result] = {}
         self.waiting: list[tuple[int, Row]] = []  # a heap
         self.tries: dict[int, int] = {}  # of those that were there when a process died; they are done alone
-        self.deaths = 0
+        self.loads = self.deaths = 0
 
     def results(self) -> Iterator[tuple[Row, Result]]:
         while True:
@@ -151,7 +151,7 @@ class _Round:
             return
         match kind:
             case "loaded":
-                worker.loaded = True
+                self.loads, worker.loaded = 0, True
             case "done":
                 number, result = found
                 self.deaths, worker.alone = 0, False
@@ -167,11 +167,11 @@ class _Round:
         """Its rows are done again: each alone, so that one which ends a process ends it for no other."""
         worker = self.workers.pop(slot)
         how = worker.end()
-        self.deaths += 1
-        if self.deaths >= (_DEATHS if worker.loaded else _LOADS):
+        self.loads, self.deaths = self.loads + (not worker.loaded), self.deaths + 1
+        if self.loads == _LOADS or self.deaths == _DEATHS:
             raise ChildProcessError(
-                f"{self.deaths} processes with the model ended one after the other, the last {how}: what is answered "
-                "is kept, and the same command goes on."
+                f"The processes with the model end one after the other, the last {how}: what is answered is kept, and "
+                "the same command goes on."
             )
         for number, row in worker.rows.items():
             if worker.loaded:
@@ -190,11 +190,18 @@ def _work(connection, load: Load, number: int) -> None:
     _choose_gpu(number)
     try:
         with load(number) as answer:
-            connection.send(("loaded",))
+            _send(connection, "loaded")
             asyncio.run(_answer_all(connection, answer, given))
     except Exception as error:
         error.add_note(traceback.format_exc())  # which would else stay here
-        connection.send(("refused", error))
+        _send(connection, "refused", error)
+
+
+def _send(connection, *message):
+    try:
+        connection.send(message)
+    except OSError:  # nobody is there any more
+        os._exit(0)
 
 
 def _receive(connection, given):
@@ -222,9 +229,9 @@ async def _answer_all(connection, answer, given):
         try:
             result = await answered(answer, number, fields)
         except Exception as error:  # a bug, or a GPU that is of no use to this process any more
-            connection.send(("broken", first_line(error)))
+            _send(connection, "broken", first_line(error))
             os._exit(1)
-        connection.send(("done", number, result))
+        _send(connection, "done", number, result)
 
     async with asyncio.TaskGroup() as tasks:
         while True:
