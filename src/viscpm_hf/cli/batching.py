@@ -95,19 +95,20 @@ def workers(load: Callable, processes: int | None, ray: bool, ahead: int) -> "Wo
 def _progress(output, total):
     """Gives a function to be called after each row: a bar on a terminal, else a line now and then."""
     tqdm.set_lock(threading.RLock())  # its own is for several processes, and lost with a remark if one is killed
-    at_terminal, before = is_terminal(sys.stderr), output.answered + output.failed
-    start = last = time.monotonic()
-    with tqdm(total=total, initial=before, unit=" rows", disable=not at_terminal) as bar:
+    at_terminal, start, last = is_terminal(sys.stderr), None, 0.0
+    with tqdm(total=total, initial=output.answered + output.failed, unit=" rows", disable=not at_terminal) as bar:
 
         def show():
-            nonlocal last
+            nonlocal start, last
             bar.update()
             if output.failed:
                 bar.set_postfix({"failed": output.failed}, refresh=False)
             now, done = time.monotonic(), output.answered + output.failed
+            if start is None:  # now everything is loaded, which says nothing of the rate
+                start, last = (now, done), now
             if at_terminal or now - last < _SECONDS:
                 return
-            last, rate = now, (done - before) / (now - start)
+            last, rate = now, (done - start[1]) / (now - start[0])
             left = None if total is None else tqdm.format_interval(max(total - done, 0) / rate)
             of, ending = ("", "") if left is None else (f"/{total}", say(f", {left} left", f"，剩余 {left}"))
             tell(say(f"{done}{of} rows, {rate:.3g} rows/s{ending}", f"{done}{of} 条，每秒 {rate:.3g} 条{ending}"))
