@@ -10,18 +10,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 
-import ray
-from ray.data import ActorPoolStrategy, DataContext
+# it looks at these when it is imported
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it remarks on what Ray Data does
+if not os.environ.get("RAY_ADDRESS"):
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # a cluster of its own stays on 127.0.0.1
 
-from .rows import Result, Row
-from .workers import Load, answered
+import ray  # noqa: E402
+from ray.data import ActorPoolStrategy, DataContext  # noqa: E402
+
+from .rows import Result, Row  # noqa: E402
+from .workers import Load, answered  # noqa: E402
 
 _WINDOW = 10_000  # rows that are in the cluster at a time; after them the models are loaded anew
-_SETTINGS = {
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # it remarks on what Ray Data does
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a cluster of its own stays on 127.0.0.1
-}
 
 
 class ClusterWorkers:
@@ -111,8 +112,6 @@ class _Answers:
 
 @contextmanager
 def _connected(processes):
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
     options = {"address": os.environ.get("RAY_ADDRESS")}
     if not options["address"]:
         options = {"address": "local", "num_cpus": max(os.cpu_count() or 1, processes), "include_dashboard": False}
