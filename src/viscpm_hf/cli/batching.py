@@ -84,7 +84,7 @@ def workers(load: Callable, processes: int | None, ray: bool, ahead: int) -> "Wo
         return Workers(partial(load, processes or 1), processes or 1, ahead)
     missing = [name for name in LIBRARIES if find_spec(name) is None]
     if missing:
-        wanted = 'pip install "ray[data]>=2.50"'
+        wanted = 'pip install "ray[data]>=2.60"'
         raise ImportError(f"--ray needs libraries that are not here ({', '.join(missing)}): {wanted}")
     from ..serving.batch.cluster import ClusterWorkers
 
