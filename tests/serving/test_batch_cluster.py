@@ -1,4 +1,4 @@
-"""Guards `viscpm batch --ray`: the lines are those without Ray, though a process is killed; nobody else can connect."""
+"""Guards `viscpm batch --ray`: the lines are those without Ray, though a process is killed; nobody else connects."""
 
 import json
 import os

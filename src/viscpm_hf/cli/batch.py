@@ -75,7 +75,7 @@ Processes = Annotated[
         metavar="N",
         help=say(
             "each with the model and, if there are several, a GPU of its own (default: 1, with --ray as many as GPUs)",
-            "进程数，每个进程各有一份模型，有多块 GPU 时各用一块（默认：1；用 --ray 时为 GPU 数）",
+            "进程数，各有一份模型，多块 GPU 时各用一块（默认 1，用 --ray 时每块 GPU 一个）",
         ),
     ),
 ]
