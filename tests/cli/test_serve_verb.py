@@ -1,11 +1,9 @@
 """Guards `viscpm serve` before it serves: which models are meant, and one sentence for what is wrong, at once."""
 
-import io
 import os
 import re
 import signal
 import socket
-import sys
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -178,24 +176,3 @@ def test_what_is_not_checked_is_said(load, monkeypatch, capsys):
         f"warning: {paint.name} has no safety checker for pictures, which are not checked.",
         f"warning: {paint.name} has no safety checker for prompts, which are not checked.",
     ]
-
-
-def test_a_log_that_nobody_reads_is_no_reason_to_fail(monkeypatch):
-    """The other end of stderr is gone, or its disk is full."""
-
-    class Gone(io.StringIO):
-        def write(self, text):
-            raise BrokenPipeError
-
-    def run(app, engine, listening, timeout, ready, tell):
-        monkeypatch.setattr(sys, "stderr", Gone())
-        ready()
-        app.tell("GET / 200")
-        tell("Stopping")
-        monkeypatch.undo()
-        return 0
-
-    monkeypatch.setattr(serve, "_engine", lambda *arguments: None)
-    monkeypatch.setattr("viscpm_hf.serving.api.create_app", lambda *arguments, **options: None)
-    monkeypatch.setattr("viscpm_hf.serving.server.run", run)
-    assert main(["serve", "--port", "0"]) == 0

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,7 +26,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(viscpm_hf.__file__).parents[
 # The program around an application without models. It looks like the command, so that the package imports no torch.
 SCRIPT = """# viscpm_hf.cli
 import asyncio, sys, threading, types
-from viscpm_hf.serving import server
+from viscpm_hf.serving import connections, server
 
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
@@ -50,12 +50,12 @@ def tell(text):
     print(text, file=sys.stderr, flush=True)
 
 server._LAST_STEP = 0.1
+connections._HEADER_SECONDS = 0.5
 engine = types.SimpleNamespace(batchers={}, drain=lambda: None, close=close)
 listening = server.bound_socket("127.0.0.1", int(sys.argv[3]))
 with listening:
     sys.exit(server.run(
-        server.RequestLog(app, tell), engine, listening, float(sys.argv[2]),
-        lambda: tell(f"Serving at {server.url_of(listening)}, "), tell,
+        app, engine, listening, float(sys.argv[2]), lambda: f"Serving at {server.url_of(listening)}, ", tell
     ))
 """
 
@@ -220,6 +220,66 @@ def test_a_request_is_a_line_without_its_query(script):
     assert len(requests) == 3 and max(map(len, requests)) < 300
     assert re.fullmatch(r"GET /a\\x1b\[31mred 200 \d+\.\d{3} s", requests[0])
     assert "s3cret" not in "".join(running.lines)
+
+
+@pytest.mark.parametrize("reader", ["gone", "asleep"])
+def test_a_log_that_nobody_reads_is_no_reason_to_fail(tmp_path, reader):
+    """Longer than a pipe holds, and what uvicorn warns of is in it: requests are answered, SIGTERM ends with 0."""
+    (tmp_path / "viscpm").write_text(SCRIPT)
+    command = [sys.executable, tmp_path / "viscpm", "free", "1", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    try:
+        parts = urlsplit(re.search(r"http://[^,]+", process.stderr.readline())[0])
+        if reader == "gone":
+            process.stderr.close()
+        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
+        for _ in range(500):
+            connection.request("GET", "/" + "x" * 190)
+            assert connection.getresponse().read()
+        for _ in range(100):
+            with socket.create_connection((parts.hostname, parts.port), 60) as bad:
+                bad.sendall(b"no HTTP\r\n\r\n")
+                assert b" 400 " in bad.recv(1000)
+        process.terminate()
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_who_never_asks_is_left(script):
+    """Half a request's head, at the beginning and after an answer, costs others nothing and is closed in time."""
+    with script(1) as running:
+        parts = urlsplit(running.address)
+        sockets = [socket.create_connection((parts.hostname, parts.port), 60) for _ in range(3)]
+        sockets[0].sendall(b"GET / HTTP/1.1\r\nHo")
+        sockets[1].sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = b""
+        while not answer.endswith(b"0\r\n\r\n"):
+            answer += sockets[1].recv(100_000)
+        sockets[1].sendall(b"GET /")
+        for each in sockets:  # the third says nothing at all
+            assert each.recv(1000) == b""
+            each.close()
+        with hanging(running):  # while a request is under way nobody is left
+            time.sleep(1)
+            assert httpx2.get(running.address).status_code == 200
+            assert running.end(signal.SIGTERM) == 0
+
+
+def test_more_connections_than_files_cost_no_others(script):
+    """Beyond the limit connections are refused at once; when some have gone, others are taken again."""
+    with script(1, prefix=("bash", "-c", 'ulimit -n 260; exec "$@"', "bash")) as running:
+        parts = urlsplit(running.address)
+        sockets = [socket.create_connection((parts.hostname, parts.port), 60) for _ in range(300)]
+        for each in sockets:
+            each.settimeout(60)
+            with suppress(ConnectionError):
+                assert each.recv(10) == b""
+            each.close()
+        assert httpx2.get(running.address).status_code == 200
+        assert running.end(signal.SIGTERM) == 0
+    assert len(running.lines) < 10
 
 
 def test_a_port_that_was_taken_meanwhile_is_said(script):

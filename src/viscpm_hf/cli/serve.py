@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import warnings
-from contextlib import suppress
 from importlib.util import find_spec
 from typing import Annotated, Literal
 
@@ -313,21 +312,15 @@ def _tell_unchecked(name, what):
 
 def _run(engine, names, listening, timeout, api):
     from ..serving.api import create_app
-    from ..serving.server import RequestLog, run, url_of
+    from ..serving.server import run, url_of
     from .remarks import tell
 
-    def told(text):
-        with suppress(OSError):  # nobody reads it any more, or the disk is full: no reason to fail
-            tell(text)
-
-    def ready():
+    def banner():
         served = " · ".join(f"{kind.capitalize()}: {name}" for kind, name in names.items())
         url = url_of(listening)
-        told(
-            say(
-                f"{served}\nServing at {url}, described at {url}/docs; Ctrl-C stops it.",
-                f"{served}\n服务地址 {url}，接口说明 {url}/docs；按 Ctrl-C 停止。",
-            )
+        return say(
+            f"{served}\nServing at {url}, described at {url}/docs; Ctrl-C stops it.",
+            f"{served}\n服务地址 {url}，接口说明 {url}/docs；按 Ctrl-C 停止。",
         )
 
-    return run(RequestLog(create_app(engine, names, **api), told), engine, listening, timeout, ready, told)
+    return run(create_app(engine, names, **api), engine, listening, timeout, banner, tell)

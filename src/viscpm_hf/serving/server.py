@@ -7,21 +7,21 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import uvicorn
 
-from ..language import printable, say, shortened
+from ..language import say
+from .connections import BACKLOG, Connection, raise_limit_of_files
+from .log import Lines, RequestLog
 
 if TYPE_CHECKING:
     from .engine import Engine
 
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 _LAST_STEP = 20.0  # seconds for a model to come to the end of a step that nobody waits for
-_PROBES = ("/health", "/health/live", "/metrics")
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
@@ -88,39 +88,6 @@ def url_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-class RequestLog:
-    """A line for each request: method, path, status, seconds; none for a probe that went well.
-
-    Args:
-        app: an ASGI application.
-        tell: prints a line.
-    """
-
-    def __init__(self, app: Callable, tell: Callable[[str], None]):
-        self.app, self.tell = app, tell
-
-    async def __call__(self, scope, receive, send) -> None:
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        status, started = None, time.perf_counter()
-
-        async def noted(message):
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self.app(scope, receive, noted)
-        except asyncio.CancelledError:  # cut off at the very end: uvicorn would log where
-            pass
-        finally:  # the query of an address may hold a key, and is left out
-            path = scope["path"]
-            if path not in _PROBES or status != 200:
-                seconds = time.perf_counter() - started
-                self.tell(f"{scope['method']} {printable(shortened(path, 200))} {status or '-'} {seconds:.3f} s")
-
-
 class _Server(uvicorn.Server):
     """uvicorn; what a signal does is our business, since it would kill the process with it again at the end."""
 
@@ -142,7 +109,7 @@ def run(
     engine: "Engine",
     listening: socket.socket,
     timeout: float,
-    ready: Callable[[], None],
+    banner: Callable[[], str],
     tell: Callable[[str], None],
 ) -> int:
     """Serves until a signal comes, then finishes what is under way; new requests are refused meanwhile.
@@ -152,8 +119,8 @@ def run(
         engine: what it stands on; closed at the end.
         listening: see `bound_socket`.
         timeout: seconds to finish in; who is not answered by then is cut off.
-        ready: called once requests are taken.
-        tell: prints a line.
+        banner: what is said once requests are taken.
+        tell: prints a line; it may wait for a reader, which then nothing else does.
 
     Returns:
         The exit code: 0 after SIGTERM, as systemd and Kubernetes expect, 130 after Ctrl-C; a second Ctrl-C ends the
@@ -162,28 +129,39 @@ def run(
     Raises:
         ValueError: somebody else has taken the port meanwhile.
     """
+    lines = Lines(tell)
     signals: list[int] = []
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
-        asyncio.run(_serve(app, engine, listening, timeout, ready, tell, signals))
+        asyncio.run(_serve(RequestLog(app, lines), engine, listening, timeout, banner, lines, signals))
     except OSError as error:
         raise _unusable(listening.getsockname(), error) from error
     finally:
-        closed = _close(engine)
+        finished = _close(engine)
+        finished &= lines.finish()
         for number, handler in before.items():
             signal.signal(number, handler)
     code = {signal.SIGTERM: 0}.get(signals[0], 128 + signals[0]) if signals else 1
-    if not closed:  # Python could crash if it ended beside a model that still works
+    if not finished:  # Python could crash if it ended beside a model that still works, or wait for a reader
         os._exit(code)
     return code
 
 
-async def _serve(app, engine, listening, timeout, ready, tell, signals):
+async def _serve(app, engine, listening, timeout, banner, tell, signals):
     # h11 and no websockets, whatever is installed besides; proxies close their connections first, after 60 s
+    most = raise_limit_of_files()
+    protocol = type("Connection", (Connection,), {"most": most})
     config = uvicorn.Config(
-        app, http="h11", ws="none", log_config=None, access_log=False, server_header=False, timeout_keep_alive=75
+        app,
+        http=protocol,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        backlog=BACKLOG,
     )
-    server = _Server(config, ready)
+    server = _Server(config, lambda: tell(banner()))
     loop, asked = asyncio.get_running_loop(), asyncio.Event()
 
     def stop(signum, frame):
