@@ -6,10 +6,10 @@ What stands on it (an HTTP API, pages, a cluster) knows no model, and it knows n
 import asyncio
 import itertools
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -18,6 +18,9 @@ from ..chat import ChatAnswer, VisCPMChat
 from ..paint import CHINESE, VisCPMPaint
 from .batcher import Batcher, Request
 from .stops import StopTexts, until_stop
+
+
+T = TypeVar("T")
 
 
 class PromptTooLongError(ValueError):
@@ -155,6 +158,27 @@ class Progress:
     steps: int
 
 
+async def until_deadline(stream: AsyncGenerator[T, None], timeout: float | None) -> AsyncIterator[T]:
+    """The pieces of a stream until the deadline, which must not strike while somebody else is at work with a piece.
+
+    Args:
+        stream: is closed at the end.
+        timeout: seconds from now; None is without end.
+
+    Raises:
+        TimeoutError: past the deadline.
+    """
+    deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
+    async with aclosing(stream):
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    piece = await anext(stream)
+            except StopAsyncIteration:
+                return
+            yield piece
+
+
 class _CancelledError(Exception):
     """Nobody waits any more."""
 
@@ -226,7 +250,8 @@ class Engine:
         """Answers a question piece by piece; at last comes what `answer` would return. Closing it stops the model."""
         stops = [StopTexts(question.sampling.stop) for _ in range(question.sampling.n)]
         group, weight = self._place_of(question, streams=True)
-        async with aclosing(self._pieces(self.batchers["chat"].stream(question, group, weight))) as pieces:
+        stream = self.batchers["chat"].stream(question, group, weight)
+        async with aclosing(until_deadline(stream, self.timeout)) as pieces:
             async for piece in pieces:
                 if isinstance(piece, AnswerPiece):
                     if text := stops[piece.number].read(piece.text):
@@ -245,20 +270,8 @@ class Engine:
     async def stream_picture(self, prompt: Prompt) -> AsyncIterator[Progress | list[Painted]]:
         """Paints a prompt, telling how far it is; at last comes what `paint` would return."""
         stream = self.batchers["paint"].stream(prompt, *self._place_of_prompt(prompt))
-        async with aclosing(self._pieces(stream)) as pieces:
+        async with aclosing(until_deadline(stream, self.timeout)) as pieces:
             async for piece in pieces:
-                yield piece
-
-    async def _pieces(self, stream):
-        """Those of a stream, until the deadline: which must not strike while somebody else is at work with a piece."""
-        deadline = None if self.timeout is None else asyncio.get_running_loop().time() + self.timeout
-        async with aclosing(stream):
-            while True:
-                try:
-                    async with asyncio.timeout_at(deadline):
-                        piece = await anext(stream)
-                except StopAsyncIteration:
-                    return
                 yield piece
 
     def _place_of(self, question, streams):
