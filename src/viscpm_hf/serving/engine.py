@@ -19,7 +19,6 @@ from ..paint import CHINESE, VisCPMPaint
 from .batcher import Batcher, Request
 from .stops import StopTexts, until_stop
 
-
 T = TypeVar("T")
 
 

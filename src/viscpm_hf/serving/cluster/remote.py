@@ -1,0 +1,406 @@
+"""An engine that is elsewhere: the same coroutines, answered by replicas of an [`Engine`] that Ray starts and watches.
+
+Ray chooses who answers and starts anew who has died; what was lost with it is asked again here. Nothing but plain
+texts, numbers and the bytes of pictures goes over the network, errors included.
+"""
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
+
+from ...chat import ChatAnswer
+from ...remote_code.image_processing_viscpm_chat import VisCPMChatImageProcessor
+from ...remote_code.pipeline_viscpm_paint import UnsafePromptError
+from ...safety import UnsafeContentError
+from ..batcher import Counters, DrainingError, QueueFullError
+from ..engine import AnswerPiece, Engine, Painted, Progress, Prompt, PromptTooLongError, Question, until_deadline
+
+_ATTEMPTS = 3  # a question that kills whoever tries it must not kill all
+_LOST = (RayActorError, ReplicaUnavailableError)  # the replica has died, or is about to be taken away
+_PERIOD = 1.0  # seconds between two looks at who is there
+_MISSES = 30  # looks in vain until Ray counts as gone
+
+
+class ReplicaFailedError(RuntimeError):
+    """A replica failed at a request through no fault of the client; its log says why."""
+
+
+class Picture(NamedTuple):
+    """A picture on its way.
+
+    Args:
+        size: width and height.
+        pixels: RGB, row by row.
+    """
+
+    size: tuple[int, int]
+    pixels: bytes
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error on its way: Ray's own way loses its cause and what a class keeps besides its message.
+
+    Args:
+        kind: name of its class, of those that a client is told of; "" for others.
+        message: for people.
+        retry_after: of a QueueFullError.
+    """
+
+    kind: str
+    message: str
+    retry_after: float = 0.0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a replica sends.
+
+    Args:
+        value: a result, a piece of one, or a [`Failure`].
+        replica: which it was.
+        counters: of its engine by then; None within a stream.
+    """
+
+    value: Any
+    replica: str = ""
+    counters: Counters | None = None
+
+
+_KINDS = {
+    kind.__name__: kind
+    for kind in (
+        QueueFullError,
+        DrainingError,
+        TimeoutError,
+        UnsafePromptError,
+        UnsafeContentError,
+        PromptTooLongError,
+    )
+}
+
+
+def packed(value: Any) -> Any:
+    """Questions, answers, pictures and errors, fit for the network."""
+    match value:
+        case Question(image=Image.Image()):
+            # as the model's own processor would; the safety checker sees it in its full size
+            (image,) = VisCPMChatImageProcessor().to_pil(value.image)
+            return replace(value, image=Picture(image.size, image.tobytes()))
+        case ChatAnswer():
+            return replace(value, vision_hidden_states=None)  # megabytes that no client reads
+        case Painted():
+            return replace(value, image=Picture(value.image.size, value.image.tobytes()))
+        case list():
+            return [packed(each) for each in value]
+        case UnsafeContentError(__cause__=UnsafePromptError()):
+            return Failure("UnsafePromptError", str(value))
+        case QueueFullError():
+            return Failure("QueueFullError", str(value), value.retry_after)
+        case Exception():
+            for kind in type(value).__mro__:
+                if kind.__name__ in _KINDS or kind is ValueError:
+                    return Failure(kind.__name__, str(value))
+            return Failure("", f"{type(value).__name__}: {value}")
+    return value
+
+
+def unpacked(value: Any) -> Any:
+    """The reverse of `packed`; of an error, it is raised.
+
+    Raises:
+        Exception: as an [`Engine`] would; `ReplicaFailedError` for what is no fault of the client.
+    """
+    match value:
+        case Question(image=Picture()) | Painted(image=Picture()):
+            return replace(value, image=Image.frombytes("RGB", *value.image))
+        case list():
+            return [unpacked(each) for each in value]
+        case Failure(kind="QueueFullError"):
+            raise QueueFullError(value.message, value.retry_after)
+        case Failure(kind="UnsafePromptError"):
+            raise UnsafeContentError(value.message) from UnsafePromptError(value.message)
+        case Failure(kind=""):
+            raise ReplicaFailedError(value.message)
+        case Failure():
+            raise _KINDS.get(value.kind, ValueError)(value.message)
+    return value
+
+
+class Replica:
+    """What Ray runs several times: an engine with one model.
+
+    Args:
+        load: loads the models of these names into an [`Engine`].
+        kind: `"chat"` or `"paint"`.
+        threads: of torch; by default what Ray has set.
+    """
+
+    def __init__(self, load: Callable[[str], Engine], kind: str, threads: int | None = None):
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.kind, self.engine = kind, load(kind)
+        self._name = serve.get_replica_context().replica_id.unique_id
+
+    async def call(self, method: str, payload: Question | Prompt) -> Reply:
+        """A coroutine of the engine."""
+        try:
+            value = await getattr(self.engine, method)(unpacked(payload))
+        except Exception as error:
+            value = error
+        return self._last(value)
+
+    async def stream(self, method: str, payload: Question | Prompt) -> AsyncIterator[Reply]:
+        """An asynchronous generator of the engine; its last piece comes with the counters."""
+        try:
+            async with aclosing(getattr(self.engine, method)(unpacked(payload))) as pieces:
+                async for piece in pieces:
+                    yield self._last(piece) if isinstance(piece, list) else Reply(piece)
+        except Exception as error:
+            yield self._last(error)
+
+    def check_health(self) -> None:
+        """Asked by Ray, which starts it anew if this raises."""
+        if not self.engine.ready:
+            raise RuntimeError("The thread of the model has died.")
+
+    def _last(self, value):
+        counters = self.engine.batchers[self.kind].counters
+        snapshot = Counters(Counter(counters.requests), Counter(counters.batches), counters.seconds)
+        return Reply(packed(value), self._name, snapshot)
+
+    def __del__(self):
+        if hasattr(self, "engine"):  # it has been loaded
+            self.engine.close()
+
+
+class RemoteBatcher:
+    """One model's replicas; to who looks at it, a [`Batcher`].
+
+    Args:
+        name (`str`): of the model, for messages.
+        handle (`DeploymentHandle`): of its replicas.
+        max_batch (`int`): of each.
+
+    Attributes:
+        running (`int`): how many replicas take requests.
+    """
+
+    def __init__(self, name: str, handle: serve.handle.DeploymentHandle, max_batch: int):
+        self.name, self.max_batch, self.draining = name, max_batch, False
+        self.deployment = handle.deployment_id
+        self._call, self._stream = handle.call, handle.options(stream=True).stream
+        self._requests = Counter()  # by outcome; a request that was asked again counts once
+        self._replicas: dict[str, Counters] = {}  # those that are gone included: counters never fall
+        self._under_way, self._failed = 0, False
+        self.running = 0
+
+    def __len__(self) -> int:
+        """How many wait, but for those that replicas could be at work with."""
+        return max(0, self._under_way - self.running * self.max_batch)
+
+    @property
+    def busy(self) -> bool:
+        """Whether requests are under way."""
+        return self._under_way > 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can answer, or will once a replica has started."""
+        return not self._failed and (self.busy or not self.draining)
+
+    @property
+    def counters(self) -> Counters:
+        """Of all replicas there ever were, by the last reply of each."""
+        replicas = list(self._replicas.values())
+        batches = sum((each.batches for each in replicas), Counter())
+        return Counters(Counter(self._requests), batches, sum(each.seconds for each in replicas))
+
+    def drain(self) -> None:
+        """Takes nothing new; what is there goes on."""
+        self.draining = True
+
+    def look(self) -> None:
+        """Asks Ray who is there; slow."""
+        application = serve.status().applications.get(self.deployment.app_name)
+        found = None if application is None else application.deployments.get(self.deployment.name)
+        self.running = 0 if found is None else found.replica_states.get("RUNNING", 0)
+        self._failed = found is None or found.status == "DEPLOY_FAILED"
+
+    def lose(self) -> None:
+        """Ray itself is gone."""
+        self.running, self._failed = 0, True
+
+    async def ask(self, method: str, payload: Question | Prompt) -> Any:
+        """What a coroutine of a replica's engine returns; if the replica dies, that of another.
+
+        Raises:
+            Exception: what the engine raised.
+        """
+        with self._entered():
+            request = await self._packed(payload)
+            for _ in range(_ATTEMPTS):
+                response = self._call.remote(method, request)
+                try:
+                    return self._read(await response)
+                except _LOST:
+                    continue
+                except BackPressureError as error:
+                    raise self._full(error) from error
+                except asyncio.CancelledError:
+                    response.cancel()
+                    self._requests["cancelled"] += 1
+                    raise
+            raise self._lost()
+
+    async def stream(self, method: str, payload: Question | Prompt) -> AsyncIterator[Any]:
+        """What an asynchronous generator of a replica's engine yields; if the replica dies before the first piece,
+        that of another. Closing it stops the model.
+
+        Raises:
+            Exception: what the engine raised.
+        """
+        with self._entered():
+            request = await self._packed(payload)
+            for _ in range(_ATTEMPTS):
+                begun = ended = False
+                response = self._stream.remote(method, request)
+                try:
+                    async for reply in response:
+                        ended = reply.counters is not None
+                        piece, begun = self._read(reply), True
+                        yield piece
+                    return
+                except _LOST:
+                    ended = True
+                    if begun:  # the client has a part of another answer
+                        raise self._lost() from None
+                except BackPressureError as error:
+                    ended = True
+                    raise self._full(error) from error
+                finally:
+                    if not ended:
+                        response.cancel()
+                        self._requests["cancelled"] += 1
+            raise self._lost()
+
+    async def _packed(self, payload):
+        try:
+            return await asyncio.to_thread(packed, payload)
+        except Exception:
+            self._requests["failed"] += 1
+            raise
+
+    def _read(self, reply):
+        if reply.counters is not None:
+            self._replicas[reply.replica] = reply.counters
+            self._requests["failed" if isinstance(reply.value, Failure) else "answered"] += 1
+        return unpacked(reply.value)
+
+    @contextmanager
+    def _entered(self):
+        if self.draining:
+            self._requests["refused"] += 1
+            raise DrainingError(f"{self.name} takes no more requests: the server is stopping.")
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+
+    def _full(self, error):
+        self._requests["refused"] += 1
+        counters, places = self.counters, max(1, self.running) * self.max_batch
+        each = counters.seconds / max(1, counters.batches.total()) or 1.0
+        return QueueFullError(
+            f"{error.num_queued_requests} requests wait for {self.name}, which is the most: try again later.",
+            retry_after=max(1.0, each * self._under_way / places),
+        )
+
+    def _lost(self):
+        self._requests["failed"] += 1
+        return ReplicaFailedError(f"The replica of {self.name} died while it was at work, as did others before it.")
+
+
+class RemoteEngine:
+    """Chat and Paint, each with its replicas; to an application, an [`Engine`].
+
+    Args:
+        handles (`Mapping`): of the replicas of `chat` and `paint`.
+        max_batch (`int`): of each replica.
+        timeout (`float`, *optional*): seconds a request may take, waiting and repeating included.
+
+    Its coroutines raise what those of an [`Engine`] do, and `ReplicaFailedError`.
+    """
+
+    def __init__(
+        self, handles: Mapping[str, serve.handle.DeploymentHandle], max_batch: int = 8, timeout: float | None = None
+    ):
+        self.timeout, self.max_batch = timeout, max_batch
+        self.batchers = {kind: RemoteBatcher(kind.capitalize(), each, max_batch) for kind, each in handles.items()}
+        self._closed = threading.Event()
+        self._watch = threading.Thread(target=self._look, name="replicas", daemon=True)
+        self._watch.start()
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken: every model has a replica."""
+        return all(one.alive and not one.draining and one.running for one in self.batchers.values())
+
+    def drain(self) -> None:
+        """Takes nothing new; what is there goes on."""
+        for batcher in self.batchers.values():
+            batcher.drain()
+
+    def close(self) -> None:
+        """Takes nothing new and looks after the replicas no more; whoever started them stops them."""
+        self.drain()
+        self._closed.set()
+
+    async def answer(self, question: Question) -> list[ChatAnswer]:
+        """See [`Engine.answer`]; without vision_hidden_states."""
+        async with asyncio.timeout(self.timeout):
+            return await self.batchers["chat"].ask("answer", question)
+
+    async def stream_answer(self, question: Question) -> AsyncIterator[AnswerPiece | list[ChatAnswer]]:
+        """See [`Engine.stream_answer`]."""
+        stream = self.batchers["chat"].stream("stream_answer", question)
+        async with aclosing(until_deadline(stream, self.timeout)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def paint(self, prompt: Prompt) -> list[Painted]:
+        """See [`Engine.paint`]."""
+        async with asyncio.timeout(self.timeout):
+            return await self.batchers["paint"].ask("paint", prompt)
+
+    async def stream_picture(self, prompt: Prompt) -> AsyncIterator[Progress | list[Painted]]:
+        """See [`Engine.stream_picture`]."""
+        stream = self.batchers["paint"].stream("stream_picture", prompt)
+        async with aclosing(until_deadline(stream, self.timeout)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    def _look(self):
+        misses = 0
+        while not self._closed.is_set():
+            try:
+                for batcher in self.batchers.values():
+                    batcher.look()
+                misses = 0
+            except Exception:  # whatever it is: the controller is starting anew, or all of Ray is gone
+                misses += 1
+                if misses == _MISSES:
+                    for batcher in self.batchers.values():
+                        batcher.lose()
+            self._closed.wait(_PERIOD)

@@ -1,0 +1,177 @@
+"""Replicas behind the HTTP server of this process: what `viscpm serve --ray` starts and stops."""
+
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray import serve
+
+from ..engine import Engine
+from .remote import RemoteEngine, Replica
+from .replicas import Replicas
+
+# what a replica takes over while its model is at work with a batch: the next one
+_BATCHES = 2
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a cluster of its own stays on 127.0.0.1
+}
+
+
+def ongoing(max_batch: int) -> int:
+    """How many requests Ray gives a replica at once; those beyond wait where any replica may take them."""
+    return _BATCHES * max_batch
+
+
+def replicas_of(
+    kind: str,
+    load: Callable[[str], Engine],
+    replicas: Replicas,
+    gpus: float = 0.0,
+    threads: int | None = None,
+    *,
+    max_batch: int = 8,
+    max_queue: int = 64,
+    timeout: float = 120.0,
+) -> serve.Application:
+    """A model's replicas, for Ray.
+
+    Args:
+        kind: `"chat"` or `"paint"`.
+        load: makes an [`Engine`] with it, on whatever machine; its queue must hold `ongoing(max_batch)` requests.
+        replicas, gpus: how many, and what each takes of a GPU.
+        threads: of a replica without a GPU; by default Ray's one.
+        max_batch, timeout: of each engine.
+        max_queue: how many requests may wait in front of all.
+    """
+    options: dict[str, Any] = {"num_replicas": replicas.least}
+    if replicas.most > replicas.least:
+        options = {
+            "autoscaling_config": {
+                "min_replicas": replicas.least,
+                "initial_replicas": replicas.least,
+                "max_replicas": replicas.most,
+                "target_ongoing_requests": max_batch,
+            }
+        }
+    deployment = serve.deployment(
+        Replica,
+        name=kind,
+        max_ongoing_requests=ongoing(max_batch),
+        max_queued_requests=max_queue,
+        # one that is taken away finishes what it has
+        graceful_shutdown_timeout_s=timeout,
+        graceful_shutdown_wait_loop_s=0.2,
+        health_check_period_s=2,
+        # with a GPU it is the GPU that counts
+        ray_actor_options={"num_cpus": 0 if gpus else 1, "num_gpus": gpus},
+        logging_config={"log_level": "WARNING", "enable_access_log": False},
+        **options,
+    )
+    return deployment.bind(load, kind, threads)
+
+
+@contextmanager
+def serving(
+    kinds: Sequence[str],
+    load: Callable[[str], Engine],
+    replicas: Replicas,
+    gpus: float | None = None,
+    *,
+    max_batch: int = 8,
+    max_queue: int = 64,
+    timeout: float = 120.0,
+) -> Iterator[RemoteEngine]:
+    """Starts replicas, and stops them at the end.
+
+    They are in the Ray cluster that `RAY_ADDRESS` names (`auto`: the one on this machine), else in one of its own,
+    which only this machine can reach and which ends with this process.
+
+    Args:
+        kinds: models, `"chat"` and `"paint"`.
+        load, replicas, max_batch, max_queue, timeout: see `replicas_of`.
+        gpus: what a replica takes of a GPU; by default what there are is shared out.
+
+    Raises:
+        ValueError: the models cannot be loaded, or there are fewer GPUs than that.
+        OSError: Ray does not start, or there is no such cluster.
+    """
+    most = len(kinds) * replicas.most
+    with _connected(most):
+        gpus, threads = _shares(len(kinds), replicas, gpus)
+        prefix = f"viscpm-{socket.gethostname()}-{os.getpid()}"
+        limits = {"max_batch": max_batch, "max_queue": max_queue, "timeout": timeout}
+        targets = [
+            serve.RunTarget(
+                replicas_of(kind, load, replicas, gpus, threads, **limits), name=f"{prefix}-{kind}", route_prefix=None
+            )
+            for kind in kinds
+        ]
+        # HTTP is this process's business
+        serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
+        try:
+            try:
+                handles = serve.run_many(targets)
+            except RuntimeError as error:
+                raise ValueError(_reason(error, [target.name for target in targets])) from error
+            engine = RemoteEngine(dict(zip(kinds, handles, strict=True)), max_batch, timeout)
+            try:
+                yield engine
+            finally:
+                engine.close()
+        finally:
+            for target in targets:
+                serve.delete(target.name)
+
+
+@contextmanager
+def _connected(replicas):
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    options: dict[str, Any] = {"address": os.environ.get("RAY_ADDRESS")}
+    if not options["address"]:
+        # as many as there are, or more: that they share this machine is what was asked for
+        options = {"address": "local", "num_cpus": max(os.cpu_count() or 1, replicas), "include_dashboard": False}
+    try:
+        ray.init(**options, logging_level="ERROR")
+    except Exception as error:  # Ray has many kinds for it
+        what = "start" if options["address"] == "local" else f"find the cluster at {options['address']}"
+        raise OSError(f"Ray could not {what}: {str(error).strip() or type(error).__name__}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _shares(kinds, replicas, gpus):
+    """Of a GPU and threads, for each replica."""
+    resources = ray.cluster_resources()
+    there, most = resources.get("GPU", 0.0), kinds * replicas.most
+    if gpus is None:
+        gpus = min(1.0, int(there / most * 1e4) / 1e4)
+    elif gpus * kinds * replicas.least > there:
+        raise ValueError(
+            f"{kinds * replicas.least} replicas with {gpus:g} GPUs each are wanted, but there are {there:g} GPUs: "
+            "ask for fewer replicas or a smaller share."
+        )
+    threads = None if "OMP_NUM_THREADS" in os.environ else max(1, int(resources.get("CPU", 1)) // most)
+    return gpus, threads
+
+
+def _reason(error, names):
+    """The sentence of an error in a replica, which Ray gives with the whole traceback."""
+    applications = serve.status().applications
+    texts = [
+        text
+        for name in names
+        if name in applications
+        for text in (*(each.message for each in applications[name].deployments.values()), applications[name].message)
+    ]
+    for text in [*texts, str(error)]:
+        if found := re.findall(r"^(?:\w+\.)*\w+(?:Error|Exception): (.+)", text, re.MULTILINE):
+            return f"A replica could not start: {found[-1]}"
+    return f"The replicas could not start: {error}"
