@@ -141,15 +141,15 @@ class Replica:
     """What Ray runs several times: an engine with one model.
 
     Args:
-        load: loads the models of these names into an [`Engine`].
-        kind: `"chat"` or `"paint"`.
+        load: makes the engine.
+        kind: its model, `"chat"` or `"paint"`.
         threads: of torch; by default what Ray has set.
     """
 
-    def __init__(self, load: Callable[[str], Engine], kind: str, threads: int | None = None):
+    def __init__(self, load: Callable[[], Engine], kind: str, threads: int | None = None):
         if threads is not None:
             torch.set_num_threads(threads)
-        self.kind, self.engine = kind, load(kind)
+        self.kind, self.engine = kind, load()
         self._name = serve.get_replica_context().replica_id.unique_id
 
     async def call(self, method: str, payload: Question | Prompt) -> Reply:
@@ -190,14 +190,14 @@ class RemoteBatcher:
     Args:
         name (`str`): of the model, for messages.
         handle (`DeploymentHandle`): of its replicas.
-        max_batch (`int`): of each.
+        max_batch, max_queue (`int`): of each.
 
     Attributes:
         running (`int`): how many replicas take requests.
     """
 
-    def __init__(self, name: str, handle: serve.handle.DeploymentHandle, max_batch: int):
-        self.name, self.max_batch, self.draining = name, max_batch, False
+    def __init__(self, name: str, handle: serve.handle.DeploymentHandle, max_batch: int, max_queue: int):
+        self.name, self.max_batch, self.max_queue, self.draining = name, max_batch, max_queue, False
         self.deployment = handle.deployment_id
         self._call, self._stream = handle.call, handle.options(stream=True).stream
         self._requests = Counter()  # by outcome; a request that was asked again counts once
@@ -247,19 +247,16 @@ class RemoteBatcher:
         Raises:
             Exception: what the engine raised.
         """
-        with self._entered():
-            request = await self._packed(payload)
+        with self._counted():
+            request = await asyncio.to_thread(packed, payload)
             for _ in range(_ATTEMPTS):
                 response = self._call.remote(method, request)
                 try:
                     return self._read(await response)
                 except _LOST:
                     continue
-                except BackPressureError as error:
-                    raise self._full(error) from error
                 except asyncio.CancelledError:
                     response.cancel()
-                    self._requests["cancelled"] += 1
                     raise
             raise self._lost()
 
@@ -270,66 +267,71 @@ class RemoteBatcher:
         Raises:
             Exception: what the engine raised.
         """
-        with self._entered():
-            request = await self._packed(payload)
+        with self._counted() as done:
+            request = await asyncio.to_thread(packed, payload)
             for _ in range(_ATTEMPTS):
-                begun = ended = False
-                response = self._stream.remote(method, request)
+                response, begun = self._stream.remote(method, request), False
                 try:
                     async for reply in response:
-                        ended = reply.counters is not None
                         piece, begun = self._read(reply), True
+                        if reply.counters is not None:
+                            done()  # whoever has it need not come again
                         yield piece
                     return
-                except _LOST:
-                    ended = True
+                except _LOST as error:
                     if begun:  # the client has a part of another answer
-                        raise self._lost() from None
-                except BackPressureError as error:
-                    ended = True
-                    raise self._full(error) from error
+                        raise self._lost() from error
                 finally:
-                    if not ended:
-                        response.cancel()
-                        self._requests["cancelled"] += 1
+                    response.cancel()  # nothing, if it is at its end
             raise self._lost()
-
-    async def _packed(self, payload):
-        try:
-            return await asyncio.to_thread(packed, payload)
-        except Exception:
-            self._requests["failed"] += 1
-            raise
 
     def _read(self, reply):
         if reply.counters is not None:
             self._replicas[reply.replica] = reply.counters
-            self._requests["failed" if isinstance(reply.value, Failure) else "answered"] += 1
         return unpacked(reply.value)
 
     @contextmanager
-    def _entered(self):
-        if self.draining:
-            self._requests["refused"] += 1
-            raise DrainingError(f"{self.name} takes no more requests: the server is stopping.")
-        self._under_way += 1
-        try:
-            yield
-        finally:
-            self._under_way -= 1
+    def _counted(self):
+        """A request from its beginning, if it may begin, to its end or until the function that it gives is called."""
+        outcome = None
 
-    def _full(self, error):
-        self._requests["refused"] += 1
+        def done():
+            nonlocal outcome
+            outcome = outcome or "answered"
+
+        try:
+            if self.draining:
+                raise DrainingError(f"{self.name} takes no more requests: the server is stopping.")
+            if len(self) >= max(1, self.running) * self.max_queue:
+                raise self._full()
+            self._under_way += 1
+            try:
+                yield done
+            finally:
+                self._under_way -= 1
+            done()
+        except (DrainingError, QueueFullError):
+            outcome = "refused"
+            raise
+        except BackPressureError as error:
+            outcome = "refused"
+            raise self._full() from error
+        except Exception:
+            outcome = "failed"
+            raise
+        finally:  # without an outcome it was cancelled, or its generator closed
+            self._requests[outcome or "cancelled"] += 1
+
+    def _full(self):
         counters, places = self.counters, max(1, self.running) * self.max_batch
         each = counters.seconds / max(1, counters.batches.total()) or 1.0
         return QueueFullError(
-            f"{error.num_queued_requests} requests wait for {self.name}, which is the most: try again later.",
-            retry_after=max(1.0, each * self._under_way / places),
+            f"{len(self)} requests wait for {self.name}, which is the most: try again later.",
+            retry_after=max(1.0, each * len(self) / places),
         )
 
     def _lost(self):
-        self._requests["failed"] += 1
-        return ReplicaFailedError(f"The replica of {self.name} died while it was at work, as did others before it.")
+        return ReplicaFailedError(f"The replica of {self.name} died while it was at work; so did others before it.")
 
 
 class RemoteEngine:
@@ -337,17 +339,23 @@ class RemoteEngine:
 
     Args:
         handles (`Mapping`): of the replicas of `chat` and `paint`.
-        max_batch (`int`): of each replica.
+        max_batch, max_queue (`int`): of each replica.
         timeout (`float`, *optional*): seconds a request may take, waiting and repeating included.
 
     Its coroutines raise what those of an [`Engine`] do, and `ReplicaFailedError`.
     """
 
     def __init__(
-        self, handles: Mapping[str, serve.handle.DeploymentHandle], max_batch: int = 8, timeout: float | None = None
+        self,
+        handles: Mapping[str, serve.handle.DeploymentHandle],
+        max_batch: int = 8,
+        max_queue: int = 64,
+        timeout: float | None = None,
     ):
         self.timeout, self.max_batch = timeout, max_batch
-        self.batchers = {kind: RemoteBatcher(kind.capitalize(), each, max_batch) for kind, each in handles.items()}
+        self.batchers = {
+            kind: RemoteBatcher(kind.capitalize(), handle, max_batch, max_queue) for kind, handle in handles.items()
+        }
         self._closed = threading.Event()
         self._watch = threading.Thread(target=self._look, name="replicas", daemon=True)
         self._watch.start()

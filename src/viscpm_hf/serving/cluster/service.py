@@ -1,10 +1,12 @@
 """Replicas behind the HTTP server of this process: what `viscpm serve --ray` starts and stops."""
 
+import logging
 import os
 import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import ray
@@ -14,22 +16,16 @@ from ..engine import Engine
 from .remote import RemoteEngine, Replica
 from .replicas import Replicas
 
-# what a replica takes over while its model is at work with a batch: the next one
-_BATCHES = 2
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a cluster of its own stays on 127.0.0.1
+    "RAY_COLOR_PREFIX": "0",  # of what replicas say, which goes to a journal as often as to a terminal
 }
-
-
-def ongoing(max_batch: int) -> int:
-    """How many requests Ray gives a replica at once; those beyond wait where any replica may take them."""
-    return _BATCHES * max_batch
 
 
 def replicas_of(
     kind: str,
-    load: Callable[[str], Engine],
+    load: Callable[..., Engine],
     replicas: Replicas,
     gpus: float = 0.0,
     threads: int | None = None,
@@ -42,12 +38,12 @@ def replicas_of(
 
     Args:
         kind: `"chat"` or `"paint"`.
-        load: makes an [`Engine`] with it, on whatever machine; its queue must hold `ongoing(max_batch)` requests.
+        load: makes an [`Engine`] of a model with such `max_batch`, `max_queue` and `timeout`, on whatever machine.
         replicas, gpus: how many, and what each takes of a GPU.
         threads: of a replica without a GPU; by default Ray's one.
-        max_batch, timeout: of each engine.
-        max_queue: how many requests may wait in front of all.
+        max_batch, max_queue, timeout: of each engine.
     """
+    places = max_batch + max_queue
     options: dict[str, Any] = {"num_replicas": replicas.least}
     if replicas.most > replicas.least:
         options = {
@@ -61,8 +57,10 @@ def replicas_of(
     deployment = serve.deployment(
         Replica,
         name=kind,
-        max_ongoing_requests=ongoing(max_batch),
-        max_queued_requests=max_queue,
+        # All that wait do so in the engines, which batch them: while they wait for a free replica, Ray looks for one
+        # twice a second at worst.
+        max_ongoing_requests=places,
+        max_queued_requests=max_queue,  # while there is no replica
         # one that is taken away finishes what it has
         graceful_shutdown_timeout_s=timeout,
         graceful_shutdown_wait_loop_s=0.2,
@@ -72,13 +70,14 @@ def replicas_of(
         logging_config={"log_level": "WARNING", "enable_access_log": False},
         **options,
     )
-    return deployment.bind(load, kind, threads)
+    # who is asked to paint four pictures at once runs fewer requests, and holds more
+    return deployment.bind(partial(load, kind, max_batch=max_batch, max_queue=places, timeout=timeout), kind, threads)
 
 
 @contextmanager
 def serving(
     kinds: Sequence[str],
-    load: Callable[[str], Engine],
+    load: Callable[..., Engine],
     replicas: Replicas,
     gpus: float | None = None,
     *,
@@ -112,13 +111,14 @@ def serving(
             for kind in kinds
         ]
         # HTTP is this process's business
-        serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
+        serve.start(proxy_location="Disabled")
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
         try:
             try:
                 handles = serve.run_many(targets)
             except RuntimeError as error:
                 raise ValueError(_reason(error, [target.name for target in targets])) from error
-            engine = RemoteEngine(dict(zip(kinds, handles, strict=True)), max_batch, timeout)
+            engine = RemoteEngine(dict(zip(kinds, handles, strict=True)), **limits)
             try:
                 yield engine
             finally:
