@@ -11,6 +11,7 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -80,6 +81,7 @@ class Question:
         question (`str`): plain text.
         image (`PIL.Image.Image`, *optional*): what it is about.
         context (`str`): earlier turns, as `VisCPMChat.chat` returns them.
+        turns (`tuple[tuple[str, str], ...]`): turns after those, question and answer, plain texts.
         sampling (`Sampling`): how the answer is chosen.
         shortens (`bool`): whether the oldest turns are left out where all is too long, as the class does, or the
             question is refused.
@@ -88,6 +90,7 @@ class Question:
     question: str
     image: Image.Image | None = None
     context: str = ""
+    turns: tuple[tuple[str, str], ...] = ()
     sampling: Sampling = Sampling()
     shortens: bool = True
 
@@ -178,6 +181,22 @@ async def until_deadline(stream: AsyncGenerator[T, None], timeout: float | None)
             yield piece
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What is known of the models before they are asked.
+
+    Args:
+        beams (`int`): of Chat's own search, which gives as many answers at most.
+        factor (`int`): the sides of Paint's pictures are multiples of it, in pixels.
+        width, height (`int`): of a picture, unless a prompt says otherwise.
+    """
+
+    beams: int = 1
+    factor: int = 1
+    width: int = 0
+    height: int = 0
+
+
 class _CancelledError(Exception):
     """Nobody waits any more."""
 
@@ -218,6 +237,18 @@ class Engine:
         if paint is not None:
             paint.pipeline.set_progress_bar_config(disable=True)
             self.batchers["paint"] = Batcher("Paint", self._paint_batch, max_batch, max_queue)
+
+    @property
+    def facts(self) -> Facts:
+        """What is known of the models before they are asked."""
+        facts = Facts()
+        if self.chat is not None:
+            facts = replace(facts, beams=self.chat.model.generation_config.num_beams or 1)
+        if self.painter is not None:
+            factor = self.painter.pipeline.vae_scale_factor
+            height, width = np.broadcast_to(self.painter.pipeline.unet.config.sample_size, 2) * factor
+            facts = replace(facts, factor=factor, width=int(width), height=int(height))
+        return facts
 
     @property
     def ready(self) -> bool:
@@ -310,20 +341,24 @@ class Engine:
         if request.cancelled.is_set():
             return _CancelledError()
         try:
-            limit = self.chat.processor.max_input_length
-            context = "" if question.shortens else question.context
-            encoding = self.chat.processor.encode_chat(question.image is not None, question.question, context)
+            processor = self.chat.processor
+            limit = processor.max_input_length
+            context = question.context + "".join(
+                processor.format_turn(asked, processor.tokenizer.escape(said)) for asked, said in question.turns
+            )
+            counted = "" if question.shortens else context
+            encoding = processor.encode_chat(question.image is not None, question.question, counted)
             length = len(encoding["input_ids"])
             if limit is not None and length > limit:
-                what = "conversation" if context else "question"
+                what = "conversation" if counted else "question"
                 raise PromptTooLongError(
                     f"Got a {what} of {length} tokens, expected at most {limit}: shorten it"
-                    + (", or leave out its oldest turns." if context else ".")
+                    + (", or leave out its oldest turns." if counted else ".")
                 )
             states = None if question.image is None else self.chat.encode_image(question.image)
         except Exception as error:
             return error
-        return {"question": question.question, "context": question.context, "vision_hidden_states": states}
+        return {"question": question.question, "context": context, "vision_hidden_states": states}
 
     @contextmanager
     def _drawing(self, sampling):
