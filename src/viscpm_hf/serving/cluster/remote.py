@@ -5,6 +5,7 @@ texts, numbers and the bytes of pictures goes over the network, errors included.
 """
 
 import asyncio
+import logging
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -16,15 +17,26 @@ import torch
 from PIL import Image
 from ray import serve
 from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
+from ray.serve.exceptions import ReplicaUnavailableError
 
 from ...chat import ChatAnswer
 from ...remote_code.image_processing_viscpm_chat import VisCPMChatImageProcessor
 from ...remote_code.pipeline_viscpm_paint import UnsafePromptError
 from ...safety import UnsafeContentError
 from ..batcher import Counters, DrainingError, QueueFullError
-from ..engine import AnswerPiece, Engine, Painted, Progress, Prompt, PromptTooLongError, Question, until_deadline
+from ..engine import (
+    AnswerPiece,
+    Engine,
+    Facts,
+    Painted,
+    Progress,
+    Prompt,
+    PromptTooLongError,
+    Question,
+    until_deadline,
+)
 
+logger = logging.getLogger(__name__)
 _ATTEMPTS = 3  # a question that kills whoever tries it must not kill all
 _LOST = (RayActorError, ReplicaUnavailableError)  # the replica has died, or is about to be taken away
 _PERIOD = 1.0  # seconds between two looks at who is there
@@ -111,6 +123,7 @@ def packed(value: Any) -> Any:
             for kind in type(value).__mro__:
                 if kind.__name__ in _KINDS or kind is ValueError:
                     return Failure(kind.__name__, str(value))
+            logger.error("A request failed", exc_info=value)
             return Failure("", f"{type(value).__name__}: {value}")
     return value
 
@@ -151,6 +164,10 @@ class Replica:
             torch.set_num_threads(threads)
         self.kind, self.engine = kind, load()
         self._name = serve.get_replica_context().replica_id.unique_id
+
+    def facts(self) -> Facts:
+        """Of the engine."""
+        return self.engine.facts
 
     async def call(self, method: str, payload: Question | Prompt) -> Reply:
         """A coroutine of the engine."""
@@ -313,9 +330,6 @@ class RemoteBatcher:
         except (DrainingError, QueueFullError):
             outcome = "refused"
             raise
-        except BackPressureError as error:
-            outcome = "refused"
-            raise self._full() from error
         except Exception:
             outcome = "failed"
             raise
@@ -334,10 +348,17 @@ class RemoteBatcher:
         return ReplicaFailedError(f"The replica of {self.name} died while it was at work; so did others before it.")
 
 
+async def facts_of(handles: Mapping[str, serve.handle.DeploymentHandle]) -> Facts:
+    """What the replicas of `chat` and `paint` know of their models."""
+    found = {kind: await handle.facts.remote() for kind, handle in handles.items()}
+    return replace(found.get("paint", Facts()), beams=found.get("chat", Facts()).beams)
+
+
 class RemoteEngine:
     """Chat and Paint, each with its replicas; to an application, an [`Engine`].
 
     Args:
+        facts (`Facts`): see `facts_of`.
         handles (`Mapping`): of the replicas of `chat` and `paint`.
         max_batch, max_queue (`int`): of each replica.
         timeout (`float`, *optional*): seconds a request may take, waiting and repeating included.
@@ -347,17 +368,20 @@ class RemoteEngine:
 
     def __init__(
         self,
+        facts: Facts,
         handles: Mapping[str, serve.handle.DeploymentHandle],
         max_batch: int = 8,
         max_queue: int = 64,
         timeout: float | None = None,
     ):
-        self.timeout, self.max_batch = timeout, max_batch
+        self.facts, self.timeout, self.max_batch = facts, timeout, max_batch
         self.batchers = {
             kind: RemoteBatcher(kind.capitalize(), handle, max_batch, max_queue) for kind, handle in handles.items()
         }
         self._closed = threading.Event()
-        self._watch = threading.Thread(target=self._look, name="replicas", daemon=True)
+        self._missed = 0
+        self._look()
+        self._watch = threading.Thread(target=self._keep_looking, name="replicas", daemon=True)
         self._watch.start()
 
     @property
@@ -399,16 +423,17 @@ class RemoteEngine:
             async for piece in pieces:
                 yield piece
 
+    def _keep_looking(self):
+        while not self._closed.wait(_PERIOD):
+            self._look()
+
     def _look(self):
-        misses = 0
-        while not self._closed.is_set():
-            try:
+        try:
+            for batcher in self.batchers.values():
+                batcher.look()
+            self._missed = 0
+        except Exception:  # whatever it is: the controller is starting anew, or all of Ray is gone
+            self._missed += 1
+            if self._missed == _MISSES:
                 for batcher in self.batchers.values():
-                    batcher.look()
-                misses = 0
-            except Exception:  # whatever it is: the controller is starting anew, or all of Ray is gone
-                misses += 1
-                if misses == _MISSES:
-                    for batcher in self.batchers.values():
-                        batcher.lose()
-            self._closed.wait(_PERIOD)
+                    batcher.lose()

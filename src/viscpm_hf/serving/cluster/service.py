@@ -1,9 +1,10 @@
 """Replicas behind the HTTP server of this process: what `viscpm serve --ray` starts and stops."""
 
+import asyncio
 import logging
 import os
 import re
-import socket
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -13,12 +14,13 @@ import ray
 from ray import serve
 
 from ..engine import Engine
-from .remote import RemoteEngine, Replica
+from .remote import RemoteEngine, Replica, facts_of
 from .replicas import Replicas
 
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a cluster of its own stays on 127.0.0.1
+    "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_COLOR_PREFIX": "0",  # of what replicas say, which goes to a journal as often as to a terminal
 }
 
@@ -57,14 +59,14 @@ def replicas_of(
     deployment = serve.deployment(
         Replica,
         name=kind,
-        # All that wait do so in the engines, which batch them: while they wait for a free replica, Ray looks for one
-        # twice a second at worst.
+        # All that wait do so in the engines, which batch them: for those that it keeps itself Ray may look for a place
+        # only twice a second. How many may wait, `RemoteEngine` says.
         max_ongoing_requests=places,
-        max_queued_requests=max_queue,  # while there is no replica
         # one that is taken away finishes what it has
         graceful_shutdown_timeout_s=timeout,
         graceful_shutdown_wait_loop_s=0.2,
         health_check_period_s=2,
+        max_constructor_retry_count=2,
         # with a GPU it is the GPU that counts
         ray_actor_options={"num_cpus": 0 if gpus else 1, "num_gpus": gpus},
         logging_config={"log_level": "WARNING", "enable_access_log": False},
@@ -81,6 +83,7 @@ def serving(
     replicas: Replicas,
     gpus: float | None = None,
     *,
+    name: str = "viscpm",
     max_batch: int = 8,
     max_queue: int = 64,
     timeout: float = 120.0,
@@ -94,38 +97,38 @@ def serving(
         kinds: models, `"chat"` and `"paint"`.
         load, replicas, max_batch, max_queue, timeout: see `replicas_of`.
         gpus: what a replica takes of a GPU; by default what there are is shared out.
+        name: of the application in the cluster; one of this name that is there is replaced.
 
     Raises:
         ValueError: the models cannot be loaded, or there are fewer GPUs than that.
         OSError: Ray does not start, or there is no such cluster.
     """
     most = len(kinds) * replicas.most
-    with _connected(most):
+    with _connected(most) as is_own:
         gpus, threads = _shares(len(kinds), replicas, gpus)
-        prefix = f"viscpm-{socket.gethostname()}-{os.getpid()}"
         limits = {"max_batch": max_batch, "max_queue": max_queue, "timeout": timeout}
         targets = [
             serve.RunTarget(
-                replicas_of(kind, load, replicas, gpus, threads, **limits), name=f"{prefix}-{kind}", route_prefix=None
+                replicas_of(kind, load, replicas, gpus, threads, **limits), name=f"{name}-{kind}", route_prefix=None
             )
             for kind in kinds
         ]
-        # HTTP is this process's business
-        serve.start(proxy_location="Disabled")
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        serve.start(proxy_location="Disabled")  # HTTP is this process's business
         try:
             try:
-                handles = serve.run_many(targets)
+                found = serve.run_many(targets)
             except RuntimeError as error:
                 raise ValueError(_reason(error, [target.name for target in targets])) from error
-            engine = RemoteEngine(dict(zip(kinds, handles, strict=True)), **limits)
+            handles = dict(zip(kinds, found, strict=True))
+            engine = RemoteEngine(asyncio.run(facts_of(handles)), handles, **limits)
             try:
                 yield engine
             finally:
                 engine.close()
         finally:
-            for target in targets:
-                serve.delete(target.name)
+            if not is_own:
+                for target in targets:
+                    serve.delete(target.name)
 
 
 @contextmanager
@@ -136,15 +139,19 @@ def _connected(replicas):
     if not options["address"]:
         # as many as there are, or more: that they share this machine is what was asked for
         options = {"address": "local", "num_cpus": max(os.cpu_count() or 1, replicas), "include_dashboard": False}
+    logger, terminate = logging.getLogger("ray.serve"), signal.getsignal(signal.SIGTERM)
+    silent, logger.disabled = logger.disabled, True  # what it says is in the log of the cluster
     try:
         ray.init(**options, logging_level="ERROR")
     except Exception as error:  # Ray has many kinds for it
         what = "start" if options["address"] == "local" else f"find the cluster at {options['address']}"
         raise OSError(f"Ray could not {what}: {str(error).strip() or type(error).__name__}") from error
+    signal.signal(signal.SIGTERM, terminate)  # Ray has one of its own
     try:
-        yield
+        yield options["address"] == "local"
     finally:
         ray.shutdown()
+        logger.disabled = silent
 
 
 def _shares(kinds, replicas, gpus):
