@@ -212,10 +212,7 @@ def serve(
         typer.Option(
             parser=_replicas,
             metavar="N",
-            help=say(
-                "with --ray: of each model; 1-4: as many as the load asks for",
-                "配合 --ray：每个模型的副本数；1-4 表示按负载增减",
-            ),
+            help=say("of each model, with --ray; 1-4: by load", "配合 --ray：每个模型的副本数；1-4 表示按负载增减"),
         ),
     ] = None,
     gpus_per_replica: Annotated[
@@ -224,8 +221,8 @@ def serve(
             parser=_gpus,
             metavar="X",
             help=say(
-                "with --ray: such as 0.5; by default those there are are shared out",
-                "配合 --ray：如 0.5；默认均分现有的 GPU",
+                "with --ray, such as 0.5; by default what there are is shared out",
+                "配合 --ray，如 0.5；默认均分现有的 GPU",
             ),
         ),
     ] = None,
