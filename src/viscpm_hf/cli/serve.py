@@ -202,8 +202,8 @@ def serve(
         typer.Option(
             "--ray",
             help=say(
-                "run the models in processes of their own, on one machine or many, with Ray Serve",
-                "用 Ray Serve 在独立进程中运行模型，单机或多机",
+                "run the models in processes of their own, on one machine or many, with Ray",
+                "用 Ray Serve 多进程、多机运行",
             ),
         ),
     ] = False,
@@ -212,7 +212,7 @@ def serve(
         typer.Option(
             parser=_replicas,
             metavar="N",
-            help=say("of each model, with --ray; 1-4: by load", "配合 --ray：每个模型的副本数；1-4 表示按负载增减"),
+            help=say("of each model, with --ray; 1-4: by load", "每个模型的副本数；1-4 表示按负载增减"),
         ),
     ] = None,
     gpus_per_replica: Annotated[
@@ -222,7 +222,7 @@ def serve(
             metavar="X",
             help=say(
                 "with --ray, such as 0.5; by default what there are is shared out",
-                "配合 --ray，如 0.5；默认均分现有的 GPU",
+                "每个副本占用的 GPU，如 0.5；默认均分",
             ),
         ),
     ] = None,
