@@ -1,13 +1,14 @@
 """Guards the cluster: `viscpm serve --ray` with two replicas of the tiny Chat and a real Ray, which is not mocked.
 
-Requests are answered right while a replica is killed, errors arrive as what they are, who hangs up stops the model, and
-SIGTERM lets what is under way be finished.
+Requests are answered right while a replica is killed, errors arrive as what they are, who hangs up stops the model,
+and SIGTERM lets what is under way be finished.
 """
 
 import os
 import pickle
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -36,7 +37,7 @@ from ray.serve.schema import ServeDeploySchema
 from viscpm_hf.serving.cluster.application import Arguments
 from viscpm_hf.serving.cluster.remote import packed, unpacked
 
-ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "RAY_ADDRESS": "", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "RAY_ADDRESS": "local", "LC_ALL": "C.UTF-8"}
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cluster.yaml"
 QUESTIONS = ["图里有什么？", "鲲鹏在哪？", "What is in the picture?", "什么颜色？"]
 
@@ -48,10 +49,10 @@ def sent(value):
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK", "1", "I;16"])
 def test_pictures_arrive_as_the_model_would_see_them(tiny_chat, mode):
-    image = Image.effect_noise((40, 30), 80).convert("RGB")
-    image = (
-        Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40)) if mode == "I;16" else image.convert(mode)
-    )
+    if mode == "I;16":
+        image = Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40))
+    else:
+        image = Image.effect_noise((40, 30), 80).convert("RGB").convert(mode)
     (wanted,) = tiny_chat.processor.image_processor.to_pil(image)
     arrived = sent(Question("x", image, context="c", turns=(("a", "b"),)))
     assert np.array_equal(arrived.image, wanted) and (arrived.context, arrived.turns) == ("c", (("a", "b"),))
@@ -108,12 +109,10 @@ def test_the_example_is_a_configuration():
     assert callable(getattr(sys.modules[module], name)) and Arguments(**application.args).replicas == "1-4"
 
 
-@pytest.mark.parametrize(
-    "wrong", [{}, {"chat": "x", "replicas": "4-1"}, {"chat": "x", "no": 1}, {"chat": "x", "entrances": 0}]
-)
+@pytest.mark.parametrize("wrong", [{"replicas": "4-1"}, {"gpus_per_replica": 1.5}, {"no": 1}, {"chat": None}])
 def test_a_configuration_that_means_nothing_is_refused(wrong):
     with pytest.raises(ValueError):
-        Arguments(**wrong)
+        Arguments(**{"chat": "x", **wrong})
 
 
 class Program:
@@ -123,19 +122,19 @@ class Program:
         self.lines = []
         self.process = subprocess.Popen(
             [sys.executable, "-m", *command],
-            env=ENVIRONMENT,
+            env=os.environ | ENVIRONMENT,
             stderr=subprocess.STDOUT,
             stdout=subprocess.PIPE,
             text=True,
         )
         self._ready, self._found, self.match = ready, threading.Event(), None
         threading.Thread(target=self._read, daemon=True).start()
-        self._found.wait(90)
+        self._found.wait(180)
         if self.match is None:
             self.stop(signal.SIGKILL)
             if "Ray could not start" in self.said:
                 pytest.skip(self.said[-500:])
-            pytest.fail(f"It does not serve after 90 s: {self.said}")
+            pytest.fail(f"It does not serve after 180 s: {self.said}")
 
     @property
     def said(self):
@@ -157,9 +156,8 @@ class Program:
 def replicas(port):
     """Process ids."""
     listed = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
-    return [
-        int(line.split()[0]) for line in listed.splitlines() if re.search(rf"ray::ServeReplica:\S+-{port}-chat", line)
-    ]
+    ours = re.compile(rf"ray::ServeReplica:\S+-{port}-chat")
+    return [int(line.split()[0]) for line in listed.splitlines() if ours.search(line)]
 
 
 @pytest.fixture(scope="module")
@@ -181,11 +179,9 @@ def client(program):
 
 
 def ask(client, question, url=None, **options):
-    content = (
-        question
-        if url is None
-        else [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question}]
-    )
+    content = [{"type": "text", "text": question}]
+    if url is not None:
+        content.insert(0, {"type": "image_url", "image_url": {"url": url}})
     messages = [{"role": "user", "content": content}]
     return client.chat.completions.create(model="VisCPM-Chat-tiny", messages=messages, timeout=60, **options)
 
@@ -199,15 +195,8 @@ def outcomes(program):
 def test_a_killed_replica_costs_no_answer_and_returns(client, program, tiny_chat, picture, data_url, wait_until):
     """A stream that has begun cannot be taken back, and ends with an error; every other request is answered."""
     url = data_url(picture)
-    wanted = [
-        {
-            stream: tiny_chat.answers(
-                [{"image": picture, "question": question}], **({"num_beams": 1} if stream else {})
-            )[0][0].text
-            for stream in (False, True)
-        }
-        for question in QUESTIONS
-    ]
+    items = [{"image": picture, "question": question} for question in QUESTIONS]
+    beams, greedy = ([found[0].text for found in tiny_chat.answers(items, **way)] for way in ({}, {"num_beams": 1}))
     before = replicas(program.port)
     assert len(before) == 2
     answered = threading.Semaphore(0)
@@ -226,7 +215,7 @@ def test_a_killed_replica_costs_no_answer_and_returns(client, program, tiny_chat
             return "cut"
         finally:
             answered.release()
-        assert text == wanted[question][stream]
+        assert text == (greedy if stream else beams)[question]
         return "right"
 
     with ThreadPoolExecutor(32) as threads:
@@ -243,15 +232,18 @@ def test_a_killed_replica_costs_no_answer_and_returns(client, program, tiny_chat
         assert health.status == 200
 
 
-def test_who_hangs_up_stops_the_model(client, program, wait_until):
-    """Two endless streams hold both replicas, until nobody reads them; a question after them would wait for minutes."""
+def test_who_hangs_up_stops_the_model(client, program):
+    """Long answers hold both replicas, unless they stop when nobody reads them: the third would wait for minutes."""
     before, _ = outcomes(program)
-    streams = [ask(client, "x", stream=True, temperature=2, seed=1, max_tokens=100_000) for _ in range(4)]
-    for stream in streams:
+    for _ in range(20):  # some answers are short by chance
+        stream = ask(client, "x", stream=True, temperature=2, max_tokens=100_000)
         next(iter(stream))
         stream.close()
+        if outcomes(program)[0]["cancelled"] >= before["cancelled"] + 3:
+            break
+    else:
+        pytest.fail("Nothing was cancelled.")
     assert ask(client, "图里有什么？").choices[0].finish_reason == "stop"
-    wait_until(lambda: outcomes(program)[0]["cancelled"] == before["cancelled"] + 4)
 
 
 def test_what_a_replica_refuses_is_said(client):
@@ -333,8 +325,6 @@ def test_the_example_runs(tmp_path, picture, data_url, tiny_chat):
 
 
 def free_port():
-    import socket
-
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]

@@ -135,10 +135,10 @@ def serving(
 def _connected(replicas):
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    options: dict[str, Any] = {"address": os.environ.get("RAY_ADDRESS")}
-    if not options["address"]:
+    options: dict[str, Any] = {"address": os.environ.get("RAY_ADDRESS") or "local"}
+    if options["address"] == "local":
         # as many as there are, or more: that they share this machine is what was asked for
-        options = {"address": "local", "num_cpus": max(os.cpu_count() or 1, replicas), "include_dashboard": False}
+        options |= {"num_cpus": max(os.cpu_count() or 1, replicas), "include_dashboard": False}
     logger, terminate = logging.getLogger("ray.serve"), signal.getsignal(signal.SIGTERM)
     silent, logger.disabled = logger.disabled, True  # what it says is in the log of the cluster
     try:
