@@ -295,7 +295,7 @@ def test_it_stops_when_all_is_answered(client, program):
     assert not replicas(program.port)
 
 
-def test_the_example_runs(tmp_path, picture, data_url, tiny_chat):
+def test_the_example_runs(tmp_path, picture, data_url, tiny_chat, wait_until):
     """`serve run` with Ray's own HTTP server: the example, but for its models, its address and its GPUs."""
     config = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
     folder = Path(tiny.tiny_chat_repo())
@@ -304,9 +304,10 @@ def test_the_example_runs(tmp_path, picture, data_url, tiny_chat):
     arguments |= {"chat": str(folder), "replicas": 1, "gpus_per_replica": 0, "entrances": 1}
     del arguments["paint"]
     (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    program = Program("ray.serve.scripts", "run", str(tmp_path / "cluster.yaml"), ready="is ready")
+    program = Program("ray.serve.scripts", "run", str(tmp_path / "cluster.yaml"), ready="Submitted deploy config")
     try:
         with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0) as client:
+            wait_until(lambda: is_ready(port) or program.process.poll() is not None, 180)
             (model,) = client.models.list()
             assert model.id == folder.name
             content = [
@@ -322,6 +323,14 @@ def test_the_example_runs(tmp_path, picture, data_url, tiny_chat):
                 client.chat.completions.create(**options, n=4)
     finally:
         program.stop(signal.SIGINT)
+
+
+def is_ready(port):
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
 
 
 def free_port():
