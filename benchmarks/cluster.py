@@ -1,0 +1,127 @@
+"""What replicas cost and bring on one machine: start, memory, requests per second, as RESULTS.md has them.
+
+python benchmarks/cluster.py [--clients 64] [--requests 640] [--rounds 2]
+"""
+
+import argparse
+import base64
+import http.client
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from viscpm_hf.tiny import PICTURES
+
+QUESTION = "图里有什么？"
+WAYS = {
+    "viscpm serve": [],
+    "--ray --replicas 1": ["--ray", "--replicas", "1"],
+    "--ray --replicas 2": ["--ray", "--replicas", "2"],
+}
+
+
+@contextmanager
+def served(options: list[str]) -> Iterator[tuple[int, int, float]]:
+    """A server of the tiny Chat: its process id, its port, the seconds until it was ready."""
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "viscpm_hf", "serve", "--chat", "tiny", "--port", "0", *options]
+    environment = os.environ | {"LC_ALL": "C.UTF-8", "RAY_ADDRESS": "local"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
+    try:
+        lines = iter(process.stderr.readline, "")
+        port = next((found[1] for line in lines if (found := re.search(r"http://127\.0\.0\.1:(\d+)", line))), None)
+        if port is None:
+            raise SystemExit(f"error: {' '.join(command)} does not serve")
+        seconds = time.perf_counter() - started
+        with ThreadPoolExecutor(1) as reading:
+            reading.submit(lambda: [None for _ in lines])
+            yield process.pid, int(port), seconds
+            process.send_signal(signal.SIGTERM)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def load(port: int, clients: int, requests: int) -> tuple[float, list[float]]:
+    """Requests per second, and the seconds of each."""
+    picture = base64.b64encode((PICTURES / "1_circle_and_star.png").read_bytes()).decode()
+    body = json.dumps({"image": picture, "question": QUESTION})
+
+    def client(number):
+        connection, seconds = http.client.HTTPConnection("127.0.0.1", port, timeout=120), []
+        for _ in range(requests // clients):
+            start = time.perf_counter()
+            connection.request("POST", "/viscpm", body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            if answer.status != 200:
+                raise SystemExit(f"error: {answer.status}: {answer.read().decode()[:500]}")
+            answer.read()
+            seconds.append(time.perf_counter() - start)
+        return seconds
+
+    with ThreadPoolExecutor(clients) as threads:
+        start = time.perf_counter()
+        seconds = [one for each in threads.map(client, range(clients)) for one in each]
+        return len(seconds) / (time.perf_counter() - start), seconds
+
+
+def memory(pid: int) -> dict[str, list[float]]:
+    """MiB of a server's processes, what is shared counted in parts: of itself, its replicas, the rest of Ray."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    parents, names = {}, {}
+    for line in listed.splitlines():
+        number, parent, name = line.split(None, 2)
+        parents[int(number)], names[int(number)] = int(parent), name
+    sizes = {"server": [], "replicas": [], "rest": []}
+    for number in names:
+        above = number
+        while above not in (pid, 0, 1) and above in parents:
+            above = parents[above]
+        if above == pid:
+            kind = "server" if number == pid else "replicas" if "ServeReplica" in names[number] else "rest"
+            rollup = Path(f"/proc/{number}/smaps_rollup")
+            if rollup.exists():
+                sizes[kind].append(int(re.search(r"^Pss: +(\d+)", rollup.read_text(), re.M)[1]) / 1024)
+    return sizes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--requests", type=int, default=640)
+    parser.add_argument("--rounds", type=int, default=2)
+    options = parser.parse_args()
+    print(
+        f"{options.clients} clients, {options.requests} requests, {os.cpu_count()} cores; load of the machine before:"
+    )
+    print(
+        "| | start (s) | server (MiB) | a replica (MiB) | rest of Ray (MiB) | requests/s | p50 (s) | p95 (s) | load |"
+    )
+    print("| - | - | - | - | - | - | - | - | - |")
+    for _ in range(options.rounds):
+        for name, way in WAYS.items():
+            busy = os.getloadavg()[0]
+            with served(way) as (pid, port, seconds):
+                load(port, options.clients, options.clients)
+                rate, times = load(port, options.clients, options.requests)
+                sizes = memory(pid)
+            cuts = statistics.quantiles(times, n=20)
+            replica = f"{statistics.mean(sizes['replicas']):.0f}" if sizes["replicas"] else "-"
+            print(
+                f"| {name} | {seconds:.0f} | {sum(sizes['server']):.0f} | {replica} | {sum(sizes['rest']):.0f} | "
+                f"{rate:.1f} | {cuts[9]:.2f} | {cuts[18]:.2f} | {busy:.1f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
