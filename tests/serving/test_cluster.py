@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import openai
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -35,7 +36,7 @@ pytest.importorskip("ray.serve", reason="the extra `cluster` is not installed")
 from ray.serve.schema import ServeDeploySchema
 
 from viscpm_hf.serving.cluster.application import Arguments
-from viscpm_hf.serving.cluster.remote import packed, unpacked
+from viscpm_hf.serving.cluster.wire import packed, unpacked
 
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "RAY_ADDRESS": "local", "LC_ALL": "C.UTF-8"}
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cluster.yaml"
@@ -89,6 +90,7 @@ def unsafe_prompt():
         ValueError("Got this."),
         UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"),
         RuntimeError("a secret"),
+        torch.OutOfMemoryError("CUDA out of memory"),
         KeyError("x"),
     ],
     ids=repr,
