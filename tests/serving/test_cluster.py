@@ -39,7 +39,7 @@ from viscpm_hf.serving.cluster.application import Arguments
 from viscpm_hf.serving.cluster.wire import packed, unpacked
 
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "RAY_ADDRESS": "local", "LC_ALL": "C.UTF-8"}
-EXAMPLE = Path(__file__).parents[2] / "examples" / "cluster.yaml"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "deploy" / "cluster.yaml"
 QUESTIONS = ["图里有什么？", "鲲鹏在哪？", "What is in the picture?", "什么颜色？"]
 
 

@@ -266,7 +266,6 @@ def _load_and_serve(models, host, port, api_key_env, loading, limits, api, clust
                         f"警告：凡能访问 {host} 的人都可使用：请用 --api-key-env 指定存有密钥的环境变量。",
                     )
                 )
-            _tell_of_tiny(models, names)
             if cluster:
                 engine = stack.enter_context(_cluster(models, names, listening, loading, limits, cluster))
             else:
@@ -317,7 +316,12 @@ def _checked_names(models):
 
 
 def _engine(models, names, loading, limits):
-    """Loads the models."""
+    _tell_of_tiny(models, names)
+    return _loaded(models, names, loading, limits)
+
+
+def _loaded(models, names, loading, limits):
+    """An engine of the models."""
     from ..chat import VisCPMChat
     from ..paint import VisCPMPaint
     from ..serving.engine import Engine
@@ -376,6 +380,7 @@ def _cluster(models, names, listening, loading, limits, cluster):
     """Replicas that load one model each; the context of them."""
     from ..serving.cluster.service import serving
 
+    _tell_of_tiny(models, names)
     # replicas have working directories of their own
     models = {kind: os.path.abspath(model) if os.path.isdir(model) else model for kind, model in models.items()}
     name = f"viscpm-{socket.gethostname()}-{listening.getsockname()[1]}"
@@ -387,7 +392,7 @@ def _replica(models, names, loading, kind, **limits):
     from .remarks import only_ours
 
     with only_ours():
-        return _engine({"chat": "none", "paint": "none", kind: models[kind]}, {kind: names[kind]}, loading, limits)
+        return _loaded({"chat": "none", "paint": "none", kind: models[kind]}, {kind: names[kind]}, loading, limits)
 
 
 def _run(engine, names, listening, timeout, api):
