@@ -1,6 +1,6 @@
 """What replicas cost and bring on one machine: start, memory, requests per second, as RESULTS.md has them.
 
-python benchmarks/cluster.py [--clients 64] [--requests 640] [--rounds 2]
+python benchmarks/cluster.py [--clients 64] [--requests 256] [--rounds 2]
 """
 
 import argparse
@@ -74,53 +74,73 @@ def load(port: int, clients: int, requests: int) -> tuple[float, list[float]]:
         return len(seconds) / (time.perf_counter() - start), seconds
 
 
-def memory(pid: int) -> dict[str, list[float]]:
-    """MiB of a server's processes, what is shared counted in parts: of itself, its replicas, the rest of Ray."""
+def processes(pid: int) -> dict[str, list[int]]:
+    """Of a server: itself, its replicas, the rest of Ray."""
     listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
-    parents, names = {}, {}
-    for line in listed.splitlines():
-        number, parent, name = line.split(None, 2)
-        parents[int(number)], names[int(number)] = int(parent), name
-    sizes = {"server": [], "replicas": [], "rest": []}
-    for number in names:
-        above = number
-        while above not in (pid, 0, 1) and above in parents:
+    rows = [line.split(None, 2) for line in listed.splitlines()]
+    parents = {int(number): int(parent) for number, parent, *_ in rows}
+    found = {"server": [pid], "replicas": [], "rest": []}
+    for number, name in ((int(row[0]), row[-1]) for row in rows):
+        above = parents[number]
+        while above in parents and above != pid:
             above = parents[above]
         if above == pid:
-            kind = "server" if number == pid else "replicas" if "ServeReplica" in names[number] else "rest"
-            rollup = Path(f"/proc/{number}/smaps_rollup")
-            if rollup.exists():
-                sizes[kind].append(int(re.search(r"^Pss: +(\d+)", rollup.read_text(), re.M)[1]) / 1024)
-    return sizes
+            found["replicas" if "ServeReplica" in name else "rest"].append(number)
+    return found
+
+
+def memory(pids: list[int]) -> float:
+    """MiB; what several processes share is counted once."""
+    files = [Path(f"/proc/{pid}/smaps_rollup") for pid in pids]
+    texts = [file.read_text() for file in files if file.exists()]  # ps itself is gone
+    return sum(int(re.search(r"^Pss: +(\d+)", text, re.M)[1]) for text in texts) / 1024
+
+
+def used(pids: list[int]) -> float:
+    """Seconds of a core that processes have had."""
+    files = [Path(f"/proc/{pid}/stat") for pid in pids]
+    fields = [file.read_text().rpartition(")")[2].split() for file in files if file.exists()]
+    return sum(int(each[11]) + int(each[12]) for each in fields) / os.sysconf("SC_CLK_TCK")
+
+
+COLUMNS = [
+    *("", "start (s)", "server (MiB)", "a replica (MiB)", "rest of Ray (MiB)", "requests/s", "p50 (s)", "p95 (s)"),
+    *("CPU of a request: server (ms)", "replicas", "rest", "load of the machine before"),
+]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--requests", type=int, default=640)
+    parser.add_argument("--requests", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
-    print(
-        f"{options.clients} clients, {options.requests} requests, {os.cpu_count()} cores; load of the machine before:"
-    )
-    print(
-        "| | start (s) | server (MiB) | a replica (MiB) | rest of Ray (MiB) | requests/s | p50 (s) | p95 (s) | load |"
-    )
-    print("| - | - | - | - | - | - | - | - | - |")
+    print(f"{options.clients} clients, {options.requests} requests, {os.cpu_count()} cores")
+    print("|", " | ".join(COLUMNS), "|")
+    print("|" + " - |" * len(COLUMNS))
     for _ in range(options.rounds):
         for name, way in WAYS.items():
             busy = os.getloadavg()[0]
             with served(way) as (pid, port, seconds):
                 load(port, options.clients, options.clients)
+                found = processes(pid)
+                before = {kind: used(each) for kind, each in found.items()}
                 rate, times = load(port, options.clients, options.requests)
-                sizes = memory(pid)
+                cpu = [1000 * (used(each) - before[kind]) / len(times) for kind, each in found.items()]
+                sizes = {kind: memory(each) for kind, each in found.items()}
             cuts = statistics.quantiles(times, n=20)
-            replica = f"{statistics.mean(sizes['replicas']):.0f}" if sizes["replicas"] else "-"
-            print(
-                f"| {name} | {seconds:.0f} | {sum(sizes['server']):.0f} | {replica} | {sum(sizes['rest']):.0f} | "
-                f"{rate:.1f} | {cuts[9]:.2f} | {cuts[18]:.2f} | {busy:.1f} |",
-                flush=True,
-            )
+            cells = [
+                f"{seconds:.0f}",
+                f"{sizes['server']:.0f}",
+                f"{sizes['replicas'] / max(1, len(found['replicas'])):.0f}",
+                f"{sizes['rest']:.0f}",
+                f"{rate:.1f}",
+                f"{cuts[9]:.2f}",
+                f"{cuts[18]:.2f}",
+                *(f"{each:.0f}" for each in cpu),
+                f"{busy:.1f}",
+            ]
+            print("|", " | ".join([name, *cells]), "|", flush=True)
 
 
 if __name__ == "__main__":
