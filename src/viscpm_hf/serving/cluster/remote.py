@@ -23,7 +23,7 @@ from ..engine import AnswerPiece, Engine, Facts, Painted, Progress, Prompt, Ques
 from .wire import ReplicaFailedError, Reply, packed, unpacked
 
 _ATTEMPTS = 3  # a question that kills whoever tries it must not kill all
-_LOST = (RayActorError, ReplicaUnavailableError)  # the replica has died, or is about to be taken away
+_LOST = (RayActorError, ReplicaUnavailableError, DrainingError)  # the replica has died, or is about to be taken away
 _PERIOD = 1.0  # seconds between two looks at who is there
 _MISSES = 30  # looks in vain until Ray counts as gone
 
@@ -165,19 +165,23 @@ class RemoteBatcher:
         with self._counted() as done:
             request = await asyncio.to_thread(packed, payload)
             for _ in range(_ATTEMPTS):
-                response, begun = self._stream.remote(method, request), False
+                response = self._stream.remote(method, request)
+                begun = ended = False
                 try:
                     async for reply in response:
+                        ended = reply.counters is not None
                         piece, begun = self._read(reply), True
-                        if reply.counters is not None:
+                        if ended:
                             done()  # whoever has it need not come again
                         yield piece
                     return
                 except _LOST as error:
+                    ended = True
                     if begun:  # the client has a part of another answer
-                        raise self._lost() from error
+                        raise ReplicaFailedError(f"The replica of {self.name} died within an answer.") from error
                 finally:
-                    response.cancel()  # nothing, if it is at its end
+                    if not ended:
+                        response.cancel()
             raise self._lost()
 
     def _read(self, reply):
@@ -223,7 +227,7 @@ class RemoteBatcher:
         )
 
     def _lost(self):
-        return ReplicaFailedError(f"The replica of {self.name} died while it was at work; so did others before it.")
+        return ReplicaFailedError(f"{_ATTEMPTS} replicas of {self.name} died at a request, one after the other.")
 
 
 async def facts_of(handles: Mapping[str, serve.handle.DeploymentHandle]) -> Facts:
