@@ -277,6 +277,25 @@ def test_equal_requests_share_batches(client, program):
     assert 16 <= after - before < 40  # of four, by two replicas
 
 
+def test_only_this_machine_reaches_it(program):
+    """Whoever reaches Ray can run what he likes."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    parents = dict(map(int, line.split()) for line in listed.splitlines())
+    tree = {program.process.pid}
+    while more := {pid for pid, parent in parents.items() if parent in tree} - tree:
+        tree |= more
+    files = [file for pid in tree for file in Path(f"/proc/{pid}/fd").glob("*")]
+    sockets = {os.readlink(file) for file in files if file.is_symlink()}
+    listening = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+                listening.append(fields[1].partition(":")[0])
+    assert len(listening) > 5  # of Ray, which has many, and the server's own
+    assert set(listening) <= {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+
+
 def test_it_stops_when_all_is_answered(client, program):
     """The last of the module, since it stops the server."""
     with ThreadPoolExecutor(32) as threads:

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..language import printable, say
-from ..serving.cluster.replicas import Replicas, parse_gpus
+from ..serving.replicas import Replicas, parse_gpus
 from .options import Device, Dtype
 from .program import verb
 

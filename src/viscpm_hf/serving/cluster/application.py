@@ -14,8 +14,8 @@ from ...language import printable
 from ...paint import VisCPMPaint
 from ..api import create_app
 from ..engine import Engine
+from ..replicas import Replicas, parse_gpus
 from .remote import RemoteEngine, facts_of
-from .replicas import Replicas, parse_gpus
 from .service import replicas_of
 
 _OPEN = 1000  # requests at one entrance, those that read their answers slowly included

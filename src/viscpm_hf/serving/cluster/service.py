@@ -14,15 +14,8 @@ import ray
 from ray import serve
 
 from ..engine import Engine
+from ..replicas import Replicas
 from .remote import RemoteEngine, Replica, facts_of
-from .replicas import Replicas
-
-_SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a cluster of its own stays on 127.0.0.1
-    "RAY_SERVE_LOG_TO_STDERR": "0",
-    "RAY_COLOR_PREFIX": "0",  # of what replicas say, which goes to a journal as often as to a terminal
-}
 
 
 def replicas_of(
@@ -133,8 +126,6 @@ def serving(
 
 @contextmanager
 def _connected(replicas):
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
     options: dict[str, Any] = {"address": os.environ.get("RAY_ADDRESS") or "local"}
     if options["address"] == "local":
         # as many as there are, or more: that they share this machine is what was asked for
