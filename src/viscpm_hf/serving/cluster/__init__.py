@@ -15,6 +15,7 @@ _SETTINGS = {
     "RAY_COLOR_PREFIX": "0",  # of what replicas say, which goes to a journal as often as to a terminal
 }
 if os.environ.get("RAY_ADDRESS", "") in ("", "local"):
-    _SETTINGS["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # a cluster of one's own stays on 127.0.0.1, on Linux, too
+    # a cluster of one's own stays on 127.0.0.1, on Linux, too; replicas listen everywhere, and want its token
+    _SETTINGS |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
 for name, value in _SETTINGS.items():
     os.environ.setdefault(name, value)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import re
+import secrets
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -130,6 +131,8 @@ def _connected(replicas):
     if options["address"] == "local":
         # as many as there are, or more: that they share this machine is what was asked for
         options |= {"num_cpus": max(os.cpu_count() or 1, replicas), "include_dashboard": False}
+        if "RAY_AUTH_TOKEN_PATH" not in os.environ:  # else Ray would keep one in the home directory
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     logger, terminate = logging.getLogger("ray.serve"), signal.getsignal(signal.SIGTERM)
     silent, logger.disabled = logger.disabled, True  # what it says is in the log of the cluster
     try:
