@@ -33,7 +33,7 @@ WAYS = {
 def served(options: list[str]) -> Iterator[tuple[int, int, float]]:
     """A server of the tiny Chat: its process id, its port, the seconds until it was ready."""
     started = time.perf_counter()
-    command = [sys.executable, "-m", "viscpm_hf", "serve", "--chat", "tiny", "--paint", "none", "--port", "0", *options]
+    command = [sys.executable, "-m", "viscpm_hf", "serve", *"--chat tiny --paint none --port 0".split(), *options]
     environment = os.environ | {"LC_ALL": "C.UTF-8", "RAY_ADDRESS": "local"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
     try:

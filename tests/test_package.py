@@ -15,7 +15,19 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NOT_SHIPPED = shutil.ignore_patterns(
-    *(".git", ".venv*", "__pycache__", "*.egg-info", "build", "dist", ".*_cache", ".hypothesis", "runs", "demo", "PKG-INFO")
+    *(
+        ".git",
+        ".venv*",
+        "__pycache__",
+        "*.egg-info",
+        "build",
+        "dist",
+        ".*_cache",
+        ".hypothesis",
+        "runs",
+        "demo",
+        "PKG-INFO",
+    )
 )
 
 
