@@ -74,7 +74,7 @@ def test_a_streamed_answer_is_greedy_search(client, tiny_chat, picture, data_url
     assert all(chunk.choices for chunk in streamed(client, asked(question)))  # no usage unless asked for
 
 
-def test_earlier_turns_are_what_the_processor_makes_of_messages(client, engine, tiny_chat, picture, data_url):
+def test_earlier_turns_are_what_the_processor_makes_of_messages(client, monkeypatch, tiny_chat, picture, data_url):
     """The picture may stand in any turn; nothing in a text becomes a turn or a special token."""
     turns = [
         ("你好", "你好！"),
@@ -83,31 +83,27 @@ def test_earlier_turns_are_what_the_processor_makes_of_messages(client, engine, 
         ("什么颜色？", None),
     ]
     seen = []
-    answer_batch = engine.batchers["chat"]._run
+    answers = tiny_chat.answers
 
-    def watched(requests):
-        seen.extend(request.payload for request in requests)
-        return answer_batch(requests)
+    def watched(items, *arguments, **options):
+        seen.extend(items)
+        return answers(items, *arguments, **options)
 
-    engine.batchers["chat"]._run = watched
-    try:
-        for place in range(len(turns)):
-            messages = []
-            for number, (question, said) in enumerate(turns):
-                messages.append(asked(question, data_url(picture) if number == place else None))
-                messages += [] if said is None else [{"role": "assistant", "content": said}]
-            answer = ask(client, *messages)
-            wanted = tiny_chat.processor.apply_chat_template(
-                messages, tokenize=True, return_dict=True, add_generation_prompt=True
-            )
-            question = seen.pop()
-            made = tiny_chat.processor.encode_chat(True, question.question, question.context)
-            assert made["input_ids"] == wanted["input_ids"][0].tolist()
-            assert answer.usage.prompt_tokens == len(made["input_ids"])
-            item = {"image": picture, "question": question.question, "context": question.context}
-            assert answer.choices[0].message.content == clean(tiny_chat, item)[0]
-    finally:
-        engine.batchers["chat"]._run = answer_batch
+    monkeypatch.setattr(tiny_chat, "answers", watched)
+    for place in range(len(turns)):
+        messages = []
+        for number, (question, said) in enumerate(turns):
+            messages.append(asked(question, data_url(picture) if number == place else None))
+            messages += [] if said is None else [{"role": "assistant", "content": said}]
+        answer = ask(client, *messages)
+        wanted = tiny_chat.processor.apply_chat_template(
+            messages, tokenize=True, return_dict=True, add_generation_prompt=True
+        )
+        item = seen.pop()
+        made = tiny_chat.processor.encode_chat(True, item["question"], item["context"])
+        assert made["input_ids"] == wanted["input_ids"][0].tolist()
+        assert answer.usage.prompt_tokens == len(made["input_ids"])
+        assert answer.choices[0].message.content == clean(tiny_chat, {**item, "image": picture})[0]
 
 
 def test_sampling_is_honoured(client, tiny_chat, picture, data_url):

@@ -4,13 +4,17 @@ import math
 import os
 import re
 import signal
+import socket
 import warnings
+from contextlib import ExitStack
+from functools import partial
 from importlib.util import find_spec
 from typing import Annotated, Literal
 
 import typer
 
 from ..language import printable, say
+from ..serving.replicas import Replicas, parse_gpus
 from .options import Device, Dtype
 from .program import verb
 
@@ -22,6 +26,8 @@ LIBRARIES = {
     "requests_hardened": "requests-hardened>=1.2",
     "uvicorn": "uvicorn>=0.35",
 }
+# what the extra `cluster` does besides
+RAY = {"ray": "ray[serve]>=2.60"}
 
 
 def add_to(app: typer.Typer) -> None:
@@ -51,6 +57,20 @@ def _seconds(text: str) -> float:
     if not 0 < number <= 1e9:
         raise typer.BadParameter(f"Got {text[:40]!r}, expected seconds such as 120.")
     return number
+
+
+def _replicas(text: str) -> Replicas:
+    try:
+        return Replicas.parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _gpus(text: str) -> float:
+    try:
+        return parse_gpus(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def _origin(text: str) -> str:
@@ -177,7 +197,39 @@ def serve(
     ] = None,
     dtype: Dtype = None,
     device: Device = None,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help=say(
+                "run the models in processes of their own, on one machine or many, with Ray",
+                "用 Ray Serve 多进程、多机运行",
+            ),
+        ),
+    ] = False,
+    replicas: Annotated[
+        str | None,
+        typer.Option(
+            parser=_replicas,
+            metavar="N",
+            help=say("of each model, with --ray; 1-4: by load", "每个模型的副本数；1-4 表示按负载增减"),
+        ),
+    ] = None,
+    gpus_per_replica: Annotated[
+        str | None,
+        typer.Option(
+            parser=_gpus,
+            metavar="X",
+            help=say(
+                "with --ray, such as 0.5; by default what there are is shared out",
+                "每个副本占用的 GPU，如 0.5；默认均分",
+            ),
+        ),
+    ] = None,
 ) -> int:
+    if not ray and (replicas is not None or gpus_per_replica is not None):
+        name = "--gpus-per-replica" if replicas is None else "--replicas"
+        raise typer.TyperException(f"Got {name} without --ray, which alone starts replicas: add --ray.")
     models = {"chat": chat, "paint": paint}
     if set(models.values()) == {"none"}:
         raise typer.TyperException("Got --chat none and --paint none, which leaves nothing to serve: name a model.")
@@ -185,26 +237,27 @@ def serve(
     max_batch = max_batch or (8 if memory is None else 1)
     engine = {"max_batch": max_batch, "max_queue": max_queue, "timeout": timeout}
     api = {"max_pixels": max_pixels, "allow_image_urls": allow_image_urls, "cors": cors or ()}
-    return _serve(models, host, port, api_key_env, loading, engine, api)
+    cluster = {"replicas": replicas or Replicas(), "gpus": gpus_per_replica} if ray else None
+    return _serve(models, host, port, api_key_env, loading, engine, api, cluster)
 
 
 @verb
-def _serve(models, host, port, api_key_env, loading, limits, api):
+def _serve(models, host, port, api_key_env, loading, limits, api, cluster):
     try:
-        return _load_and_serve(models, host, port, api_key_env, loading, limits, api)
+        return _load_and_serve(models, host, port, api_key_env, loading, limits, api, cluster)
     except SystemExit as stop:  # of SIGTERM while it loads
         return 0 if stop.code == 128 + signal.SIGTERM else stop.code
 
 
-def _load_and_serve(models, host, port, api_key_env, loading, limits, api):
-    _check_libraries()
+def _load_and_serve(models, host, port, api_key_env, loading, limits, api, cluster):
+    _check_libraries(LIBRARIES | RAY if cluster else LIBRARIES)
     from .remarks import only_ours, tell
 
     key = None if api_key_env is None else _key(api_key_env)
     with only_ours():
         from ..serving.server import bound_socket, is_loopback
 
-        with bound_socket(host, port) as listening:
+        with bound_socket(host, port) as listening, ExitStack() as stack:
             names = _checked_names(models)
             if key is None and not is_loopback(listening):
                 tell(
@@ -213,14 +266,17 @@ def _load_and_serve(models, host, port, api_key_env, loading, limits, api):
                         f"警告：凡能访问 {host} 的人都可使用：请用 --api-key-env 指定存有密钥的环境变量。",
                     )
                 )
-            engine = _engine(models, names, loading, limits)
+            if cluster:
+                engine = stack.enter_context(_cluster(models, names, listening, loading, limits, cluster))
+            else:
+                engine = _engine(models, names, loading, limits)
             return _run(engine, names, listening, limits["timeout"], {"api_key": key, **api})
 
 
-def _check_libraries():
-    missing = [name for name in LIBRARIES if find_spec(name) is None]
+def _check_libraries(libraries):
+    missing = [name for name in libraries if find_spec(name) is None]
     if missing:
-        wanted = " ".join(f'"{each}"' for each in LIBRARIES.values())
+        wanted = " ".join(f'"{each}"' for each in libraries.values())
         raise ImportError(f"Serving needs libraries that are not here ({', '.join(missing)}): pip install {wanted}")
 
 
@@ -260,22 +316,18 @@ def _checked_names(models):
 
 
 def _engine(models, names, loading, limits):
-    """Loads the models."""
+    _tell_of_tiny(models, names)
+    return _loaded(models, names, loading, limits)
+
+
+def _loaded(models, names, loading, limits):
+    """An engine of the models."""
     from ..chat import VisCPMChat
     from ..paint import VisCPMPaint
     from ..serving.engine import Engine
     from ..tiny import GUIDANCE_SCALE, tiny_chat_repo, tiny_paint_repo, use_one_thread
-    from .remarks import tell
 
     tiny = [kind for kind, model in models.items() if model == "tiny"]
-    if tiny:
-        which, flags = ", ".join(names[kind] for kind in tiny), ", ".join(f"--{kind}" for kind in tiny)
-        tell(
-            say(
-                f"{which}: tiny models in the package, which know coloured shapes only; {flags} for real ones.",
-                f"{which} 是包内自带的小模型，只认识彩色图形；真正的模型用 {flags} 指定。",
-            )
-        )
     if len(tiny) == len(names):
         use_one_thread()
     chat = paint = None
@@ -299,6 +351,20 @@ def _engine(models, names, loading, limits):
     return Engine(chat, paint, **limits, painting={"guidance": guidance})
 
 
+def _tell_of_tiny(models, names):
+    from .remarks import tell
+
+    tiny = [kind for kind, model in models.items() if model == "tiny"]
+    if tiny:
+        which, flags = ", ".join(names[kind] for kind in tiny), ", ".join(f"--{kind}" for kind in tiny)
+        tell(
+            say(
+                f"{which}: tiny models in the package, which know coloured shapes only; {flags} for real ones.",
+                f"{which} 是包内自带的小模型，只认识彩色图形；真正的模型用 {flags} 指定。",
+            )
+        )
+
+
 def _tell_unchecked(name, what):
     from .remarks import tell
 
@@ -308,6 +374,25 @@ def _tell_unchecked(name, what):
             f"警告：{name} 没有{what}安全检查模型，不检查{what}。",
         )
     )
+
+
+def _cluster(models, names, listening, loading, limits, cluster):
+    """Replicas that load one model each; the context of them."""
+    from ..serving.cluster.service import serving
+
+    _tell_of_tiny(models, names)
+    # replicas have working directories of their own
+    models = {kind: os.path.abspath(model) if os.path.isdir(model) else model for kind, model in models.items()}
+    name = f"viscpm-{socket.gethostname()}-{listening.getsockname()[1]}"
+    return serving(list(names), partial(_replica, models, names, loading), name=name, **cluster, **limits)
+
+
+def _replica(models, names, loading, kind, **limits):
+    """The engine of one model, in a process that Ray has started."""
+    from .remarks import only_ours
+
+    with only_ours():
+        return _loaded({"chat": "none", "paint": "none", kind: models[kind]}, {kind: names[kind]}, loading, limits)
 
 
 def _run(engine, names, listening, timeout, api):

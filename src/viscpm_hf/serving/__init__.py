@@ -6,4 +6,6 @@
 * api/: OpenAI's API and the original's endpoint
 * server.py: the program around it; connections.py: their deadlines and number; log.py: what it says
 * batch/: rows of a file, offline, in processes of their own
+* cluster/: the same on several processes or machines, with Ray
+* replicas.py: how many of them, without Ray
 """

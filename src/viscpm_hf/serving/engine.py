@@ -6,11 +6,12 @@ What stands on it (an HTTP API, pages, a cluster) knows no model, and it knows n
 import asyncio
 import itertools
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -18,6 +19,8 @@ from ..chat import ChatAnswer, VisCPMChat
 from ..paint import CHINESE, VisCPMPaint
 from .batcher import Batcher, Request
 from .stops import StopTexts, until_stop
+
+T = TypeVar("T")
 
 
 class PromptTooLongError(ValueError):
@@ -78,6 +81,7 @@ class Question:
         question (`str`): plain text.
         image (`PIL.Image.Image`, *optional*): what it is about.
         context (`str`): earlier turns, as `VisCPMChat.chat` returns them.
+        turns (`tuple[tuple[str, str], ...]`): turns after those, question and answer, plain texts.
         sampling (`Sampling`): how the answer is chosen.
         shortens (`bool`): whether the oldest turns are left out where all is too long, as the class does, or the
             question is refused.
@@ -86,6 +90,7 @@ class Question:
     question: str
     image: Image.Image | None = None
     context: str = ""
+    turns: tuple[tuple[str, str], ...] = ()
     sampling: Sampling = Sampling()
     shortens: bool = True
 
@@ -155,6 +160,43 @@ class Progress:
     steps: int
 
 
+async def until_deadline(stream: AsyncGenerator[T, None], timeout: float | None) -> AsyncIterator[T]:
+    """The pieces of a stream until the deadline, which must not strike while somebody else is at work with a piece.
+
+    Args:
+        stream: is closed at the end.
+        timeout: seconds from now; None is without end.
+
+    Raises:
+        TimeoutError: past the deadline.
+    """
+    deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
+    async with aclosing(stream):
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    piece = await anext(stream)
+            except StopAsyncIteration:
+                return
+            yield piece
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of the models before they are asked.
+
+    Args:
+        beams (`int`): of Chat's own search, which gives as many answers at most.
+        factor (`int`): the sides of Paint's pictures are multiples of it, in pixels.
+        width, height (`int`): of a picture, unless a prompt says otherwise.
+    """
+
+    beams: int = 1
+    factor: int = 1
+    width: int = 0
+    height: int = 0
+
+
 class _CancelledError(Exception):
     """Nobody waits any more."""
 
@@ -197,6 +239,18 @@ class Engine:
             self.batchers["paint"] = Batcher("Paint", self._paint_batch, max_batch, max_queue)
 
     @property
+    def facts(self) -> Facts:
+        """What is known of the models before they are asked."""
+        facts = Facts()
+        if self.chat is not None:
+            facts = replace(facts, beams=self.chat.model.generation_config.num_beams or 1)
+        if self.painter is not None:
+            factor = self.painter.pipeline.vae_scale_factor
+            height, width = np.broadcast_to(self.painter.pipeline.unet.config.sample_size, 2) * factor
+            facts = replace(facts, factor=factor, width=int(width), height=int(height))
+        return facts
+
+    @property
     def ready(self) -> bool:
         """Whether requests are taken: no model is about to stop, none has died."""
         return all(batcher.alive and not batcher.draining for batcher in self.batchers.values())
@@ -226,7 +280,8 @@ class Engine:
         """Answers a question piece by piece; at last comes what `answer` would return. Closing it stops the model."""
         stops = [StopTexts(question.sampling.stop) for _ in range(question.sampling.n)]
         group, weight = self._place_of(question, streams=True)
-        async with aclosing(self._pieces(self.batchers["chat"].stream(question, group, weight))) as pieces:
+        stream = self.batchers["chat"].stream(question, group, weight)
+        async with aclosing(until_deadline(stream, self.timeout)) as pieces:
             async for piece in pieces:
                 if isinstance(piece, AnswerPiece):
                     if text := stops[piece.number].read(piece.text):
@@ -245,20 +300,8 @@ class Engine:
     async def stream_picture(self, prompt: Prompt) -> AsyncIterator[Progress | list[Painted]]:
         """Paints a prompt, telling how far it is; at last comes what `paint` would return."""
         stream = self.batchers["paint"].stream(prompt, *self._place_of_prompt(prompt))
-        async with aclosing(self._pieces(stream)) as pieces:
+        async with aclosing(until_deadline(stream, self.timeout)) as pieces:
             async for piece in pieces:
-                yield piece
-
-    async def _pieces(self, stream):
-        """Those of a stream, until the deadline: which must not strike while somebody else is at work with a piece."""
-        deadline = None if self.timeout is None else asyncio.get_running_loop().time() + self.timeout
-        async with aclosing(stream):
-            while True:
-                try:
-                    async with asyncio.timeout_at(deadline):
-                        piece = await anext(stream)
-                except StopAsyncIteration:
-                    return
                 yield piece
 
     def _place_of(self, question, streams):
@@ -298,20 +341,24 @@ class Engine:
         if request.cancelled.is_set():
             return _CancelledError()
         try:
-            limit = self.chat.processor.max_input_length
-            context = "" if question.shortens else question.context
-            encoding = self.chat.processor.encode_chat(question.image is not None, question.question, context)
+            processor = self.chat.processor
+            limit = processor.max_input_length
+            context = question.context + "".join(
+                processor.format_turn(asked, processor.tokenizer.escape(said)) for asked, said in question.turns
+            )
+            counted = "" if question.shortens else context
+            encoding = processor.encode_chat(question.image is not None, question.question, counted)
             length = len(encoding["input_ids"])
             if limit is not None and length > limit:
-                what = "conversation" if context else "question"
+                what = "conversation" if counted else "question"
                 raise PromptTooLongError(
                     f"Got a {what} of {length} tokens, expected at most {limit}: shorten it"
-                    + (", or leave out its oldest turns." if context else ".")
+                    + (", or leave out its oldest turns." if counted else ".")
                 )
             states = None if question.image is None else self.chat.encode_image(question.image)
         except Exception as error:
             return error
-        return {"question": question.question, "context": question.context, "vision_hidden_states": states}
+        return {"question": question.question, "context": context, "vision_hidden_states": states}
 
     @contextmanager
     def _drawing(self, sampling):

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from starlette.types import Receive, Scope, Send
+
 from ..language import printable, shortened
 
 _LINES = 1000  # that wait to be printed
@@ -67,7 +69,7 @@ class RequestLog:
     def __init__(self, app: Callable, tell: Callable[[str], None]):
         self.app, self.tell = app, tell
 
-    async def __call__(self, scope, receive, send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         status, started = None, time.perf_counter()

@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from ... import __version__
+from ...remote_code.image_processing_viscpm_chat import VisCPMChatImageProcessor
 from ..engine import Engine
 from . import chat, errors, images, metrics, models, original, page
 from .fetching import Fetcher
@@ -65,12 +66,12 @@ def create_app(
             expose_headers=["Retry-After"],
         )
     app.add_middleware(Heads)
-    name = None if engine.chat is None else names["chat"]
-    to_rgb = None if engine.chat is None else engine.chat.processor.image_processor.to_pil
+    name, painter = (names[kind] if kind in engine.batchers else None for kind in ("chat", "paint"))
+    to_rgb = VisCPMChatImageProcessor().to_pil
     pictures = Pictures(to_rgb, max_pixels, engine.timeout, Fetcher(max_body) if allow_image_urls else None)
     original.add_to(app, engine, name, pictures)
     chat.add_to(app, engine, name, pictures)
-    images.add_to(app, engine, None if engine.painter is None else names["paint"], max_pixels)
+    images.add_to(app, engine, painter, max_pixels)
     models.add_to(app, engine, names)
     metrics.add_to(app, engine, names)
     page.add_to(app)

@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Annotated, Any, Literal
 
 from fastapi import Body, FastAPI, Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
@@ -92,7 +91,7 @@ def add_to(app: FastAPI, engine: Engine, name: str | None, pictures: Pictures) -
             return await _stream(request, chat, engine, pictures, sampling, head)
 
         async def work():
-            async with _question(chat, engine, pictures, sampling) as question:
+            async with _question(chat, pictures, sampling) as question:
                 return await engine.answer(question)
 
         answers = await running(request, work())
@@ -123,32 +122,24 @@ def _sampling(chat: ChatRequest, engine: Engine) -> Sampling:
     elif chat.stream or chat.temperature == 0:
         most, kind = 1, "from greedy search: set temperature or top_p"
     else:
-        most, kind = engine.chat.model.generation_config.num_beams or 1, "from its beams: set temperature or top_p"
+        most, kind = engine.facts.beams, "from its beams: set temperature or top_p"
     if n > most:
         raise ApiError(400, f"Got {n} as n, expected at most {most} {kind}.", "invalid_value", "n")
     return sampling
 
 
 @asynccontextmanager
-async def _question(
-    chat: ChatRequest, engine: Engine, pictures: Pictures, sampling: Sampling
-) -> AsyncIterator[Question]:
+async def _question(chat: ChatRequest, pictures: Pictures, sampling: Sampling) -> AsyncIterator[Question]:
     """The last turn, with those before as its context: what the processor makes of such messages."""
     *earlier, last = [message.text for message in chat.messages]
-    processor = engine.chat.processor
-
-    def format_turns():
-        turns = zip(earlier[::2], earlier[1::2], strict=True)
-        return "".join(processor.format_turn(asked, processor.tokenizer.escape(said)) for asked, said in turns)
-
-    context = await run_in_threadpool(format_turns) if earlier else ""
+    turns = tuple(zip(earlier[::2], earlier[1::2], strict=True))
     async with AsyncExitStack() as stack:
         image = None
         for number, message in enumerate(chat.messages):
             for part, url in message.images.items():
                 param = f"messages[{number}].content[{part}].image_url.url"
                 image = await stack.enter_async_context(pictures.from_url(url, param))
-        yield Question(last, image, context, sampling, shortens=False)
+        yield Question(last, image, turns=turns, sampling=sampling, shortens=False)
 
 
 def _usage(answers: list[ChatAnswer]) -> Usage:
@@ -163,7 +154,7 @@ async def _stream(
 
     async def pieces():
         async with (
-            _question(chat, engine, pictures, sampling) as question,
+            _question(chat, pictures, sampling) as question,
             aclosing(engine.stream_answer(question)) as answers,
         ):
             async for piece in answers:

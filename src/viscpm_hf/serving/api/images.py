@@ -8,7 +8,6 @@ import re
 import time
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 from fastapi import Body, FastAPI, Request
 from pydantic import BaseModel, Field
@@ -96,7 +95,7 @@ def add_to(app: FastAPI, engine: Engine, name: str | None, max_pixels: int) -> N
         check_model(body.model, name, "VisCPM-Paint")
         if not body.prompt.strip():
             raise ApiError(400, "Got an empty prompt: say what to paint.", "invalid_value", "prompt")
-        width, height = _size(body.size, engine.painter.pipeline, max_pixels)
+        width, height = _size(body.size, engine.facts, max_pixels)
         prompt = Prompt(
             body.prompt,
             body.negative_prompt or "",
@@ -120,13 +119,12 @@ def add_to(app: FastAPI, engine: Engine, name: str | None, max_pixels: int) -> N
         return ImagesResponse(created=int(time.time()), data=data, size=size)
 
 
-def _size(text, pipeline, max_pixels):
+def _size(text, facts, max_pixels):
     """Width and height, None for the model's own."""
     if text in (None, "auto"):
         return None, None
-    factor = pipeline.vae_scale_factor
-    own = math.prod(int(side) * factor for side in np.broadcast_to(pipeline.unet.config.sample_size, 2))
-    most = max(min(max_pixels, _LARGER * own), factor**2)
+    factor = facts.factor
+    most = max(min(max_pixels, _LARGER * facts.width * facts.height), factor**2)
     sides = [int(side) for side in re.findall(r"\d+", text)]
     if all(side and side % factor == 0 for side in sides) and math.prod(sides) <= most:
         return sides

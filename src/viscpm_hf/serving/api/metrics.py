@@ -1,10 +1,10 @@
 """`/metrics`: what the engine has counted, for Prometheus."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from fastapi import FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from ..engine import Engine
 
@@ -23,7 +23,7 @@ class EngineCollector:
     def __init__(self, engine: Engine, names: Mapping[str, str]):
         self.engine, self.names = engine, names
 
-    def collect(self):
+    def collect(self) -> Iterable[Metric]:
         """The metrics, of each model."""
         requests = CounterMetricFamily(
             "viscpm_requests", "Requests by what became of them.", labels=["model", "outcome"]

@@ -1,0 +1,21 @@
+"""The same service on several processes or machines, with Ray Serve.
+
+* wire.py: questions, answers, pictures and errors on their way
+* remote.py: an engine that is elsewhere, and what Ray runs several times
+* service.py: replicas behind the HTTP server of this process, for `viscpm serve --ray`
+* application.py: replicas behind Ray's own HTTP servers, for `serve deploy` and Kubernetes
+"""
+
+import os
+
+# Ray reads these when it is imported
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SERVE_LOG_TO_STDERR": "0",  # it has files of its own
+    "RAY_COLOR_PREFIX": "0",  # of what replicas say, which goes to a journal as often as to a terminal
+}
+if os.environ.get("RAY_ADDRESS", "") in ("", "local"):
+    # a cluster of one's own stays on 127.0.0.1, on Linux, too; replicas listen everywhere, and want its token
+    _SETTINGS |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
+for name, value in _SETTINGS.items():
+    os.environ.setdefault(name, value)
