@@ -195,7 +195,7 @@ class Engine:
         painting: Mapping[str, Any] | None = None,
     ):
         self.chat, self.painter, self.timeout, self.max_batch = chat, paint, timeout, max_batch
-        self._painting = {"steps": 50, "guidance": 7.5, **(painting or {})}
+        self.painting = {"steps": 50, "guidance": 7.5, **(painting or {})}
         self.batchers: dict[str, Batcher] = {}
         if chat is not None:
             self.batchers["chat"] = Batcher("Chat", self._answer_batch, max_batch, max_queue)
@@ -383,8 +383,8 @@ class Engine:
         output = self.painter.paint(
             [prompt.prompt for prompt in prompts],
             [prompt.negative_prompt for prompt in prompts],
-            guidance_scale=self._painting["guidance"] if first.guidance is None else first.guidance,
-            num_inference_steps=self._painting["steps"] if first.steps is None else first.steps,
+            guidance_scale=self.painting["guidance"] if first.guidance is None else first.guidance,
+            num_inference_steps=self.painting["steps"] if first.steps is None else first.steps,
             num_candidates=first.candidates,
             generator=[seed for _, seed in rows],
             width=first.width,
