@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import Annotated, Literal
@@ -12,6 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..language import printable, say
+from .examples import for_pages
 from .options import Device, Dtype
 from .program import verb
 
@@ -23,6 +25,8 @@ LIBRARIES = {
     "requests_hardened": "requests-hardened>=1.2",
     "uvicorn": "uvicorn>=0.35",
 }
+
+GRADIO = {"gradio": "gradio>=6.31"}  # of the extra `demo`
 
 
 def add_to(app: typer.Typer) -> None:
@@ -148,6 +152,16 @@ def serve(
             help=say("fetch pictures that clients name by a public address", "允许客户端用公网地址给出图片"),
         ),
     ] = False,
+    ui: Annotated[
+        bool,
+        typer.Option(
+            "--ui",
+            help=say(
+                "also the pages of viscpm demo, at /; the key is their password",
+                "同时提供 viscpm demo 的网页（/），密钥即其密码",
+            ),
+        ),
+    ] = False,
     cors: Annotated[
         list[str] | None,
         typer.Option(
@@ -186,19 +200,19 @@ def serve(
     max_batch = max_batch or (8 if memory is None else 1)
     engine = {"max_batch": max_batch, "max_queue": max_queue, "timeout": timeout}
     api = {"max_pixels": max_pixels, "allow_image_urls": allow_image_urls, "cors": cors or ()}
-    return _serve(models, host, port, api_key_env, loading, engine, api)
+    return _serve(models, host, port, api_key_env, loading, engine, api, ui)
 
 
 @verb
-def _serve(models, host, port, api_key_env, loading, limits, api):
+def _serve(models, host, port, api_key_env, loading, limits, api, ui):
     try:
-        return _load_and_serve(models, host, port, api_key_env, loading, limits, api)
+        return _load_and_serve(models, host, port, api_key_env, loading, limits, api, ui)
     except SystemExit as stop:  # of SIGTERM while it loads
         return 0 if stop.code == 128 + signal.SIGTERM else stop.code
 
 
-def _load_and_serve(models, host, port, api_key_env, loading, limits, api):
-    _check_libraries()
+def _load_and_serve(models, host, port, api_key_env, loading, limits, api, ui):
+    check_libraries({**LIBRARIES, **GRADIO} if ui else LIBRARIES)
     from .remarks import only_ours, tell
 
     key = None if api_key_env is None else _key(api_key_env)
@@ -206,7 +220,7 @@ def _load_and_serve(models, host, port, api_key_env, loading, limits, api):
         from ..serving.server import bound_socket, is_loopback
 
         with bound_socket(host, port) as listening:
-            names = _checked_names(models)
+            names = checked_names(models)
             if key is None and not is_loopback(listening):
                 tell(
                     say(
@@ -214,14 +228,15 @@ def _load_and_serve(models, host, port, api_key_env, loading, limits, api):
                         f"警告：凡能访问 {host} 的人都可使用：请用 --api-key-env 指定存有密钥的环境变量。",
                     )
                 )
-            engine = _engine(models, names, loading, limits)
-            return _run(engine, names, listening, limits["timeout"], {"api_key": key, **api})
+            engine = load_engine(models, names, loading, limits)
+            return _run(engine, names, models if ui else None, listening, limits["timeout"], {"api_key": key, **api})
 
 
-def _check_libraries():
-    missing = [name for name in LIBRARIES if find_spec(name) is None]
+def check_libraries(libraries: Mapping[str, str]) -> None:
+    """Raises ImportError, with a command that helps, if some are not here: name of the module → what to install."""
+    missing = [name for name in libraries if find_spec(name) is None]
     if missing:
-        wanted = " ".join(f'"{each}"' for each in LIBRARIES.values())
+        wanted = " ".join(f'"{each}"' for each in libraries.values())
         raise ImportError(f"Serving needs libraries that are not here ({', '.join(missing)}): pip install {wanted}")
 
 
@@ -237,7 +252,7 @@ def _key(variable):
     return key
 
 
-def _checked_names(models):
+def checked_names(models):
     """Under which the models are served; before the first is loaded, the others are looked at, too."""
     from ..checkpoint.repo import check_is_converted
 
@@ -260,7 +275,7 @@ def _checked_names(models):
     return names
 
 
-def _engine(models, names, loading, limits):
+def load_engine(models, names, loading, limits):
     """Loads the models."""
     from ..chat import VisCPMChat
     from ..paint import VisCPMPaint
@@ -311,7 +326,7 @@ def _tell_unchecked(name, what):
     )
 
 
-def _run(engine, names, listening, timeout, api):
+def _run(engine, names, pages, listening, timeout, api):
     from ..serving.api import create_app
     from ..serving.server import RequestLog, run, url_of
     from .remarks import tell
@@ -330,4 +345,10 @@ def _run(engine, names, listening, timeout, api):
             )
         )
 
-    return run(RequestLog(create_app(engine, names, **api), told), engine, listening, timeout, ready, told)
+    app = RequestLog(create_app(engine, names, **api), told)
+    if pages is not None:
+        from ..serving.pages import create_pages
+
+        limits = {"max_pixels": api["max_pixels"], "password": api["api_key"]}
+        app = create_pages(engine, app, **limits, **for_pages(pages))
+    return run(app, engine, listening, timeout, ready, told)
