@@ -195,7 +195,7 @@ def test_a_log_that_nobody_reads_is_no_reason_to_fail(monkeypatch):
         monkeypatch.undo()
         return 0
 
-    monkeypatch.setattr(serve, "_engine", lambda *arguments: None)
+    monkeypatch.setattr(serve, "load_engine", lambda *arguments: None)
     monkeypatch.setattr("viscpm_hf.serving.api.create_app", lambda *arguments, **options: None)
     monkeypatch.setattr("viscpm_hf.serving.server.run", run)
     assert main(["serve", "--port", "0"]) == 0

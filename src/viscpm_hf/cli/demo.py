@@ -3,6 +3,7 @@
 import os
 import secrets
 import signal
+from contextlib import suppress
 from threading import Thread
 from typing import Annotated, Literal
 
@@ -134,14 +135,18 @@ def _load_and_show(models, lang, share, password_env, host, port, loading):
             engine = load_engine(models, names, loading, limits)
             app = create_pages(engine, language=lang, password=password, **for_pages(models))
 
+            def told(text):
+                with suppress(OSError):  # nobody reads it any more
+                    tell(text)
+
             def ready():
                 served = " · ".join(names.values())
                 url = url_of(listening)
-                tell(say(f"{served}\nOpen {url}; Ctrl-C stops it.", f"{served}\n请打开 {url}；按 Ctrl-C 停止。"))
+                told(say(f"{served}\nOpen {url}; Ctrl-C stops it.", f"{served}\n请打开 {url}；按 Ctrl-C 停止。"))
                 if share:
-                    Thread(target=_share, args=(*listening.getsockname()[:2], tell), daemon=True).start()
+                    Thread(target=_share, args=(*listening.getsockname()[:2], told), daemon=True).start()
 
-            return run(app, engine, listening, _LAST, ready, tell)
+            return run(app, engine, listening, _LAST, ready, told)
 
 
 def _share(host, port, tell):
