@@ -213,13 +213,14 @@ class ChatPage:
         return self._messages(turns), turns, gr.skip(), gr.skip(), gr.skip(), gr.skip()
 
     def _shown(self, turns, said, question="", busy=False):
-        """Values of all that changes; the question is what is put into its field."""
+        """Values of all that changes; the question is what is put into its field, None leaves it alone."""
         sending = {
             "submit_btn": False if busy else self.words("send"),
             "stop_btn": self.words("stop") if busy else False,
         }
+        written = {} if question is None else {"value": question}
         button = gr.update(interactive=bool(turns) and not busy)
-        return self._messages(turns), turns, gr.update(value=question, **sending), said, button, button
+        return self._messages(turns), turns, gr.update(**sending, **written), said, button, button
 
     def _settle(self, turns, question):
         """After stopping: what has come stays; a question without an answer goes back into its field."""
@@ -231,4 +232,4 @@ class ChatPage:
         return self._shown(turns[:-1], notice(), turns[-1].question if turns else "")
 
     def _clear(self):
-        return self._shown([], notice())
+        return self._shown([], notice(), None)  # whoever changes the picture may be writing already
