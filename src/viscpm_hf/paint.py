@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
 from PIL import Image
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
@@ -25,8 +26,22 @@ _PARTS = {
     "prompt_safety_checker": (("prompt_checker", "prompt_checker_tokenizer"), "prompts are not checked"),
     "add_ranker": (("ranker", "ranker_processor"), "one image is painted instead of the best of four"),
 }
+SCHEDULERS = ("ddpm", "dpm++")
 _EMBEDS = ("prompt_embeds", "negative_prompt_embeds", "prompt_embeds_mask", "negative_prompt_embeds_mask")
 _FOR_THE_PIPELINE = {*_EMBEDS, "return_dict"}
+
+
+def make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
+    """One of `SCHEDULERS` for a model.
+
+    Args:
+        name (`str`): `"ddpm"`, the original's, or `"dpm++"`, whose pictures take 20 steps for 50.
+        config (`Mapping`): of the model's own scheduler.
+    """
+    if name == "ddpm":
+        return DDPMScheduler.from_config(config)
+    # the spacing of the original's configuration would leave out the highest noise levels
+    return DPMSolverMultistepScheduler.from_config(config, timestep_spacing="trailing")
 
 
 def _checked_dtypes(dtype):

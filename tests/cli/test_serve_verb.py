@@ -30,12 +30,12 @@ def run(capsys):
 @pytest.fixture(autouse=True)
 def load(monkeypatch):
     """What loads models, which is not to happen here."""
-    load = serve._engine
+    load = serve.load_engine
 
     def refuse(*arguments):
         raise AssertionError(f"it loads {arguments}")
 
-    monkeypatch.setattr(serve, "_engine", refuse)
+    monkeypatch.setattr(serve, "load_engine", refuse)
     return load
 
 
@@ -144,7 +144,7 @@ def test_missing_libraries_come_with_the_command_that_installs_them(run, monkeyp
 
 @pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)])
 def test_other_machines_without_a_key_are_warned_of(monkeypatch, capsys, host, warned):
-    monkeypatch.setattr(serve, "_engine", lambda *arguments: None)
+    monkeypatch.setattr(serve, "load_engine", lambda *arguments: None)
     monkeypatch.setattr(serve, "_run", lambda *arguments: 0)
     monkeypatch.setenv("KEY", "s3cret")
     arguments = ["serve", "--port", "0", "--host", host]
@@ -157,7 +157,7 @@ def test_other_machines_without_a_key_are_warned_of(monkeypatch, capsys, host, w
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_while_it_loads_ends_it(monkeypatch, number, code):
     """With the same codes as later; what stops services takes another than 0 for a failure."""
-    monkeypatch.setattr(serve, "_engine", lambda *arguments: signal.raise_signal(number))
+    monkeypatch.setattr(serve, "load_engine", lambda *arguments: signal.raise_signal(number))
     assert main(["serve", "--port", "0"]) == code
 
 
@@ -166,7 +166,7 @@ def test_what_is_not_checked_is_said(load, monkeypatch, capsys):
     chat, paint = tiny_chat_repo(), tiny_paint_repo()
     capsys.readouterr()
     engines = []
-    monkeypatch.setattr(serve, "_engine", lambda *arguments: engines.append(load(*arguments)) or engines[0])
+    monkeypatch.setattr(serve, "load_engine", lambda *arguments: engines.append(load(*arguments)) or engines[0])
     monkeypatch.setattr(serve, "_run", lambda *arguments: 0)
     assert main(["serve", "--port", "0", "--chat", str(chat), "--paint", str(paint), "--max-batch", "3"]) == 0
     engines[0].close()

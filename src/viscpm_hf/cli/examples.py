@@ -1,6 +1,6 @@
 """What the tiny models in the package understand. Imports nothing that takes long."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import typer
 from typer.models import OptionInfo
@@ -57,6 +57,21 @@ def paint_examples() -> str:
         "",
     ]
     return "\n".join(lines + [f"  {chinese}  /  {english}" for chinese, english in PROMPTS])
+
+
+def for_pages(models: Mapping[str, str]) -> dict[str, list[tuple]]:
+    """For `viscpm_hf.serving.pages.create_pages`: English before Chinese, and nothing of models that are not tiny.
+
+    Args:
+        models: `chat` and `paint` → which it is.
+    """
+    pairs = zip(QUESTIONS[::2], QUESTIONS[1::2], strict=True)
+    questions = [(PICTURES / picture, english, chinese) for (picture, chinese, _), (_, english, _) in pairs]
+    prompts = [(english, chinese) for chinese, english in PROMPTS]
+    return {
+        "questions": questions if models["chat"] == "tiny" else [],
+        "prompts": prompts if models["paint"] == "tiny" else [],
+    }
 
 
 def examples_option(examples: Callable[[], str], about: str) -> OptionInfo:

@@ -128,7 +128,7 @@ class Painter:
     """
 
     def __init__(self, model, scheduler, settings, loading):
-        from ..paint import VisCPMPaint
+        from ..paint import VisCPMPaint, make_scheduler
         from ..tiny import GUIDANCE_SCALE, tiny_paint_repo
 
         name = "VisCPM-Paint-tiny" if model is None else Path(model).resolve().name if os.path.isdir(model) else model
@@ -147,7 +147,7 @@ class Painter:
         self.pipeline = self.painter.pipeline
         _require_ranker(self.pipeline.ranker, self.candidates)
         if scheduler is not None:
-            self.pipeline.scheduler = _scheduler(scheduler, self.pipeline.scheduler.config)
+            self.pipeline.scheduler = make_scheduler(scheduler, self.pipeline.scheduler.config)
 
     def paint(self, prompts: list[str], folder: Path, seed: int | None, sheet: bool) -> int:
         """Paints every prompt into a new file of a folder and prints where.
@@ -274,12 +274,3 @@ def _save_sheet(painted, folder):
     columns = min(len(painted), 4)
     about = {"pictures": "\n".join(path.name for path, *_ in painted)}
     return save(contact_sheet(pictures, labels, columns, scale), about, folder, "sheet")
-
-
-def _scheduler(name, config):
-    from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
-
-    if name == "ddpm":
-        return DDPMScheduler.from_config(config)
-    # the spacing of the original's configuration would leave out the highest noise levels
-    return DPMSolverMultistepScheduler.from_config(config, timestep_spacing="trailing")

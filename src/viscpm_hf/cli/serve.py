@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import warnings
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
@@ -15,6 +16,7 @@ import typer
 
 from ..language import printable, say
 from ..serving.replicas import Replicas, parse_gpus
+from .examples import for_pages
 from .options import Device, Dtype
 from .program import verb
 
@@ -28,6 +30,8 @@ LIBRARIES = {
 }
 # what the extra `cluster` does besides
 RAY = {"ray": "ray[serve]>=2.60"}
+
+GRADIO = {"gradio": "gradio>=6.31"}  # of the extra `demo`
 
 
 def add_to(app: typer.Typer) -> None:
@@ -167,6 +171,16 @@ def serve(
             help=say("fetch pictures that clients name by a public address", "允许客户端用公网地址给出图片"),
         ),
     ] = False,
+    ui: Annotated[
+        bool,
+        typer.Option(
+            "--ui",
+            help=say(
+                "also the pages of viscpm demo, at /; the key is their password",
+                "同时提供 viscpm demo 的网页（/），密钥即其密码",
+            ),
+        ),
+    ] = False,
     cors: Annotated[
         list[str] | None,
         typer.Option(
@@ -237,20 +251,22 @@ def serve(
     max_batch = max_batch or (8 if memory is None else 1)
     engine = {"max_batch": max_batch, "max_queue": max_queue, "timeout": timeout}
     api = {"max_pixels": max_pixels, "allow_image_urls": allow_image_urls, "cors": cors or ()}
+    if ui and ray:
+        raise typer.TyperException("Got --ui and --ray, of which one works at a time: leave one out.")
     cluster = {"replicas": replicas or Replicas(), "gpus": gpus_per_replica} if ray else None
-    return _serve(models, host, port, api_key_env, loading, engine, api, cluster)
+    return _serve(models, host, port, api_key_env, loading, engine, api, cluster, ui)
 
 
 @verb
-def _serve(models, host, port, api_key_env, loading, limits, api, cluster):
+def _serve(models, host, port, api_key_env, loading, limits, api, cluster, ui):
     try:
-        return _load_and_serve(models, host, port, api_key_env, loading, limits, api, cluster)
+        return _load_and_serve(models, host, port, api_key_env, loading, limits, api, cluster, ui)
     except SystemExit as stop:  # of SIGTERM while it loads
         return 0 if stop.code == 128 + signal.SIGTERM else stop.code
 
 
-def _load_and_serve(models, host, port, api_key_env, loading, limits, api, cluster):
-    _check_libraries(LIBRARIES | RAY if cluster else LIBRARIES)
+def _load_and_serve(models, host, port, api_key_env, loading, limits, api, cluster, ui):
+    check_libraries({**LIBRARIES, **(RAY if cluster else {}), **(GRADIO if ui else {})})
     from .remarks import only_ours, tell
 
     key = None if api_key_env is None else _key(api_key_env)
@@ -258,7 +274,7 @@ def _load_and_serve(models, host, port, api_key_env, loading, limits, api, clust
         from ..serving.server import bound_socket, is_loopback
 
         with bound_socket(host, port) as listening, ExitStack() as stack:
-            names = _checked_names(models)
+            names = checked_names(models)
             if key is None and not is_loopback(listening):
                 tell(
                     say(
@@ -269,11 +285,12 @@ def _load_and_serve(models, host, port, api_key_env, loading, limits, api, clust
             if cluster:
                 engine = stack.enter_context(_cluster(models, names, listening, loading, limits, cluster))
             else:
-                engine = _engine(models, names, loading, limits)
-            return _run(engine, names, listening, limits["timeout"], {"api_key": key, **api})
+                engine = load_engine(models, names, loading, limits)
+            return _run(engine, names, models if ui else None, listening, limits["timeout"], {"api_key": key, **api})
 
 
-def _check_libraries(libraries):
+def check_libraries(libraries: Mapping[str, str]) -> None:
+    """Raises ImportError, with a command that helps, if some are not here: name of the module → what to install."""
     missing = [name for name in libraries if find_spec(name) is None]
     if missing:
         wanted = " ".join(f'"{each}"' for each in libraries.values())
@@ -292,7 +309,7 @@ def _key(variable):
     return key
 
 
-def _checked_names(models):
+def checked_names(models):
     """Under which the models are served; before the first is loaded, the others are looked at, too."""
     from ..checkpoint.repo import check_is_converted
 
@@ -315,7 +332,8 @@ def _checked_names(models):
     return names
 
 
-def _engine(models, names, loading, limits):
+def load_engine(models, names, loading, limits):
+    """Loads the models, and says which are tiny."""
     _tell_of_tiny(models, names)
     return _loaded(models, names, loading, limits)
 
@@ -395,7 +413,7 @@ def _replica(models, names, loading, kind, **limits):
         return _loaded({"chat": "none", "paint": "none", kind: models[kind]}, {kind: names[kind]}, loading, limits)
 
 
-def _run(engine, names, listening, timeout, api):
+def _run(engine, names, pages, listening, timeout, api):
     from ..serving.api import create_app
     from ..serving.server import run, url_of
     from .remarks import tell
@@ -408,4 +426,10 @@ def _run(engine, names, listening, timeout, api):
             f"{served}\n服务地址 {url}，接口说明 {url}/docs；按 Ctrl-C 停止。",
         )
 
-    return run(create_app(engine, names, **api), engine, listening, timeout, banner, tell)
+    app = create_app(engine, names, **api)
+    if pages is not None:
+        from ..serving.pages import create_pages
+
+        limits = {"max_pixels": api["max_pixels"], "password": api["api_key"]}
+        app = create_pages(engine, app, **limits, **for_pages(pages))
+    return run(app, engine, listening, timeout, banner, tell)

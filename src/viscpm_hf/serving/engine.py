@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from ..chat import ChatAnswer, VisCPMChat
-from ..paint import CHINESE, VisCPMPaint
+from ..paint import CHINESE, VisCPMPaint, make_scheduler
 from .batcher import Batcher, Request
 from .stops import StopTexts, until_stop
 
@@ -81,18 +81,18 @@ class Question:
         question (`str`): plain text.
         image (`PIL.Image.Image`, *optional*): what it is about.
         context (`str`): earlier turns, as `VisCPMChat.chat` returns them.
-        turns (`tuple[tuple[str, str], ...]`): turns after those, question and answer, plain texts.
         sampling (`Sampling`): how the answer is chosen.
         shortens (`bool`): whether the oldest turns are left out where all is too long, as the class does, or the
             question is refused.
+        turns (`tuple[tuple[str, str], ...]`): turns after those of `context`, question and answer, plain texts.
     """
 
     question: str
     image: Image.Image | None = None
     context: str = ""
-    turns: tuple[tuple[str, str], ...] = ()
     sampling: Sampling = Sampling()
     shortens: bool = True
+    turns: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,8 @@ class Prompt:
         steps (`int`, *optional*), guidance (`float`, *optional*): by default the engine's.
         width, height (`int`, *optional*): in pixels; by default the model's.
         candidates (`int`, *optional*): for each picture, of which the ranker chooses; by default the model's.
+        scheduler (`str`, *optional*): one of `viscpm_hf.paint.SCHEDULERS`; by default the model's own.
+        previews (`int`): how often the unfinished pictures come with the progress.
     """
 
     prompt: str
@@ -131,6 +133,8 @@ class Prompt:
     width: int | None = None
     height: int | None = None
     candidates: int | None = None
+    scheduler: str | None = None
+    previews: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,10 +158,13 @@ class Progress:
 
     Args:
         step, steps (`int`): of denoising.
+        previews (`tuple[PIL.Image.Image, ...]`): the pictures so far, at the steps where they come; of several
+            candidates the first. Those that the safety checker flags are black.
     """
 
     step: int
     steps: int
+    previews: tuple[Image.Image, ...] = ()
 
 
 async def until_deadline(stream: AsyncGenerator[T, None], timeout: float | None) -> AsyncIterator[T]:
@@ -230,12 +237,13 @@ class Engine:
         painting: Mapping[str, Any] | None = None,
     ):
         self.chat, self.painter, self.timeout, self.max_batch = chat, paint, timeout, max_batch
-        self._painting = {"steps": 50, "guidance": 7.5, **(painting or {})}
+        self.painting = {"steps": 50, "guidance": 7.5, **(painting or {})}
         self.batchers: dict[str, Batcher] = {}
         if chat is not None:
             self.batchers["chat"] = Batcher("Chat", self._answer_batch, max_batch, max_queue)
         if paint is not None:
             paint.pipeline.set_progress_bar_config(disable=True)
+            self._schedulers = {None: paint.pipeline.scheduler}
             self.batchers["paint"] = Batcher("Paint", self._paint_batch, max_batch, max_queue)
 
     @property
@@ -378,40 +386,52 @@ class Engine:
         weight = prompt.n * (prompt.candidates or (4 if ranked else 1))
         if prompt.seed is not None:
             return None, weight
-        return (chinese, prompt.steps, prompt.guidance, prompt.width, prompt.height, prompt.candidates), weight
+        alike = (prompt.steps, prompt.guidance, prompt.width, prompt.height, prompt.candidates, prompt.scheduler)
+        return (chinese, *alike), weight
 
     def _paint_batch(self, requests: Sequence[Request]) -> list[Any]:
         """Paints prompts of equal settings, in the thread of Paint."""
-        prompts = [request.payload for request in requests]
-        seeds = [
-            [(secrets.randbits(32) if prompt.seed is None else prompt.seed) + i for i in range(prompt.n)]
-            for prompt in prompts
-        ]
-        rows = [(prompt, seed % 2**64) for prompt, own in zip(prompts, seeds, strict=True) for seed in own]
-        each = self._place_of_prompt(prompts[0])[1] // prompts[0].n
+        rows = []
+        for request in requests:
+            prompt = request.payload
+            first = secrets.randbits(32) if prompt.seed is None else prompt.seed
+            rows += [(request, (first + number) % 2**64) for number in range(prompt.n)]
+        prompt = requests[0].payload
+        self.painter.pipeline.scheduler = self._scheduler(prompt.scheduler)
+        each = self._place_of_prompt(prompt)[1] // prompt.n
         at_once = max(1, self.max_batch // each)
         chunks = [rows[start : start + at_once] for start in range(0, len(rows), at_once)]
-        painted = []
-        for number, chunk in enumerate(chunks):
-            painted += self._paint_rows(chunk, requests, number, len(chunks))
-        ends = list(itertools.accumulate(prompt.n for prompt in prompts))
-        return [painted[end - prompt.n : end] for prompt, end in zip(prompts, ends, strict=True)]
+        painted = iter([one for number in range(len(chunks)) for one in self._paint_rows(chunks, number)])
+        return [list(itertools.islice(painted, request.payload.n)) for request in requests]
 
-    def _paint_rows(self, rows, requests, chunk, chunks):
+    def _paint_rows(self, chunks, number):
+        rows = chunks[number]
+        requests = {request for chunk in chunks for request, _ in chunk}
+
         def after_step(pipeline, step, timestep, tensors):
             if all(request.cancelled.is_set() for request in requests):
                 raise _CancelledError
+            steps, previews = pipeline.num_timesteps, []
             for request in requests:
-                if request.emit is not None:
-                    request.emit(Progress(chunk * pipeline.num_timesteps + step + 1, chunks * pipeline.num_timesteps))
+                if request.emit is None:
+                    continue
+                wanted = request.payload.previews
+                shown = ()
+                if wanted and step + 1 < steps and (step + 1) * wanted // steps > step * wanted // steps:
+                    previews = previews or self._previews(tensors["latents"], len(rows))
+                    shown = tuple(
+                        preview for preview, (owner, _) in zip(previews, rows, strict=True) if owner is request
+                    )
+                request.emit(Progress(number * steps + step + 1, len(chunks) * steps, shown))
             return {}
 
-        first = rows[0][0]
+        prompts = [request.payload for request, _ in rows]
+        first = prompts[0]
         output = self.painter.paint(
-            [prompt.prompt for prompt, _ in rows],
-            [prompt.negative_prompt for prompt, _ in rows],
-            guidance_scale=self._painting["guidance"] if first.guidance is None else first.guidance,
-            num_inference_steps=self._painting["steps"] if first.steps is None else first.steps,
+            [prompt.prompt for prompt in prompts],
+            [prompt.negative_prompt for prompt in prompts],
+            guidance_scale=self.painting["guidance"] if first.guidance is None else first.guidance,
+            num_inference_steps=self.painting["steps"] if first.steps is None else first.steps,
             num_candidates=first.candidates,
             generator=[seed for _, seed in rows],
             width=first.width,
@@ -422,3 +442,16 @@ class Engine:
         return [
             Painted(image, seed, bool(flag)) for image, flag, (_, seed) in zip(output.images, flags, rows, strict=True)
         ]
+
+    def _scheduler(self, name):
+        if name not in self._schedulers:
+            self._schedulers[name] = make_scheduler(name, self._schedulers[None].config)
+        return self._schedulers[name]
+
+    def _previews(self, latents, count):
+        """The pictures that unfinished latents are, one for each row."""
+        pipeline = self.painter.pipeline
+        latents = latents[:: len(latents) // count].to(pipeline.vae.dtype) / pipeline.vae.config.scaling_factor
+        image = pipeline.image_processor.denormalize(pipeline.vae.decode(latents, return_dict=False)[0])
+        pictures = pipeline.image_processor.numpy_to_pil(pipeline.image_processor.pt_to_numpy(image))
+        return pictures if pipeline.safety_checker is None else pipeline.run_safety_checker(image, pictures)[1]

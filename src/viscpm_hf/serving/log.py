@@ -14,7 +14,7 @@ from ..language import printable, shortened
 
 _LINES = 1000  # that wait to be printed
 _LIBRARIES = ("uvicorn", "asyncio", "viscpm_hf.serving")
-_PROBES = ("/health", "/health/live", "/metrics")
+_QUIET = ("/health", "/metrics", "/zh/", "/en/")  # probes, and web pages, each of which asks for a hundred files
 
 
 class Lines(logging.Handler):
@@ -59,7 +59,7 @@ class Lines(logging.Handler):
 
 
 class RequestLog:
-    """A line for each request: method, path, status, seconds; none for a probe that went well.
+    """A line for each request: method, path, status, seconds; none for a probe or a page that went well.
 
     Args:
         app: an ASGI application.
@@ -86,6 +86,6 @@ class RequestLog:
             pass
         finally:  # the query of an address may hold a key, and is left out
             path = scope["path"]
-            if path not in _PROBES or status != 200:
+            if not path.startswith(_QUIET) or status is None or status >= 400:
                 seconds = time.perf_counter() - started
                 self.tell(f"{scope['method']} {printable(shortened(path, 200))} {status or '-'} {seconds:.3f} s")

@@ -78,7 +78,7 @@ class Pictures:
                 text_of = f"Got {reprlib.repr(text)}, expected a picture file in base64, or as a data URL with base64."
                 raise ApiError(400, text_of, "invalid_image", param) from None
 
-        async with self._picture(await self._in_thread(load, param), param) as picture:
+        async with self.from_bytes(await self._in_thread(load, param), param) as picture:
             yield picture
 
     @asynccontextmanager
@@ -95,12 +95,12 @@ class Pictures:
         if self._fetcher is None:
             text = "Pictures are not fetched here: send a data URL with the picture."
             raise ApiError(400, text, "image_urls_disabled", param)
-        async with self._picture(await self._fetcher.fetch(url.strip(), param), param) as picture:
+        async with self.from_bytes(await self._fetcher.fetch(url.strip(), param), param) as picture:
             yield picture
 
     @asynccontextmanager
-    async def _picture(self, data, param):
-        """The picture of a file's bytes, upright; the first frame of an animated one."""
+    async def from_bytes(self, data: bytes, param: str) -> AsyncIterator[Image.Image]:
+        """As `from_base64`, of a file's bytes; upright, the first frame of an animated one."""
         file = await self._in_thread(lambda: self._opened(data, param), param)
         is_large = file.width * file.height > self._max_pixels // 16
         if is_large:

@@ -1,0 +1,137 @@
+"""What both pages are made of: the frame around them, waiting, and sentences when something went wrong."""
+
+import asyncio
+import html
+import json
+import logging
+import re
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..api.errors import ApiError
+from .texts import OF_GRADIO, Words
+
+logger = logging.getLogger(__name__)
+
+# of this machine only: nothing is fetched from elsewhere
+_FONTS = ["system-ui", "-apple-system", "Segoe UI", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif"]
+_MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
+_HERE = Path(__file__).parent
+LOOK = {
+    "theme": gr.themes.Soft(
+        primary_hue="indigo",
+        secondary_hue="indigo",
+        neutral_hue="slate",
+        radius_size="lg",
+        font=_FONTS,
+        font_mono=_MONO,
+    ).set(
+        body_background_fill="*neutral_50",
+        body_background_fill_dark="*neutral_950",
+        block_border_width="1px",
+        block_border_color="*neutral_200",
+        block_shadow="0 1px 2px rgb(15 23 42 / .05)",
+        block_label_background_fill="*background_fill_primary",
+        block_label_background_fill_dark="*background_fill_primary",
+        block_label_text_color="*body_text_color_subdued",
+        block_title_background_fill="transparent",
+        block_title_background_fill_dark="transparent",
+        block_title_text_color="*body_text_color_subdued",
+        block_title_padding="0",
+    ),
+    "css": (_HERE / "pages.css").read_text(encoding="utf-8"),
+}
+
+
+def frame(words: Words, page: str, others: list[str]) -> None:
+    """The top of a page: what it is, and the way to the others.
+
+    Args:
+        words (`Words`): of its language.
+        page (`str`): `"chat"` or `"paint"`.
+        others (`list[str]`): all pages there are.
+    """
+    links = "".join(
+        f'<a href="../{each}/"{" aria-current=page" if each == page else ""}>{html.escape(words(each))}</a>'
+        for each in others
+    )
+    other = "zh" if words.language == "en" else "en"
+    links += f'<a href="../../{other}/{page}/" lang="{other}">{html.escape(words("other"))}</a>'
+    title, about = html.escape(words(page)), html.escape(words(f"{page}_about"))
+    gr.HTML(f"<header><div><h1>{title}</h1><p>{about}</p></div><nav>{links}</nav></header>", padding=False)
+
+
+def head_of(words: Words) -> str:
+    """For the HTML head, before gradio's own scripts."""
+    language = {"en": "en", "zh": "zh-CN"}[words.language]
+    script = (_HERE / "pages.js").read_text(encoding="utf-8").replace("LANGUAGE", language)
+    script = script.replace("OF_GRADIO", json.dumps(OF_GRADIO if words.language == "zh" else {}))
+    return f"<script>{script}</script>"
+
+
+def notice(text: str = "", kind: str = "wrong") -> dict[str, Any]:
+    """What the line for sentences shows.
+
+    Args:
+        text (`str`): one sentence; nothing hides the line.
+        kind (`str`): `"wrong"` or `"note"`.
+    """
+    shown = f'<div class="notice {kind}" role="alert">{html.escape(text)}</div>' if text else ""
+    return gr.update(value=shown, visible=bool(text))
+
+
+def sentence(words: Words, error: Exception, **values: Any) -> dict[str, Any]:
+    """The line for sentences, of an exception; one of the server's making goes to the log."""
+    text = words.of_error(error, **values)
+    if text == words("internal_error"):
+        logger.error("A page's request failed", exc_info=error)
+    return notice(text)
+
+
+def seed_field(words: Words) -> gr.Textbox:
+    """A text, since browsers have no whole numbers of 64 bits."""
+    return gr.Textbox(
+        label=words("seed"), placeholder=words("random"), info=words("seed_info"), max_length=20, elem_id="seed"
+    )
+
+
+def seed_of(text: str | None) -> int | None:
+    """What the field holds, None where it is empty, or was never shown.
+
+    Raises:
+        ApiError: it is no seed.
+    """
+    text = (text or "").strip()
+    if not text:
+        return None
+    if not re.fullmatch("[0-9]+", text) or int(text) >= 2**64:
+        raise ApiError(400, "Got no seed.", "no_seed")
+    return int(text)
+
+
+async def ticking(items: AsyncIterator[Any], seconds: float = 0.5) -> AsyncIterator[Any]:
+    """The items of an async generator, and None whenever so many seconds go by without one.
+
+    What waits for them can so tell how long it has waited, and gradio notices between two items that a tab was closed;
+    closing it closes the generator.
+    """
+    task = None
+    async with aclosing(items):
+        try:
+            while True:
+                task = asyncio.ensure_future(anext(items))
+                while not (await asyncio.wait({task}, timeout=seconds))[0]:
+                    yield None
+                try:
+                    item = task.result()
+                except StopAsyncIteration:
+                    return
+                yield item
+        finally:
+            if task is not None and not task.done():
+                task.cancel()
+                await asyncio.wait({task})

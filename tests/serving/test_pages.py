@@ -1,0 +1,425 @@
+"""Guards the web pages along a person's way through them, in a headless Chromium; the tests run in file order.
+
+Screenshots of each are kept in pytest's temporary folder.
+"""
+
+import asyncio
+import re
+import shutil
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+gradio = pytest.importorskip("gradio", reason="the pages need the extra demo")
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+uvicorn = pytest.importorskip("uvicorn")
+
+from fastapi.responses import Response  # noqa: E402
+from fastapi.testclient import TestClient  # noqa: E402
+from paint import UNSAFE, prompt_checker_parts  # noqa: E402
+
+from viscpm_hf import UnsafeContentError, VisCPMChat, VisCPMPaint  # noqa: E402
+from viscpm_hf.serving.batcher import DrainingError, QueueFullError  # noqa: E402
+from viscpm_hf.serving.engine import Engine, PromptTooLongError  # noqa: E402
+from viscpm_hf.serving.pages import create_pages  # noqa: E402
+from viscpm_hf.serving.pages.around import AroundPages  # noqa: E402
+from viscpm_hf.serving.pages.common import ticking  # noqa: E402
+from viscpm_hf.serving.pages.texts import LANGUAGES, OF_GRADIO, TEXTS, Words  # noqa: E402
+from viscpm_hf.tiny import GUIDANCE_SCALE, PICTURES, tiny_chat_repo, tiny_paint_repo  # noqa: E402
+
+STAR = PICTURES / "1_circle_and_star.png"
+HEARTS = PICTURES / "3_two_hearts.png"
+FORBIDDEN = (1, 2, 3)  # colour of a picture that is refused
+
+
+def test_every_text_is_in_both_languages():
+    for name, texts in TEXTS.items():
+        english, chinese = (set(re.findall(r"\{(\w+)\}", text)) for text in texts)
+        assert len(texts) == len(LANGUAGES) and all(texts) and english == chinese, name
+    assert all(re.search("[\u4e00-\u9fff]", text) for text in OF_GRADIO.values())
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_errors_are_sentences(language):
+    words = Words(language)
+    errors = [
+        QueueFullError("64 requests wait", 3.2),
+        DrainingError("stopping"),
+        TimeoutError(),
+        PromptTooLongError("long"),
+        UnsafeContentError("unsafe"),
+        ValueError("Got 3, expected 4."),
+        RuntimeError("a secret"),
+    ]
+    texts = [words.of_error(error) for error in errors]
+    assert len(set(texts)) == len(texts) and not any("secret" in text or "{" in text for text in texts)
+    assert all(bool(re.search("[\u4e00-\u9fff]", text)) == (language == "zh") for text in texts)
+    assert "4" in texts[0]
+
+
+def test_ticks_between_items_and_closing():
+    closed = []
+
+    async def items():
+        try:
+            yield 1
+            await asyncio.sleep(0.2)
+            yield 2
+            await asyncio.sleep(60)
+        finally:
+            closed.append(True)
+
+    async def read():
+        found, ticks = [], ticking(items(), 0.05)
+        async for item in ticks:
+            found.append(item)
+            if found[-2:] == [2, None]:
+                break
+        await ticks.aclose()
+        return found
+
+    found = asyncio.run(read())
+    assert found[0] == 1 and found.count(None) >= 3 and closed == [True]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+        if found is None and not Path(driver.chromium.executable_path).exists():
+            pytest.skip("there is no Chromium")
+        camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+        started = driver.chromium.launch(executable_path=found, args=["--no-sandbox", *camera])
+        yield started
+        started.close()
+
+
+class Checker:
+    def check(self, pictures):
+        if pictures[0].getpixel((0, 0)) == FORBIDDEN:
+            raise UnsafeContentError("no")
+
+
+@pytest.fixture(scope="module")
+def pace():
+    """Seconds that each piece of an answer takes beside the model's own."""
+    return {"seconds": 0.0}
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory, pace):
+    """Both tiny models, with a real check of prompts, and one of pictures that knows a colour."""
+    chat = VisCPMChat(tiny_chat_repo(), image_safety_checker=False)
+    chat.image_safety_checker = Checker()
+    answers = chat.answers
+
+    def slowed(items, on_piece=None, *rest, **options):
+        def after_a_while(*piece):
+            time.sleep(pace["seconds"])
+            on_piece(*piece)
+
+        return answers(items, on_piece and after_a_while, *rest, **options)
+
+    chat.answers = slowed
+    painter = VisCPMPaint(tiny_paint_repo(), image_safety_checker=False, prompt_safety_checker=False, add_ranker=False)
+    parts = prompt_checker_parts(tmp_path_factory.mktemp("checker"), "一个红色的圆形", UNSAFE)
+    for name, part in parts.items():
+        setattr(painter.pipeline, name, part)
+    made = Engine(chat, painter, painting={"guidance": GUIDANCE_SCALE})
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def address(engine):
+    """Of a server with the pages."""
+    questions = [
+        (STAR, "Where is the red object?", "红色的图形在哪里？"),
+        (HEARTS, "How many hearts?", "有几个心形？"),
+    ]
+    app = create_pages(engine, questions=questions, prompts=[("a red circle", "一个红色的圆形")])
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    server.should_exit = True
+    thread.join(20)
+
+
+@pytest.fixture
+def visit(browser, address, tmp_path):
+    """Opens a page in a tab of its own; whatever it asks of others than the server, and its errors, fail the test."""
+    contexts, wrong = [], []
+
+    def visit(path, locale="zh-CN"):
+        context = browser.new_context(locale=locale, viewport={"width": 1280, "height": 860}, permissions=["camera"])
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(40_000)
+        own = (address, "data:", "blob:")
+        page.on("request", lambda one: one.url.startswith(own) or wrong.append(one.url))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(f"{address}{path}")
+        page.wait_for_selector("#question textarea, #prompt textarea")
+        return page
+
+    yield visit
+    for number, context in enumerate(contexts):
+        for page in context.pages:
+            page.screenshot(path=tmp_path / f"{number}.png", full_page=True)
+        context.close()
+    assert not wrong
+
+
+def ask(page, question):
+    page.fill("#question textarea", question)
+    page.keyboard.press("Enter")
+
+
+def said(page, count):
+    """The texts of the conversation, once there are so many and the last one is complete."""
+    page.wait_for_function("count => document.querySelectorAll('#talk .message-content').length >= count", arg=count)
+    page.wait_for_selector("#question .submit-button")
+    return [text.strip() for text in page.locator("#talk .message-content").all_inner_texts()]
+
+
+def waits_for(condition, seconds=10):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert condition()
+
+
+def upload(page, path):
+    page.set_input_files("#picture input[type=file]", path)
+    page.wait_for_selector(f"#picture img[src*='{Path(path).name}']")
+
+
+def test_a_conversation_in_chinese(visit):
+    """The browser's language leads there; a picture, two turns, another answer, undo, clear."""
+    page = visit("/")
+    assert "/zh/chat/" in page.url
+    upload(page, STAR)
+    ask(page, "红色的图形在哪里？")
+    assert said(page, 2) == ["红色的图形在哪里？", "它在左上角。"]
+    ask(page, "它是什么形状？")
+    turns = ["红色的图形在哪里？", "它在左上角。", "它是什么形状？", "它是圆形。"]
+    assert said(page, 4) == turns
+    page.click("#regenerate")
+    assert said(page, 4) == turns
+    page.click("#undo")
+    page.wait_for_function("document.querySelectorAll('#talk .message-content').length == 2")
+    assert page.input_value("#question textarea") == "它是什么形状？"
+    page.click("#clear")
+    page.wait_for_selector("#talk .example")
+    upload(page, HEARTS)
+    ask(page, "图里有几个心形？")
+    assert said(page, 2) == ["图里有几个心形？", "图里有两个心形。"]
+
+
+def test_examples_and_every_way_to_choose_an_answer(visit):
+    page = visit("/en/chat/")
+    page.click("#talk .example >> nth=0")
+    assert said(page, 2) == ["Where is the red object?", "It is in the top left."]
+    page.click("#settings button >> nth=0")
+    for way in ("Beam search (3 beams), shown when complete", "Sampling"):
+        page.click(f"#method label:has-text('{way}')")
+        page.click("#clear")
+        page.wait_for_selector("#talk .example")
+        ask(page, "What colour is the star?")
+        assert said(page, 2) == ["What colour is the star?", "It is blue."]
+    page.fill("#seed textarea", "minus one")
+    ask(page, "What colour is the star?")
+    assert "2⁶⁴" in page.inner_text("#notice .notice")
+
+
+def test_stopping_keeps_what_has_come(visit, engine, pace):
+    page = visit("/zh/chat/")
+    pace["seconds"] = 0.3
+    ask(page, "描述一下这张图片。")
+    page.wait_for_selector("#talk .bot :text-matches('^[^思]{2}')")
+    page.click("#question .stop-button")
+    (_, answer) = said(page, 2)
+    pace["seconds"] = 0.0
+    waits_for(lambda: not engine.batchers["chat"].busy, 3)
+    assert 0 < len(answer) < 20
+    ask(page, "红色的图形在哪里？")
+    assert len(said(page, 4)) == 4
+
+
+def test_two_tabs_do_not_mix_and_a_closed_one_stops(visit, engine, pace):
+    first, second = visit("/zh/chat/"), visit("/en/chat/", "en-US")
+    upload(second, HEARTS)
+    pace["seconds"] = 0.05
+    ask(first, "红色的图形在哪里？")
+    ask(second, "How many hearts are there?")
+    assert said(first, 2) == ["红色的图形在哪里？", "它在左上角。"]
+    assert said(second, 2) == ["How many hearts are there?", "There are two hearts."]
+    before = engine.batchers["chat"].counters.requests["cancelled"]
+    pace["seconds"] = 0.5
+    ask(second, "Describe the picture.")
+    second.wait_for_selector("#question .stop-button")
+    waits_for(lambda: engine.batchers["chat"].busy)
+    second.close()
+    waits_for(lambda: engine.batchers["chat"].counters.requests["cancelled"] > before, 4)
+    pace["seconds"] = 0.0
+
+
+def test_what_cannot_be_answered_is_said_in_the_pages_language(visit, tmp_path):
+    """A refused, a huge and a broken picture, and a question too long; each question stays in its field."""
+    Image.new("RGB", (64, 64), FORBIDDEN).save(tmp_path / "unsafe.png")
+    Image.new("1", (9000, 9000)).save(tmp_path / "huge.png")
+    (tmp_path / "broken.png").write_bytes(STAR.read_bytes()[:300])
+    page = visit("/zh/chat/")
+    sentences = {"unsafe.png": "图片未通过安全检查", "huge.png": "不超过 40 百万像素", "broken.png": "无法读取"}
+    for name, sentence in sentences.items():
+        upload(page, tmp_path / name)
+        ask(page, "图里有什么？")
+        page.wait_for_selector(f"#notice:has-text('{sentence}')")
+        assert page.input_value("#question textarea") == "图里有什么？"
+    upload(page, STAR)
+    ask(page, "红色" * 3000)
+    page.wait_for_selector("#notice:has-text('超过了模型能读的长度')")
+    page.fill("#question textarea", "")
+    page.click("#question .submit-button")
+    page.wait_for_selector("#notice:has-text('请先输入问题')")
+
+
+def test_a_picture_from_the_camera_or_pasted(visit):
+    page = visit("/zh/chat/")
+    page.click("#picture [aria-label='移除图片']")
+    page.click("#picture [aria-label='用摄像头拍照']")
+    page.click("#picture button:has-text('点击打开摄像头')")
+    page.click("#picture [aria-label='拍照']")
+    page.wait_for_selector("#picture img[src*=file]")
+    ask(page, "图里有什么？")
+    assert len(said(page, 2)) == 2
+    page.evaluate(
+        """async (address) => {
+            const data = new DataTransfer(), picture = await (await fetch(address)).blob();
+            data.items.add(new File([picture], "pasted.png", {type: "image/png"}));
+            document.body.dispatchEvent(new ClipboardEvent("paste", {clipboardData: data, bubbles: true}));
+        }""",
+        page.get_attribute("#picture img[src*=file]", "src"),
+    )
+    page.wait_for_selector("#picture img[src*=pasted]")
+    page.wait_for_selector("#talk .example")
+
+
+def test_text_is_shown_as_it_is(visit):
+    page, text = visit("/zh/chat/"), "<img src=/x onerror=alert(1)> **a** $$b$$ a &lt; b"
+    ask(page, text)
+    page.wait_for_selector("#talk .message-content")
+    assert page.locator("#talk .message-content").first.inner_text().strip() == text
+    assert page.locator("#talk .message-content img").count() == 0
+
+
+def test_painting(visit):
+    """Progress with previews, the seed used again, another, and a prompt that is blocked."""
+    page = visit("/zh/paint/")
+    page.fill("#prompt textarea", "一个红色的圆形")
+    page.click("#paint")  # with settings that were never looked at
+    page.wait_for_selector("#details:has-text('一个红色的圆形')")
+    page.fill("#prompt textarea", "左下角有一个蓝色的五角星。")
+    page.click("#settings button >> nth=0")
+    page.fill("#number input[type=number]", "2")
+    page.fill("#seed textarea", "7")
+    page.click("#paint")
+    page.wait_for_selector("#stage .previews img >> nth=1")
+    assert re.search(r"第 \d+ / 50 步", page.inner_text("#stage"))
+    page.wait_for_selector("#details:has-text('种子 7')")
+    assert page.locator("#stage .stage").count() == 0
+    page.wait_for_selector("#pictures .caption-label >> nth=2")
+    assert page.locator("#pictures .caption-label").all_inner_texts()[:2] == ["种子 7", "种子 8"]
+    page.click("#pictures img >> nth=1")
+    page.wait_for_selector("#details:has-text('种子 8')")
+    page.click("#reuse")
+    page.wait_for_function("document.querySelector('#seed textarea').value == '8'")
+    page.fill("#seed textarea", "9")
+    page.click("#scheduler label:has-text('DPM++')")
+    page.wait_for_function("document.querySelector('#steps input').value == '20'")
+    page.click("#paint")
+    page.wait_for_selector("#details:has-text('种子 9 · DPM++ 20 步')")
+    page.fill("#prompt textarea", UNSAFE)
+    page.click("#paint")
+    page.wait_for_selector("#notice:has-text('提示词未通过安全检查')")
+    page.fill("#prompt textarea", "  ")
+    page.click("#paint")
+    page.wait_for_selector("#notice:has-text('请先输入提示词')")
+
+
+def test_painting_is_stopped(visit, engine):
+    page = visit("/en/paint/", "en-US")
+    page.fill("#prompt textarea", "a red circle")
+    page.click("#settings button >> nth=0")
+    page.fill("#steps input[type=number]", "200")
+    before = engine.batchers["paint"].counters.requests["cancelled"]
+    page.click("#paint")
+    page.wait_for_selector("#stage .bar:not(.unknown)")
+    page.click("#stop")
+    waits_for(lambda: engine.batchers["paint"].counters.requests["cancelled"] > before, 4)
+    page.wait_for_selector("#stage .stage", state="detached")
+    assert page.is_enabled("#paint") and not page.is_visible("#stop")
+
+
+def test_who_lacks_the_password_sees_nothing(engine):
+    """One for all pages, by any name; what is no page is let through, and has a key of its own."""
+
+    async def api(scope, receive, send):
+        await Response("the API")(scope, receive, send)
+
+    client = TestClient(create_pages(engine, api, password="密码"), headers={"Accept-Language": "fr, zh;q=0.5"})
+    assert client.get("/health").text == "the API"
+    assert client.get("/", follow_redirects=False).headers["location"] == "zh/chat/"
+    for path in ("/zh/chat/", "/en/paint/config", "/en/paint/gradio_api/upload"):
+        assert client.get(path).status_code == client.post(path).status_code == 401
+        assert client.get(path, auth=("me", "wrong")).status_code == 401
+    assert "VisCPM" in client.get("/zh/chat/", auth=("me", "密码")).text
+
+
+def test_open_tabs_do_not_keep_a_server_from_stopping(engine):
+    """Else its end would be waited for; the request is taken for hung up once the engine drains."""
+
+    async def page(scope, receive, send):
+        found.append((await receive())["type"])
+
+    class Draining:
+        ready, timeout = False, None
+
+    async def never():
+        await asyncio.sleep(60)
+
+    found, scope = [], {"type": "http", "method": "GET", "path": "/zh/chat/gradio_api/heartbeat/x", "headers": []}
+
+    def run():
+        asyncio.run(AroundPages(page, Draining, 1000, None)(scope, never, None))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(20)
+    assert found == ["http.disconnect"]
+
+
+def test_every_word_is_in_the_pages_language(visit):
+    """Also what gradio says, in a browser of another language."""
+    left = {"VisCPM", "English", "token", "DDPM", "DPM", "Top"}
+    for path in ("/zh/chat/", "/zh/paint/"):
+        page = visit(path, "en-US")
+        if "chat" in path:
+            page.click("#picture [aria-label='移除图片']")
+        page.click("#settings button >> nth=0")
+        page.wait_for_timeout(500)
+        found = page.evaluate("""() => [...document.querySelectorAll("body *")].flatMap((element) => [
+            ...["aria-label", "title", "placeholder", "alt"].map((name) => element.getAttribute(name) || ""),
+            ...[...element.childNodes].filter((node) => node.nodeType == 3 && !/SCRIPT|STYLE/.test(element.tagName))
+                .map((node) => node.textContent)])""")
+        words = {word for text in found for word in re.findall("[A-Za-z]{3,}", text)}
+        assert words - left <= {"Chat", "Paint"}, path
+    page.click("nav a[lang=en]")
+    page.wait_for_selector("h1:has-text('Paint a picture')")
+    assert not re.search("[\u4e00-\u9fff]", page.inner_text("body").replace("中文", "").replace("一个红色的圆形", ""))
