@@ -2,6 +2,7 @@
 
 * app.py: the application
 * limits.py: size and time of requests, the key
+* reading.py: JSON
 * errors.py: whatever goes wrong, in OpenAI's shape
 * hangups.py: who has hung up is not answered
 * pictures.py, fetching.py: pictures of clients, from base64 or an address

@@ -12,6 +12,7 @@ from . import chat, errors, images, metrics, models, original, page
 from .fetching import Fetcher
 from .limits import Heads, Key, Limits
 from .pictures import Pictures
+from .reading import JsonRoute
 
 NAMES = {"chat": "VisCPM-Chat", "paint": "VisCPM-Paint"}
 
@@ -52,6 +53,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
+    app.router.route_class = JsonRoute
     errors.add_to(app)
     # the last is the first to see a request
     app.add_middleware(Limits, max_body=max_body, timeout=engine.timeout)
@@ -68,7 +70,7 @@ def create_app(
     app.add_middleware(Heads)
     name, painter = (names[kind] if kind in engine.batchers else None for kind in ("chat", "paint"))
     to_rgb = VisCPMChatImageProcessor().to_pil
-    pictures = Pictures(to_rgb, max_pixels, engine.timeout, Fetcher(max_body) if allow_image_urls else None)
+    pictures = Pictures(to_rgb, max_pixels, Fetcher(max_body) if allow_image_urls else None)
     original.add_to(app, engine, name, pictures)
     chat.add_to(app, engine, name, pictures)
     images.add_to(app, engine, painter, max_pixels)

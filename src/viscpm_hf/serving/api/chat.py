@@ -1,5 +1,6 @@
 """`POST /v1/chat/completions`: OpenAI's API for talking about a picture."""
 
+import asyncio
 import json
 import logging
 import time
@@ -167,10 +168,11 @@ async def _stream(
         await stream.aclose()
         raise
     with_usage = bool(chat.stream_options and chat.stream_options.include_usage)
-    return EventStream(_events(first, stream, sampling.n, with_usage, head), stream)
+    events = _events(first, stream, sampling.n, with_usage, head, request.state.deadline)
+    return EventStream(events, stream)
 
 
-async def _events(first, rest, n, with_usage, head) -> AsyncIterator[str]:
+async def _events(first, rest, n, with_usage, head, deadline) -> AsyncIterator[str]:
     def chunk(choices, **more):
         more = {"usage": None, **more} if with_usage else more
         return _event({**head, "object": "chat.completion.chunk", "choices": choices, **more})
@@ -181,7 +183,8 @@ async def _events(first, rest, n, with_usage, head) -> AsyncIterator[str]:
     try:
         while isinstance(piece, AnswerPiece):
             yield chunk([_choice(piece.number, {"content": piece.text})])
-            piece = await anext(rest)
+            async with asyncio.timeout_at(deadline):
+                piece = await anext(rest)
     except Exception as error:
         told = error_of(error)
         if told.status_code == 500:

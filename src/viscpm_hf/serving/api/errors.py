@@ -106,6 +106,10 @@ def error_of(error: BaseException) -> ApiError:
         case HTTPException(status_code=400):  # FastAPI's, for whatever json raises
             text = "The body cannot be read as JSON: is it UTF-8, not nested too deeply, and without endless numbers?"
             return ApiError(400, text, "invalid_json")
+        case HTTPException(status_code=405):
+            only = (error.headers or {}).get("Allow", "others")
+            text = f"This route does not take this method, only {only}: see /docs."
+            return ApiError(405, text, "method_not_allowed", headers=error.headers)
         case HTTPException():
             return ApiError(error.status_code, f"{error.detail}.", headers=error.headers)
         case RequestValidationError():
@@ -182,7 +186,9 @@ def check_model(model: str | None, name: str | None, kind: str) -> None:
             404, f"{kind} is not served here: `viscpm serve` takes one as {flag}.", "model_not_found", "model"
         )
     if model not in (None, name):
-        raise ApiError(404, f"There is no {kind} {_quoted(model)} here, only {name!r}.", "model_not_found", "model")
+        raise ApiError(
+            404, f"There is no {kind} {quoted(model)} here, only {quoted(name)}.", "model_not_found", "model"
+        )
 
 
 def _of_validation(error: RequestValidationError) -> ApiError:
@@ -205,9 +211,30 @@ def _of_validation(error: RequestValidationError) -> ApiError:
         case "value_error":
             text = f"{param}: {first['ctx']['error']}." if param else f"{_capital(str(first['ctx']['error']))}."
         case _:
-            wanted = (first["msg"][:1].lower() + first["msg"][1:]).replace("input", "it", 1)
-            text = f"Got {_quoted(got)} as {param or 'the body'}, but {wanted.replace(' after validation', '')}."
+            limits = {k: f"{v:g}" if isinstance(v, float) else v for k, v in first.get("ctx", {}).items()}
+            wanted = _WANTED[kind].format(**limits) if kind in _WANTED else f"something else ({first['msg']})"
+            shown = f"{len(got)} characters" if kind == "string_too_long" else quoted(got)
+            text = f"Got {shown} as {param or 'the body'}, expected {wanted}."
     return ApiError(400, text, "invalid_value", param)
+
+
+# pydantic's kinds of errors that fields of ours can have
+_WANTED = {
+    **dict.fromkeys(("int_type", "int_from_float"), "an integer"),
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "a text",
+    "string_unicode": "valid Unicode",
+    "string_too_short": "a text that is not empty",
+    "string_too_long": "at most {max_length}",
+    "list_type": "a list",
+    "too_short": "at least {min_length} item",
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "an object"),
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+    "less_than": "less than {lt}",
+}
 
 
 def _field(where, body, is_missing):
@@ -217,13 +244,32 @@ def _field(where, body, is_missing):
         is_last = number == len(where) - 1
         if isinstance(value, list) and isinstance(part, int) and part < len(value):
             path, value = f"{path}[{part}]", value[part]
+        elif (
+            isinstance(value, dict)
+            and isinstance(where[number - 1], int)
+            and part == value.get("type")
+            and not is_last
+        ):
+            continue  # which kind of part it is
         elif isinstance(value, dict) and (part in value or is_missing and is_last):
             path, value = f"{path}.{part}" if path else part, value.get(part)
     return path or None
 
 
-def _quoted(value):
-    return reprlib.repr(value)  # of all that JSON can hold it shows little, and not too deep
+class _Shown(reprlib.Repr):
+    """Little of a value, and not too deep; as JSON calls it, not Python."""
+
+    def repr_str(self, value, level):
+        return f"'{value if len(value) <= self.maxstring else f'{value[:12]}...{value[-13:]}'}'"
+
+    def repr_NoneType(self, value, level):
+        return "null"
+
+    def repr_bool(self, value, level):
+        return "true" if value else "false"
+
+
+quoted = _Shown().repr
 
 
 def _capital(text):

@@ -18,7 +18,7 @@ _STALLED = 30.0  # seconds that a client may read nothing: its answer, and its p
 
 
 async def running(request: Request, coroutine: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine, which is cancelled when the client hangs up.
+    """The result of a coroutine, which is cancelled at the request's deadline, and when the client hangs up.
 
     Args:
         request (`Request`): whose body has been read.
@@ -26,6 +26,7 @@ async def running(request: Request, coroutine: Coroutine[Any, Any, T]) -> T:
 
     Raises:
         ApiError: if the client hung up; nobody will read it.
+        TimeoutError: past the deadline.
     """
 
     async def hung_up():
@@ -34,7 +35,8 @@ async def running(request: Request, coroutine: Coroutine[Any, Any, T]) -> T:
 
     work, watch = asyncio.ensure_future(coroutine), asyncio.ensure_future(hung_up())
     try:
-        await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
+        async with asyncio.timeout_at(request.state.deadline):
+            await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
         if work.done():
             return work.result()
         raise ApiError(499, "The client hung up.")

@@ -10,50 +10,59 @@ from typing import Annotated, Literal
 
 import torch
 from fastapi import Body, FastAPI, Request
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema
 
 from ..engine import Engine, Painted, Prompt
-from .errors import ApiError, check_model
+from .errors import ApiError, check_model, quoted
 from .examples import PAINT
 from .hangups import running
-from .messages import Strict, Text
+from .messages import Strict, Text, integer, only
 
 _LARGER = 16  # times the model's own size: more takes hours, and no model has learned it
+
+
+_SIZE = r"^(auto|[0-9]{1,6}x[0-9]{1,6})$"
+# the model has learned captions; what it cross-attends to grows with the text in each step
+_CHARACTERS = 1000
+
+
+def _spelled(size: str) -> str:
+    if not re.fullmatch(_SIZE, size):
+        raise ValueError(f"got {quoted(size)}, expected 'auto' or WIDTHxHEIGHT such as '512x512'")
+    return size
 
 
 class ImagesRequest(Strict):
     """A prompt. Fields of OpenAI's that have no meaning here may have the values that ask for nothing."""
 
-    prompt: Text = Field(min_length=1, max_length=4096, description="What to paint, in Chinese or English.")
+    prompt: Text = Field(min_length=1, max_length=_CHARACTERS, description="What to paint, in Chinese or English.")
     model: str | None = Field(None, description="The id of the model, as `/v1/models` has it.")
-    n: Annotated[int, Field(ge=1, le=10)] | None = Field(None, description="How many pictures; 1 by default.")
-    size: str | None = Field(
-        None,
-        pattern=r"^(auto|[0-9]{1,6}x[0-9]{1,6})$",
-        description="`WIDTHxHEIGHT` in pixels; the model's by default.",
+    n: integer(ge=1, le=10) = Field(None, description="How many pictures; 1 by default.")
+    size: Annotated[str, AfterValidator(_spelled), WithJsonSchema({"type": "string", "pattern": _SIZE})] | None = (
+        Field(None, description="`WIDTHxHEIGHT` in pixels; the model's by default.")
     )
-    response_format: Literal["b64_json"] | None = Field(None, description="No pictures are kept for a `url`.")
-    seed: Annotated[int, Field(ge=0, le=2**64 - 1)] | None = Field(
+    response_format: only("b64_json") = Field(None, description="No pictures are kept for a `url`.")
+    seed: integer(ge=0, le=2**64 - 1) = Field(
         None, description="Of the first picture, the next has the next; by lot by default."
     )
-    negative_prompt: Text | None = Field(None, max_length=4096, description="What not to paint.")
-    steps: Annotated[int, Field(ge=1, le=1000)] | None = Field(None, description="Of denoising; 50 by default.")
+    negative_prompt: Text | None = Field(None, max_length=_CHARACTERS, description="What not to paint.")
+    steps: integer(ge=1, le=1000) = Field(None, description="Of denoising; 50 by default.")
     guidance: Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)] | None = Field(
         None, description="How closely to follow the prompt; 7.5 by default, 4 for the tiny model."
     )
     # not supported
-    background: Literal["auto", "opaque"] | None = None
-    complexity: None = None
-    frame_count: None = None
-    frame_duration_ms: None = None
-    moderation: Literal["auto"] | None = None
-    output_compression: None = None
-    output_format: Literal["png"] | None = None
-    partial_images: Literal[0] | None = None
-    quality: Literal["auto", "standard"] | None = None
-    stream: Literal[False] | None = None
-    style: None = None
-    svg: None = None
+    background: only("auto", "opaque") = None
+    complexity: only() = None
+    frame_count: only() = None
+    frame_duration_ms: only() = None
+    moderation: only("auto") = None
+    output_compression: only() = None
+    output_format: only("png") = None
+    partial_images: only(0) = None
+    quality: only("auto", "standard") = None
+    stream: only(False) = None
+    style: only() = None
+    svg: only() = None
     # without effect on pictures
     user: Text | None = None
     safety_identifier: Text | None = None
@@ -106,15 +115,19 @@ def add_to(app: FastAPI, engine: Engine, name: str | None, max_pixels: int) -> N
             width=width,
             height=height,
         )
+
+        async def work():
+            painted = await engine.paint(prompt)
+            return painted, await asyncio.to_thread(lambda: [_picture(one) for one in painted])
+
         try:
-            painted = await running(request, engine.paint(prompt))
+            painted, data = await running(request, work())
         except torch.OutOfMemoryError as error:
             if width is None:  # then it is no fault of the client
                 raise
             raise ApiError(
                 400, f"Got size {body.size}, which does not fit into memory: ask for less.", "invalid_size", "size"
             ) from error
-        data = await asyncio.to_thread(lambda: [_picture(one) for one in painted])
         size = "x".join(map(str, painted[0].image.size))
         return ImagesResponse(created=int(time.time()), data=data, size=size)
 

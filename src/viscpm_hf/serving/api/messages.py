@@ -4,13 +4,28 @@ A field that VisCPM-Chat has no use for is refused by name, unless its value is 
 """
 
 import json
-import reprlib
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from fastapi.concurrency import run_in_threadpool
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
+
+from ...remote_code.tokenization_cpmbee import CpmBeeTokenizer
+from .errors import ApiError, quoted
 
 MOST_CHARACTERS = 100_000  # of all texts of a request; the model reads 3000 tokens
+MOST_MESSAGES = 1000  # and parts of one: each is a token or more
 MOST_STOPS = 4
+_MOST_UNKNOWN = 1000  # characters in a row: they are one token, which an answer may have in each place
 
 
 def _whole(text: str) -> str:
@@ -30,8 +45,37 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _few(cls, data: Any) -> Any:
+        """Leaves of many unknown fields the first: pydantic would make an error of each."""
+        if not isinstance(data, dict) or len(data) <= len(cls.model_fields):
+            return data
+        unknown = next(name for name in data if name not in cls.model_fields)
+        return {name: value for name, value in data.items() if name in cls.model_fields or name == unknown}
 
-def _only(*neutral: Any) -> Any:
+
+def _integral(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def integer(**limits: int) -> Any:
+    """The type of an integer or None; 1.0 is one, as in JSON Schema, true and "1" are none."""
+    return Annotated[int, Field(**limits), BeforeValidator(_integral)] | None
+
+
+def _at_most(most: int, what: str) -> Any:
+    """Judges how many there are before any of them is read."""
+
+    def check(value):
+        if isinstance(value, list | dict) and len(value) > most:
+            raise ValueError(f"got {len(value)} {what}, expected at most {most}")
+        return value
+
+    return BeforeValidator(check)
+
+
+def only(*neutral: Any) -> Any:
     """The type of a field that may be there, but only with one of these values, or None."""
 
     def check(value):
@@ -40,11 +84,14 @@ def _only(*neutral: Any) -> Any:
             return value
         if isinstance(value, int | float) and not isinstance(value, bool) and value in neutral:
             return value
-        raise ValueError(f"got {reprlib.repr(value)}, which VisCPM-Chat cannot honour: leave it out")
+        raise ValueError(f"got {quoted(value)}, which cannot be honoured here: leave it out")
 
     shown = " or ".join(json.dumps(each) for each in (*neutral, None))
     return Annotated[
-        Any, AfterValidator(check), Field(description=f"Not supported, may only be {shown}.", examples=[None])
+        Any,
+        AfterValidator(check),
+        WithJsonSchema({"enum": [*neutral, None]}),
+        Field(description=f"Not supported, may only be {shown}."),
     ]
 
 
@@ -59,9 +106,10 @@ class ImageUrl(Strict):
     """Where the picture is."""
 
     url: Text = Field(
-        description="A data URL: `data:image/png;base64,…`. Where the server allows it, an http(s) address."
+        json_schema_extra={"minLength": 1},
+        description="A data URL: `data:image/png;base64,…`. Where the server allows it, an http(s) address.",
     )
-    detail: _only("auto") = None
+    detail: only("auto") = None
 
 
 class ImagePart(Strict):
@@ -79,14 +127,14 @@ def _parts(content: Any) -> Any:
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind not in ("text", "image_url"):
-            shown = f"of type {reprlib.repr(kind)}" if isinstance(kind, str) else "without a type"
+            shown = f"of type {quoted(kind)}" if isinstance(kind, str) else "without a type"
             raise ValueError(f"got a part {shown}, expected 'text' or 'image_url'")
     return content
 
 
 def _role(role: Any) -> Any:
     if role not in ("user", "assistant"):
-        raise ValueError(f"got {reprlib.repr(role)}, but VisCPM-Chat knows no other role than 'user' and 'assistant'")
+        raise ValueError(f"got {quoted(role)}, but VisCPM-Chat knows no other role than 'user' and 'assistant'")
     return role
 
 
@@ -96,16 +144,18 @@ class Message(Strict):
     role: Annotated[Literal["user", "assistant"], BeforeValidator(_role)]
     content: Annotated[
         list[Annotated[TextPart | ImagePart, Field(discriminator="type")]],
-        Field(min_length=1),
+        Field(min_length=1, max_length=MOST_MESSAGES),
+        FailFast(),
+        _at_most(MOST_MESSAGES, "parts"),
         BeforeValidator(_parts, json_schema_input_type=str | list[TextPart | ImagePart]),
     ]
     # what an answer of this API, or of the openai client, has beside them
-    name: _only() = None
-    refusal: _only() = None
-    annotations: _only([]) = None
-    audio: _only() = None
-    function_call: _only() = None
-    tool_calls: _only([]) = None
+    name: only() = None
+    refusal: only() = None
+    annotations: only([]) = None
+    audio: only() = None
+    function_call: only() = None
+    tool_calls: only([]) = None
 
     @property
     def text(self) -> str:
@@ -122,7 +172,7 @@ class StreamOptions(Strict):
     """Of a streamed answer."""
 
     include_usage: bool | None = Field(None, description="Whether a last chunk tells the numbers of tokens.")
-    include_obfuscation: _only(False) = None
+    include_obfuscation: only(False) = None
 
 
 def _stops(stop: Any) -> Any:
@@ -132,9 +182,16 @@ def _stops(stop: Any) -> Any:
 class ChatRequest(Strict):
     """A conversation that the model is to continue."""
 
-    messages: list[Message] = Field(
-        min_length=1, description="In turns of `user` and `assistant`; the last is the user's question."
-    )
+    messages: Annotated[
+        list[Message],
+        Field(
+            min_length=1,
+            max_length=MOST_MESSAGES,
+            description="In turns of `user` and `assistant`; the last is the user's question.",
+        ),
+        FailFast(),
+        _at_most(MOST_MESSAGES, "messages"),
+    ]
     model: str | None = Field(None, description="One of `/v1/models`; by default the server's.")
     stream: bool | None = Field(
         None, description="Whether the answer comes piece by piece. Without sampling it is then greedy search."
@@ -147,56 +204,59 @@ class ChatRequest(Strict):
         description="0 is greedy search. Without it and `top_p` it is the original's beam search.",
     )
     top_p: float | None = Field(None, ge=0, le=1)
-    max_tokens: int | None = Field(None, ge=1, le=100_000, description="By default the model's.")
-    max_completion_tokens: int | None = Field(None, ge=1, le=100_000, description="Another name of `max_tokens`.")
-    n: int | None = Field(
-        None, ge=1, le=128, description="How many answers: with sampling; without it, the best of the beams."
+    max_tokens: integer(ge=1, le=100_000) = Field(None, description="By default the model's.")
+    max_completion_tokens: integer(ge=1, le=100_000) = Field(None, description="Another name of `max_tokens`.")
+    n: integer(ge=1, le=128) = Field(
+        None, description="How many answers: with sampling; without it, the best of the beams."
     )
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="Makes sampling repeatable.")
+    seed: integer(ge=-(2**63), lt=2**63) = Field(None, description="Makes sampling repeatable.")
     stop: Annotated[
         list[Annotated[Text, Field(min_length=1, max_length=200)]] | None,
         Field(max_length=MOST_STOPS, description="Texts that end the answer and are no part of it."),
+        _at_most(MOST_STOPS, "texts"),
         BeforeValidator(_stops, json_schema_input_type=str | list[str] | None),
     ] = None
 
     # without effect on answers
     user: Text | None = Field(None, description="Not looked at.")
-    metadata: dict[Text, Text] | None = Field(None, description="Not looked at.")
+    metadata: Annotated[
+        dict[Text, Text] | None, Field(description="Not looked at.", max_length=16), _at_most(16, "entries")
+    ] = None
     safety_identifier: Text | None = Field(None, description="Not looked at.")
     prompt_cache_key: Text | None = Field(None, description="Not looked at.")
 
     # not supported
-    audio: _only() = None
-    frequency_penalty: _only(0) = None
-    function_call: _only("none", "auto") = None
-    functions: _only([]) = None
-    logit_bias: _only({}) = None
-    logprobs: _only(False) = None
-    modalities: _only(["text"]) = None
-    parallel_tool_calls: _only(True, False) = None
-    prediction: _only() = None
-    presence_penalty: _only(0) = None
-    prompt_cache_retention: _only() = None
-    reasoning_effort: _only("none") = None
-    response_format: _only({"type": "text"}) = None
-    service_tier: _only("auto", "default") = None
-    store: _only(False) = None
-    tool_choice: _only("none", "auto") = None
-    tools: _only([]) = None
-    top_logprobs: _only(0) = None
-    verbosity: _only() = None
-    web_search_options: _only() = None
+    audio: only() = None
+    frequency_penalty: only(0) = None
+    function_call: only("none", "auto") = None
+    functions: only([]) = None
+    logit_bias: only({}) = None
+    logprobs: only(False) = None
+    modalities: only(["text"]) = None
+    parallel_tool_calls: only(True, False) = None
+    prediction: only() = None
+    presence_penalty: only(0) = None
+    prompt_cache_retention: only() = None
+    reasoning_effort: only("none") = None
+    response_format: only({"type": "text"}) = None
+    service_tier: only("auto", "default") = None
+    store: only(False) = None
+    tool_choice: only("none", "auto") = None
+    tools: only([]) = None
+    top_logprobs: only(0) = None
+    verbosity: only() = None
+    web_search_options: only() = None
 
     @model_validator(mode="after")
     def _check(self):
         for number, message in enumerate(self.messages):
             if message.role != ("user", "assistant")[number % 2]:
                 raise ValueError(
-                    f"messages[{number}] has role {message.role!r}, expected 'user' and 'assistant' in turns, 'user' "
-                    "first"
+                    f"got role {message.role!r} in messages[{number}], expected 'user' and 'assistant' in turns, "
+                    "'user' first"
                 )
             if message.role == "assistant" and message.images:
-                raise ValueError(f"messages[{number}] is the assistant's and has a picture, expected text")
+                raise ValueError(f"got a picture in messages[{number}], which is the assistant's, expected text")
         if self.messages[-1].role != "user":
             raise ValueError("the last message is the assistant's, expected the user's question")
         if (pictures := sum(len(message.images) for message in self.messages)) > 1:
@@ -207,6 +267,18 @@ class ChatRequest(Strict):
             raise ValueError(
                 "got max_tokens and max_completion_tokens that differ, though they are the same: give one"
             )
-        if self.stream_options is not None and not self.stream:
+        if self.stream_options is not None and self.stream_options.include_usage and not self.stream:
             raise ValueError("got stream_options without stream: leave them out, or set stream to true")
         return self
+
+
+async def check_words(texts: Iterable[str], tokenizer: CpmBeeTokenizer) -> None:
+    """Raises `ApiError` for words that the vocabulary lacks and that are too long to be said again and again."""
+
+    def longest(text):
+        return max(map(len, tokenizer.encode_segment(tokenizer.escape(text))[1].values()), default=0)
+
+    for text in texts:
+        if len(text) > _MOST_UNKNOWN and (length := await run_in_threadpool(longest, text)) > _MOST_UNKNOWN:
+            text = f"Got {length} characters in a row that the vocabulary lacks, expected at most {_MOST_UNKNOWN}."
+            raise ApiError(400, text, "invalid_value")

@@ -7,9 +7,8 @@ from typing import Literal
 from fastapi import FastAPI, Response
 from pydantic import BaseModel, Field
 
-from ...language import printable, shortened
 from ..engine import Engine
-from .errors import ApiError
+from .errors import ApiError, quoted
 
 
 class Model(BaseModel):
@@ -65,8 +64,9 @@ def add_to(app: FastAPI, engine: Engine, names: Mapping[str, str]) -> None:
     async def one_model(id: str) -> Model:
         """A model; the id of one from the Hub has a slash."""
         if id not in models:
-            got = printable(shortened(id, 100))
-            raise ApiError(404, f"Got {got!r} as model, expected {' or '.join(models)}.", "model_not_found", "model")
+            raise ApiError(
+                404, f"Got {quoted(id)} as model, expected {' or '.join(models)}.", "model_not_found", "model"
+            )
         return models[id]
 
     @app.get("/health", tags=["Operation"], responses={503: {"model": Health, "description": "It takes no requests"}})

@@ -10,14 +10,18 @@ from ..engine import Engine, Question
 from .errors import check_model
 from .examples import ORIGINAL
 from .hangups import running
-from .messages import MOST_CHARACTERS, Strict, Text
+from .messages import MOST_CHARACTERS, Strict, Text, check_words
 from .pictures import Pictures
 
 
 class OriginalRequest(Strict):
     """A question about a picture."""
 
-    image: str | None = Field(None, description="A picture file in base64; without it the model talks without one.")
+    image: str | None = Field(
+        None,
+        json_schema_extra={"minLength": 1},
+        description="A picture file in base64; without it the model talks without one.",
+    )
     question: Text = Field(max_length=MOST_CHARACTERS)
     context: Text = Field(
         "",
@@ -44,6 +48,7 @@ def add_to(app: FastAPI, engine: Engine, name: str | None, pictures: Pictures) -
         check_model(None, name, "VisCPM-Chat")
 
         async def work():
+            await check_words((asked.question, asked.context), engine.chat.processor.tokenizer)
             opened = nullcontext() if asked.image is None else pictures.from_base64(asked.image, "image")
             async with opened as image:
                 return await engine.answer(Question(asked.question, image, asked.context))

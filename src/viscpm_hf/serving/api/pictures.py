@@ -7,7 +7,6 @@ import asyncio
 import base64
 import binascii
 import io
-import reprlib
 import warnings
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +15,12 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
-from .errors import ApiError
+from .errors import ApiError, quoted
 from .fetching import Fetcher
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # TIFF's many codecs are a risk, SVG and PDF are programs
 _LONGEST = 65_535  # pixels of a side; each row costs something too
+_WAITING = 8  # pictures of the most pixels, or as many pixels of smaller ones
 _SCANS = 100  # of a JPEG, which goes over all pixels in each: a progressive one has about ten
 _UPRIGHT = {  # by EXIF's orientation, as ImageOps.exif_transpose does it; that also writes the EXIF anew, and may fail
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -40,7 +40,6 @@ class Pictures:
     Args:
         to_rgb (`Callable`): `VisCPMChatImageProcessor.to_pil`, which lays on white and knows all modes.
         max_pixels (`int`): a picture may have.
-        timeout (`float`, *optional*): seconds to wait while too many large pictures are there.
         fetcher (`Fetcher`, *optional*): of pictures at http(s) addresses; None refuses them.
     """
 
@@ -48,13 +47,11 @@ class Pictures:
         self,
         to_rgb: Callable[[Any], list[Image.Image]],
         max_pixels: int,
-        timeout: float | None = None,
         fetcher: Fetcher | None = None,
     ):
-        self._to_rgb, self._max_pixels, self._timeout, self._fetcher = to_rgb, max_pixels, timeout, fetcher
+        self._to_rgb, self._max_pixels, self._fetcher = to_rgb, max_pixels, fetcher
         self._threads = ThreadPoolExecutor(2, "pictures")  # not asyncio's, which others may fill
-        # a file of a hundred kilobytes can be as large as a picture may be, and a queue full of them fills the memory
-        self._large = asyncio.Semaphore(4)
+        self._pixels = 0  # of all large pictures that are there
         # what Pillow warns of a file is for its owner, who is not here; there is no other way that threads share
         warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -67,15 +64,14 @@ class Pictures:
             param (`str`): its field, for errors.
 
         Raises:
-            ApiError: of status 400.
-            TimeoutError: if too many large pictures are there.
+            ApiError: of status 400; 429 if too many large pictures are there.
         """
 
         def load():
             try:
                 return _decoded(text)
             except ValueError:  # of base64, or of text that is not ASCII
-                text_of = f"Got {reprlib.repr(text)}, expected a picture file in base64, or as a data URL with base64."
+                text_of = f"Got {quoted(text)}, expected a picture file in base64, or as a data URL with base64."
                 raise ApiError(400, text_of, "invalid_image", param) from None
 
         async with self.from_bytes(await self._in_thread(load, param), param) as picture:
@@ -90,7 +86,7 @@ class Pictures:
                 yield picture
             return
         if not scheme.startswith(("http://", "https://")):
-            text = f"Got {reprlib.repr(url)}, expected a data URL with a picture."
+            text = f"Got {quoted(url)}, expected a data URL with a picture."
             raise ApiError(400, text, "invalid_image", param)
         if self._fetcher is None:
             text = "Pictures are not fetched here: send a data URL with the picture."
@@ -102,15 +98,18 @@ class Pictures:
     async def from_bytes(self, data: bytes, param: str) -> AsyncIterator[Image.Image]:
         """As `from_base64`, of a file's bytes; upright, the first frame of an animated one."""
         file = await self._in_thread(lambda: self._opened(data, param), param)
-        is_large = file.width * file.height > self._max_pixels // 16
-        if is_large:
-            async with asyncio.timeout(self._timeout):
-                await self._large.acquire()
+        # A file of a hundred kilobytes can be as large as a picture may be, and a queue full of them fills the memory.
+        # Small ones are bounded by the queue.
+        pixels = file.width * file.height
+        large = pixels if pixels > self._max_pixels // 16 else 0
+        if large and self._pixels + large > _WAITING * self._max_pixels:
+            text = "Too many large pictures wait: try again later, or send smaller ones."
+            raise ApiError(429, text, "queue_full", headers={"Retry-After": "5"})
+        self._pixels += large
         try:
             yield await self._in_thread(lambda: self._rgb(file), param)
         finally:
-            if is_large:
-                self._large.release()
+            self._pixels -= large
 
     def _opened(self, data, param):
         """The file, of which no pixel is decoded yet."""
@@ -155,6 +154,8 @@ def _decoded(text: str) -> bytes:
         head, comma, text = text.partition(",")
         if not comma or not head.rstrip().lower().endswith(";base64"):
             raise binascii.Error("a data URL without base64")
+        for sign in "+/=\r\n":  # all that base64 has to be escaped; RFC 2397 lets any be
+            text = text.replace(f"%{ord(sign):02X}", sign).replace(f"%{ord(sign):02x}", sign)
     code = text.encode("ascii").translate(_URL_SAFE, b" \t\r\n").rstrip(b"=")
     return base64.b64decode(code + b"=" * (-len(code) % 4), validate=True)
 
