@@ -226,7 +226,7 @@ def test_one_picture_and_only_the_users(api, picture, data_url):
     url = data_url(picture)
     two = [asked("x", url), {"role": "assistant", "content": "y"}, asked("z", url)]
     assistants = [asked("x"), {**asked("y", url), "role": "assistant"}, asked("z")]
-    for messages, said in ((two, "2 pictures"), (assistants, "the assistant's and has a picture")):
+    for messages, said in ((two, "2 pictures"), (assistants, "a picture in messages[1], which is the assistant's")):
         answer = api.post("/v1/chat/completions", json={"messages": messages})
         assert answer.status_code == 400 and said in answer.json()["error"]["message"]
 

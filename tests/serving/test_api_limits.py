@@ -127,9 +127,18 @@ def test_odd_texts_are_answered(api, tiny_chat, text):
     assert answer.status_code == 200 and answer.text.endswith("data: [DONE]\n\n")
 
 
-def test_the_last_of_equal_names_counts(api, tiny_chat):
-    answer = api.post("/viscpm", content=b'{"question": "x", "question": "y"}', headers=JSON)
-    assert answer.json()["answer"] == tiny_chat.chat(None, "y")[0]
+@pytest.mark.parametrize(
+    ("route", "body", "name"),
+    [
+        ("/viscpm", b'{"question": "x", "question": "y"}', "question"),
+        ("/viscpm", b'{"question": "x", "context": "", "context": ""}', "context"),
+        ("/v1/chat/completions", b'{"messages": [{"role": "user", "content": "x", "role": "user"}]}', "role"),
+    ],
+)
+def test_a_name_that_comes_twice_is_refused(api, route, body, name):
+    answer = api.post(route, content=body, headers=JSON)
+    error = answer.json()["error"]
+    assert answer.status_code == 400 and error["param"] == name and f"Got {name} more than once" in error["message"]
 
 
 @pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "x"])

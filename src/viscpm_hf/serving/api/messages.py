@@ -30,7 +30,7 @@ _MOST_UNKNOWN = 1000  # characters in a row: they are one token, which an answer
 
 def _whole(text: str) -> str:
     try:
-        text.encode()
+        text.isascii() or text.encode()
     except UnicodeEncodeError:
         raise ValueError("it holds half of a surrogate pair, expected valid Unicode") from None
     return text

@@ -1,10 +1,12 @@
 """The JSON of a request: each name once, and not so many values that reading them would hold up others."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 
 from .errors import ApiError
@@ -13,6 +15,7 @@ from .errors import ApiError
 # model can read has 3000 tokens.
 _VALUES = 10_000
 _ESCAPES = 1_000_000  # backslashes: each is copied by itself; line breaks and slashes in base64 are some
+_DIGITS = 100  # of an integer: the time grows with their square
 
 
 class JsonRoute(APIRoute):
@@ -31,17 +34,27 @@ class JsonRoute(APIRoute):
 class _JsonRequest(Request):
     async def json(self) -> Any:
         body = await self.body()
-        signs = sum(body.count(sign) for sign in (b",", b"[", b"{"))
-        if signs > _VALUES or body.count(b"\\") > _ESCAPES:
-            what = f"{_VALUES} commas and brackets" if signs > _VALUES else f"{_ESCAPES} backslashes"
-            raise ApiError(400, f"Got a body of more than {what}: send less.", "too_many_values")
-        return json.loads(body, object_pairs_hook=_object)
+        # a thread lets others have their turn between the steps, but costs a small body as much as reading it
+        return _read(body) if len(body) < 2**20 else await run_in_threadpool(_read, body)
+
+
+def _read(body):
+    signs = sum(body.count(sign) for sign in (b",", b"[", b"{"))
+    if signs > _VALUES or body.count(b"\\") > _ESCAPES:
+        what = f"{_VALUES} commas and brackets" if signs > _VALUES else f"{_ESCAPES} backslashes"
+        raise ApiError(400, f"Got a body of more than {what}: send less.", "too_many_values")
+    return json.loads(body, object_pairs_hook=_object, parse_int=_integer)
 
 
 def _object(pairs):
     found = dict(pairs)
     if len(found) < len(pairs):  # which of them counts, programs do not agree on
-        names = [name for name, _ in pairs]
-        twice = next(name for number, name in enumerate(names) if name in names[:number])
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         raise ApiError(400, f"Got {twice} more than once in one object, expected it once.", "invalid_value", twice)
     return found
+
+
+def _integer(digits):
+    if len(digits) > _DIGITS:
+        raise ApiError(400, f"Got a number of {len(digits)} digits, expected at most {_DIGITS}.", "invalid_json")
+    return int(digits)
