@@ -183,13 +183,24 @@ def test_values_that_change_nothing_are_taken(api):
         **{"frequency_penalty": 0.0, "presence_penalty": 0, "logit_bias": {}, "response_format": {"type": "text"}},
         **{"modalities": ["text"], "audio": None, "service_tier": "auto", "reasoning_effort": "none", "user": "me"},
         **{"parallel_tool_calls": True, "metadata": {"a": "b"}, "safety_identifier": "s", "prompt_cache_key": "k"},
-        **{"n": 1, "stop": None, "stream": False, "stream_options": None, "max_tokens": 9, "max_completion_tokens": 9},
+        **{
+            "n": 1.0,
+            "seed": 3.0,
+            "stop": None,
+            "stream": False,
+            "stream_options": None,
+            "max_tokens": 9.0,
+            "max_completion_tokens": 9,
+        },
     }
     turns = [
         {"role": "user", "content": "你好", "name": None},
         {"role": "assistant", "content": "好", "refusal": None, "annotations": [], "audio": None, "tool_calls": None},
         {"role": "user", "content": "x"},
     ]
+    for options in ({}, {"include_usage": None}, {"include_usage": False}):
+        answer = api.post("/v1/chat/completions", json={"messages": turns[2:], "stream_options": options})
+        assert answer.status_code == 200, answer.text
     plain = api.post("/v1/chat/completions", json={"messages": turns, "max_tokens": 9})
     answer = api.post("/v1/chat/completions", json={"messages": turns, **neutral})
     assert answer.status_code == 200, answer.text
@@ -381,3 +392,19 @@ def test_without_chat_it_says_so():
         for route, body in (("/viscpm", {"question": "x"}), ("/v1/chat/completions", {"messages": [asked("x")]})):
             answer = client.post(route, json=body)
             assert answer.status_code == 404 and answer.json()["error"]["code"] == "model_not_found"
+
+
+def test_words_that_the_vocabulary_lacks_have_a_limit(api):
+    """Each is one token, and an answer may say it again and again."""
+    word = "\u1000"
+    for length, status in ((1000, 200), (1001, 400)):
+        turn = {"role": "user", "content": f"什么是{word * length}？"}
+        bodies = [
+            ("/viscpm", {"question": turn["content"]}),
+            ("/viscpm", {"question": "x", "context": turn["content"]}),
+        ]
+        bodies += [("/v1/chat/completions", {"messages": [turn], "max_tokens": 1, "stream": s}) for s in (False, True)]
+        for route, body in bodies:
+            answer = api.post(route, json=body)
+            assert answer.status_code == status, answer.text
+            assert status == 200 or "Got 1001 characters in a row" in answer.json()["error"]["message"]

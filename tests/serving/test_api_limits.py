@@ -2,6 +2,7 @@
 
 import json
 import socket
+import threading
 import time
 
 import httpx2
@@ -9,8 +10,9 @@ import openai
 import pytest
 from fastapi.testclient import TestClient
 
-from viscpm_hf.serving.api import create_app
-from viscpm_hf.serving.engine import Engine
+from viscpm_hf.serving.api import create_app, errors
+from viscpm_hf.serving.api.limits import Limits
+from viscpm_hf.serving.engine import AnswerPiece, Engine
 from viscpm_hf.serving.server import bound_socket
 
 
@@ -75,9 +77,140 @@ def test_a_slow_body_is_not_waited_for(small):
 
 
 def test_many_values_are_not_read(api):
-    for body in (b"[" + b"1," * 300_000 + b"1]", b"[" * 300_000, b'{"a":' * 300_000):
+    bodies = (b"[" + b"1," * 10_000 + b"1]", b"[" * 10_001, b'{"a":' * 10_001, b'{"question": "' + b"\\n" * 1_000_001)
+    for body in bodies:
         answer = api.post("/viscpm", content=body, headers=JSON)
         assert answer.status_code == 400 and answer.json()["error"]["code"] == "too_many_values"
+
+
+def turns(count):
+    return [{"role": ("user", "assistant")[number % 2], "content": "x"} for number in range(count)]
+
+
+MANY = {
+    "got 1001 messages, expected at most 1000": {"messages": turns(1001)},
+    "Got 0 as messages[0], expected an object": {"messages": [0] * 1000},
+    "messages[0].role is missing": {"messages": [{}] * 1000},
+    "got 1001 parts, expected at most 1000": {"messages": [{"role": "user", "content": [{"type": "text"}] * 1001}]},
+    "messages[0].content[0].text is missing": {"messages": [{"role": "user", "content": [{"type": "text"}] * 1000}]},
+    "k0 is unknown here": {"messages": turns(1), **{f"k{number}": 0 for number in range(9900)}},
+    "messages[0].k0 is unknown here": {"messages": [{**turns(1)[0], **{f"k{number}": 0 for number in range(9900)}}]},
+    "got 17 entries, expected at most 16": {
+        "messages": turns(1),
+        "metadata": {str(number): "" for number in range(17)},
+    },
+    "got 5 texts, expected at most 4": {"messages": turns(1), "stop": [0] * 5},
+}
+
+
+@pytest.mark.parametrize("said", MANY)
+def test_of_many_faults_one_is_looked_for(api, said, monkeypatch):
+    """An error of each would hold up everybody for seconds."""
+    found = []
+
+    def noted(error):
+        found.extend(error.errors())
+        return of_validation(error)
+
+    of_validation = errors._of_validation
+    monkeypatch.setattr(errors, "_of_validation", noted)
+    answer = api.post("/v1/chat/completions", json=MANY[said])
+    assert answer.status_code == 400 and said in answer.json()["error"]["message"], answer.text
+    assert 0 < len(found) < 5
+
+
+def test_a_thousand_messages_are_read(api):
+    answer = api.post("/v1/chat/completions", json={"messages": turns(999)})
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_compressed_bodies_are_refused_by_name(api):
+    """Not taken for JSON that is broken, nor for what it is not."""
+    for kind in ("gzip", "br", "identity, gzip"):
+        answer = api.post("/viscpm", content=b'{"question": "x"}', headers={**JSON, "Content-Encoding": kind})
+        assert answer.status_code == 415 and f"Content-Encoding '{kind}'" in answer.json()["error"]["message"]
+    answer = api.post("/viscpm", content=b'{"question": "x"}', headers={**JSON, "Content-Encoding": "Identity"})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("null", "Got null as the body, expected an object."),
+        ('{"question": null}', "Got null as question, expected a text."),
+        ('{"question": true}', "Got true as question, expected a text."),
+        ('{"question": [null, false, "a"]}', "Got [null, false, 'a'] as question, expected a text."),
+        ('{"question": "' + "x" * 100_001 + '"}', "Got 100001 characters as question, expected at most 100000."),
+        ('{"question": ' + "1" * 101 + "}", "Got a number of 101 digits, expected at most 100."),
+        ('{"question": "x", "a\\u0000b": 1}', "a\\x00b is unknown here: leave it out."),
+    ],
+)
+def test_errors_speak_of_json(api, body, said):
+    answer = api.post("/viscpm", content=body.encode(), headers=JSON)
+    assert answer.status_code == 400 and answer.json()["error"]["message"] == said
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("stop", "", "Got '' as stop, expected a text that is not empty."),
+        ("stop", ["x" * 201], "Got 201 characters as stop[0], expected at most 200."),
+        ("stream", 1, "Got 1 as stream, expected true or false."),
+        ("tools", True, "tools: got true, which cannot be honoured here: leave it out."),
+        ("temperature", 3, "Got 3 as temperature, expected at most 2."),
+        ("temperature", "1", "Got '1' as temperature, expected a number."),
+        ("n", True, "Got true as n, expected an integer."),
+        ("n", 1.5, "Got 1.5 as n, expected an integer."),
+        ("max_tokens", 10**6, "Got 1000000 as max_tokens, expected at most 100000."),
+        ("metadata", [], "Got [] as metadata, expected an object."),
+        ("messages", [], "Got [] as messages, expected at least 1 item."),
+        ("messages", [turns(1)[0]] * 2, "Got role 'user' in messages[1], expected 'user' and 'assistant' in turns"),
+        ("model", "a\0\\b", "There is no VisCPM-Chat 'a\\x00\\b' here, only 'VisCPM-Chat'."),
+    ],
+)
+def test_errors_are_sentences_of_our_own(api, field, value, said):
+    answer = api.post("/v1/chat/completions", json={"messages": turns(1), field: value})
+    assert answer.status_code in (400, 404) and answer.json()["error"]["message"].startswith(said), answer.text
+
+
+def test_whole_addresses_are_paths_too(api, small):
+    for target, status in (("http://x/health", 200), ("HTTP://x:1/health?a=b", 200), ("http://x", 404)):
+        said = raw(small, f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        assert said.startswith(f"HTTP/1.1 {status} "), said
+
+
+def test_the_body_and_the_answer_have_one_deadline(tiny_chat, serving, monkeypatch, wait_until):
+    """The engine's own time begins when the body has come, which was late."""
+    engine = Engine(tiny_chat, timeout=3.0)
+    began = threading.Event()
+
+    def endless(requests):
+        began.set()
+        while not requests[0].cancelled.wait(0.01):
+            if requests[0].emit is not None:
+                requests[0].emit(AnswerPiece(0, "x"))
+        return [RuntimeError()]
+
+    engine.batchers["chat"]._run = endless
+    engine.timeout = None  # so that only the one of the request is left
+    app = create_app(engine)
+    (limits,) = (middleware for middleware in app.user_middleware if middleware.cls is Limits)
+    limits.kwargs["timeout"] = 1.0
+    with serving(app) as address:
+        body = {"messages": turns(1)}
+        for route, more in (
+            ("/viscpm", None),
+            ("/v1/chat/completions", {}),
+            ("/v1/chat/completions", {"stream": True}),
+        ):
+            sent = {"question": "x"} if more is None else {**body, **more}
+            answer = httpx2.post(address + route, json=sent, timeout=20)
+            if more:
+                assert answer.status_code == 200 and '"code":"timeout"' in answer.text and "[DONE]" not in answer.text
+            else:
+                assert answer.status_code == 504 and answer.json()["error"]["code"] == "timeout"
+    assert began.is_set()
+    engine.close()
 
 
 BODIES = {
@@ -171,6 +304,7 @@ def test_methods_and_routes(api):
             assert answer.json()["error"]["message"].endswith(".")
         if status == 405:
             assert answer.headers["allow"]
+            assert method == "HEAD" or answer.json()["error"]["code"] == "method_not_allowed"
 
 
 @pytest.mark.parametrize("key", ["secret", "密钥"])

@@ -19,6 +19,7 @@ from viscpm_hf.serving.api import create_app
 from viscpm_hf.serving.api.errors import ApiError
 from viscpm_hf.serving.api.fetching import Fetcher
 from viscpm_hf.serving.api.pictures import Pictures
+from viscpm_hf.serving.engine import Engine
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,7 @@ def test_the_first_frame_of_an_animated_picture(pictures, file_of):
         lambda text: f"data:image/png;base64,{text}",
         lambda text: f" DATA:image/anything;charset=x;BASE64,{text}",
         lambda text: f"data:;base64,{text}",
+        lambda text: f"data:;base64,{text}".replace("+", "%2B").replace("/", "%2f").replace("=", "%3D") + "%0a",
     ],
 )
 def test_base64_however_it_is_spelled(pictures, file_of, spelled):
@@ -349,10 +351,12 @@ def test_unsafe_pictures_are_refused_with_the_reason(engine, api, data_url, pict
         assert answer.status_code == 400 and answer.json()["error"]["code"] == "unsafe_image"
 
 
-def test_few_large_pictures_are_there_at_a_time(tiny_chat, file_of):
+def test_large_pictures_that_wait_are_counted(tiny_chat, file_of):
     """A small file can be a large picture, and a queue full of them would fill the memory."""
-    pictures = Pictures(tiny_chat.processor.image_processor.to_pil, 1600, timeout=0.2)
-    large, small = (base64.b64encode(file_of(Image.new("RGB", size))).decode() for size in ((20, 20), (10, 10)))
+    pictures = Pictures(tiny_chat.processor.image_processor.to_pil, 1600)
+    half, whole, small = (
+        base64.b64encode(file_of(Image.new("RGB", size))).decode() for size in ((40, 20), (40, 40), (10, 10))
+    )
 
     async def hold(text, until):
         async with pictures.from_base64(text, "image"):
@@ -360,13 +364,48 @@ def test_few_large_pictures_are_there_at_a_time(tiny_chat, file_of):
 
     async def main():
         until = asyncio.Event()
-        holders = [asyncio.create_task(hold(large, until)) for _ in range(4)]
-        await asyncio.sleep(0.1)
-        others = [asyncio.create_task(hold(small, until)) for _ in range(20)]
-        with pytest.raises(TimeoutError):
-            await hold(large, until)
+        texts = [whole] * 4 + [half] * 8 + [small] * 20
+        holders = [asyncio.create_task(hold(text, until)) for text in texts]
+        await asyncio.sleep(0.3)
+        for text in (whole, half):
+            with pytest.raises(ApiError, match="Too many large pictures") as refused:
+                await hold(text, until)
+            assert refused.value.status_code == 429 and refused.value.headers["Retry-After"]
         until.set()
-        await asyncio.gather(*holders, *others)
-        await hold(large, until)
+        await asyncio.gather(*holders)
+        await asyncio.gather(*[hold(whole, until) for _ in range(8)])  # and none is left
 
     asyncio.run(main())
+
+
+def test_large_pictures_go_through_the_model_together(tiny_chat, data_url):
+    """While they wait they are in the queue, not before it."""
+    engine = Engine(tiny_chat, max_batch=8, timeout=60)
+    batcher, go, sizes = engine.batchers["chat"], threading.Event(), []
+    answer_batch = batcher._run
+
+    def waiting(requests):
+        assert go.wait(20)
+        sizes.append(len(requests))
+        return answer_batch(requests)
+
+    batcher._run = waiting
+    parts = [{"type": "image_url", "image_url": {"url": data_url(Image.new("RGB", (100, 100)))}}]
+    body = {"messages": [{"role": "user", "content": parts}], "max_tokens": 1}
+    with TestClient(create_app(engine, max_pixels=20_000)) as client:
+
+        def ask():
+            assert client.post("/v1/chat/completions", json=body).status_code == 200
+
+        threads = [threading.Thread(target=ask) for _ in range(9)]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + 20
+        while len(batcher) < 8:
+            assert time.monotonic() < end, len(batcher)
+            time.sleep(0.01)
+        go.set()
+        for thread in threads:
+            thread.join()
+    engine.close()
+    assert sizes == [1, 8]

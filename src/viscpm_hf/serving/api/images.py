@@ -16,7 +16,7 @@ from ..engine import Engine, Painted, Prompt
 from .errors import ApiError, check_model, quoted
 from .examples import PAINT
 from .hangups import running
-from .messages import Strict, Text, integer, only
+from .messages import Strict, Text, integer, only, text
 
 _LARGER = 16  # times the model's own size: more takes hours, and no model has learned it
 
@@ -35,7 +35,7 @@ def _spelled(size: str) -> str:
 class ImagesRequest(Strict):
     """A prompt. Fields of OpenAI's that have no meaning here may have the values that ask for nothing."""
 
-    prompt: Text = Field(min_length=1, max_length=_CHARACTERS, description="What to paint, in Chinese or English.")
+    prompt: text(min_length=1, max_length=_CHARACTERS) = Field(description="What to paint, in Chinese or English.")
     model: str | None = Field(None, description="The id of the model, as `/v1/models` has it.")
     n: integer(ge=1, le=10) = Field(None, description="How many pictures; 1 by default.")
     size: Annotated[str, AfterValidator(_spelled), WithJsonSchema({"type": "string", "pattern": _SIZE})] | None = (
@@ -45,7 +45,7 @@ class ImagesRequest(Strict):
     seed: integer(ge=0, le=2**64 - 1) = Field(
         None, description="Of the first picture, the next has the next; by lot by default."
     )
-    negative_prompt: Text | None = Field(None, max_length=_CHARACTERS, description="What not to paint.")
+    negative_prompt: text(max_length=_CHARACTERS) | None = Field(None, description="What not to paint.")
     steps: integer(ge=1, le=1000) = Field(None, description="Of denoising; 50 by default.")
     guidance: Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)] | None = Field(
         None, description="How closely to follow the prompt; 7.5 by default, 4 for the tiny model."

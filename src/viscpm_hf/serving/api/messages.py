@@ -40,6 +40,11 @@ def _whole(text: str) -> str:
 Text = Annotated[str, AfterValidator(_whole)]
 
 
+def text(**limits: int) -> Any:
+    """The type of a `Text` of so many characters."""
+    return Annotated[str, Field(**limits), AfterValidator(_whole)]
+
+
 class Strict(BaseModel):
     """Takes no other fields, and no text for a number."""
 
@@ -79,10 +84,10 @@ def only(*neutral: Any) -> Any:
     """The type of a field that may be there, but only with one of these values, or None."""
 
     def check(value):
-        # True is no 1 here
-        if value is None or any(type(value) is type(each) and value == each for each in neutral):
-            return value
-        if isinstance(value, int | float) and not isinstance(value, bool) and value in neutral:
+        # true is no 1 here, but 1.0 is
+        if value is None or any(
+            value == each and isinstance(value, bool) == isinstance(each, bool) for each in neutral
+        ):
             return value
         raise ValueError(f"got {quoted(value)}, which cannot be honoured here: leave it out")
 
@@ -211,7 +216,7 @@ class ChatRequest(Strict):
     )
     seed: integer(ge=-(2**63), lt=2**63) = Field(None, description="Makes sampling repeatable.")
     stop: Annotated[
-        list[Annotated[Text, Field(min_length=1, max_length=200)]] | None,
+        list[text(min_length=1, max_length=200)] | None,
         Field(max_length=MOST_STOPS, description="Texts that end the answer and are no part of it."),
         _at_most(MOST_STOPS, "texts"),
         BeforeValidator(_stops, json_schema_input_type=str | list[str] | None),
@@ -278,7 +283,7 @@ async def check_words(texts: Iterable[str], tokenizer: CpmBeeTokenizer) -> None:
     def longest(text):
         return max(map(len, tokenizer.encode_segment(tokenizer.escape(text))[1].values()), default=0)
 
-    for text in texts:
-        if len(text) > _MOST_UNKNOWN and (length := await run_in_threadpool(longest, text)) > _MOST_UNKNOWN:
-            text = f"Got {length} characters in a row that the vocabulary lacks, expected at most {_MOST_UNKNOWN}."
-            raise ApiError(400, text, "invalid_value")
+    for each in texts:
+        if len(each) > _MOST_UNKNOWN and (length := await run_in_threadpool(longest, each)) > _MOST_UNKNOWN:
+            wrong = f"Got {length} characters in a row that the vocabulary lacks, expected at most {_MOST_UNKNOWN}."
+            raise ApiError(400, wrong, "invalid_value")

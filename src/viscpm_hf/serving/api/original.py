@@ -10,7 +10,7 @@ from ..engine import Engine, Question
 from .errors import check_model
 from .examples import ORIGINAL
 from .hangups import running
-from .messages import MOST_CHARACTERS, Strict, Text, check_words
+from .messages import MOST_CHARACTERS, Strict, check_words, text
 from .pictures import Pictures
 
 
@@ -22,10 +22,9 @@ class OriginalRequest(Strict):
         json_schema_extra={"minLength": 1},
         description="A picture file in base64; without it the model talks without one.",
     )
-    question: Text = Field(max_length=MOST_CHARACTERS)
-    context: Text = Field(
+    question: text(max_length=MOST_CHARACTERS)
+    context: text(max_length=MOST_CHARACTERS) = Field(
         "",
-        max_length=MOST_CHARACTERS,
         description="Earlier turns, as the last answer gave them; with them send the picture again.",
     )
 
