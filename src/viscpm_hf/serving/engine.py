@@ -21,6 +21,7 @@ from .batcher import Batcher, Request
 from .stops import StopTexts, until_stop
 
 T = TypeVar("T")
+_LONGEST_WORD = 1000  # that the vocabulary lacks: it is one token, which an answer may have in each place
 
 
 class PromptTooLongError(ValueError):
@@ -362,6 +363,13 @@ class Engine:
                 raise PromptTooLongError(
                     f"Got a {what} of {length} tokens, expected at most {limit}: shorten it"
                     + (", or leave out its oldest turns." if counted else ".")
+                )
+            words = [*encoding["ext_table"].values()]
+            if question.shortens and len(context) > _LONGEST_WORD:
+                words += processor.tokenizer.encode_segment(processor.tokenizer.escape(context))[1].values()
+            if (longest := max(map(len, words), default=0)) > _LONGEST_WORD:
+                raise ValueError(
+                    f"Got {longest} characters in a row that the vocabulary lacks, expected at most {_LONGEST_WORD}."
                 )
             states = None if question.image is None else self.chat.encode_image(question.image)
         except Exception as error:

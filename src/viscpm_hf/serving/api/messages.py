@@ -4,10 +4,8 @@ A field that VisCPM-Chat has no use for is refused by name, unless its value is 
 """
 
 import json
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from fastapi.concurrency import run_in_threadpool
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -19,13 +17,11 @@ from pydantic import (
     model_validator,
 )
 
-from ...remote_code.tokenization_cpmbee import CpmBeeTokenizer
-from .errors import ApiError, quoted
+from .errors import quoted
 
 MOST_CHARACTERS = 100_000  # of all texts of a request; the model reads 3000 tokens
 MOST_MESSAGES = 1000  # and parts of one: each is a token or more
 MOST_STOPS = 4
-_MOST_UNKNOWN = 1000  # characters in a row: they are one token, which an answer may have in each place
 
 
 def _whole(text: str) -> str:
@@ -275,15 +271,3 @@ class ChatRequest(Strict):
         if self.stream_options is not None and self.stream_options.include_usage and not self.stream:
             raise ValueError("got stream_options without stream: leave them out, or set stream to true")
         return self
-
-
-async def check_words(texts: Iterable[str], tokenizer: CpmBeeTokenizer) -> None:
-    """Raises `ApiError` for words that the vocabulary lacks and that are too long to be said again and again."""
-
-    def longest(text):
-        return max(map(len, tokenizer.encode_segment(tokenizer.escape(text))[1].values()), default=0)
-
-    for each in texts:
-        if len(each) > _MOST_UNKNOWN and (length := await run_in_threadpool(longest, each)) > _MOST_UNKNOWN:
-            wrong = f"Got {length} characters in a row that the vocabulary lacks, expected at most {_MOST_UNKNOWN}."
-            raise ApiError(400, wrong, "invalid_value")

@@ -10,7 +10,7 @@ from ..engine import Engine, Question
 from .errors import check_model
 from .examples import ORIGINAL
 from .hangups import running
-from .messages import MOST_CHARACTERS, Strict, check_words, text
+from .messages import MOST_CHARACTERS, Strict, text
 from .pictures import Pictures
 
 
@@ -47,7 +47,6 @@ def add_to(app: FastAPI, engine: Engine, name: str | None, pictures: Pictures) -
         check_model(None, name, "VisCPM-Chat")
 
         async def work():
-            await check_words((asked.question, asked.context), engine.chat.processor.tokenizer)
             opened = nullcontext() if asked.image is None else pictures.from_base64(asked.image, "image")
             async with opened as image:
                 return await engine.answer(Question(asked.question, image, asked.context))
