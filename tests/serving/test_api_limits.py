@@ -1,5 +1,6 @@
 """Guards what is judged before anything is answered: size, time, key, origins, and JSON that is none."""
 
+import asyncio
 import json
 import socket
 import time
@@ -176,6 +177,29 @@ def test_whole_addresses_are_paths_too(api, small):
     for target, status in (("http://x/health", 200), ("HTTP://x:1/health?a=b", 200), ("http://x", 404)):
         said = raw(small, f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         assert said.startswith(f"HTTP/1.1 {status} "), said
+
+
+def test_the_deadline_begins_with_the_request():
+    """Not with its end, which may come late."""
+
+    async def main():
+        loop, came, deadlines = asyncio.get_running_loop(), [], []
+
+        async def app(scope, receive, send):
+            deadlines.append(scope["state"]["deadline"])
+
+        async def receive():
+            came.append(loop.time())
+            await asyncio.sleep(0.05)
+            return {"type": "http.request", "body": b"{", "more_body": len(came) < 3}
+
+        scope = {"type": "http", "headers": [], "state": {"own": 1}}
+        await Limits(app, 1000, 9.0)(scope, receive, None)
+        assert deadlines[0] <= came[0] + 9.0 and scope["state"] == {"own": 1}
+        await Limits(app, 1000, None)({"type": "http", "headers": []}, receive, None)
+        assert deadlines[1] is None
+
+    asyncio.run(main())
 
 
 def test_the_body_and_the_answer_have_one_deadline(tiny_chat, serving):

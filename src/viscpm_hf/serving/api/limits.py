@@ -11,6 +11,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import ApiError, quoted
 
+# All are read and judged at one go, while nobody else is served: this many take some 10 ms. A conversation that the
+# model can read has 3000 tokens.
+_VALUES = 10_000
+_ESCAPES = 1_000_000  # backslashes: each is copied by itself; line breaks and slashes in base64 are some
 _HELD = 8  # bodies of the largest size, of all requests that are there
 _LINGER = 2.0  # seconds to read on after a refusal: who is cut off while sending does not see it
 OPEN = ("/health", "/health/live", "/docs", "/openapi.json")  # need no key
@@ -56,6 +60,10 @@ class Limits:
                 return
             if body is None:
                 return
+            # a thread lets others have their turn between the steps
+            if error := _too_many(body) if size < 2**20 else await asyncio.to_thread(_too_many, body):
+                await error.response(scope, receive, send)
+                return
             parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
             del body
 
@@ -96,6 +104,14 @@ class Limits:
     def _too_large(self):
         most = f"{self.max_body / 2**20:.3g} MiB"
         return ApiError(413, f"The request is larger than {most}: send a smaller picture.", "request_too_large")
+
+
+def _too_many(body):
+    signs = sum(body.count(sign) for sign in (b",", b"[", b"{"))
+    if signs <= _VALUES and body.count(b"\\") <= _ESCAPES:
+        return None
+    what = f"{_VALUES} commas and brackets" if signs > _VALUES else f"{_ESCAPES} backslashes"
+    return ApiError(400, f"Got a body of more than {what}: send less.", "too_many_values")
 
 
 class Key:

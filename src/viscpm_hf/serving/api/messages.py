@@ -176,6 +176,9 @@ class StreamOptions(Strict):
     include_obfuscation: only(False) = None
 
 
+_Stop = text(min_length=1, max_length=200)
+
+
 def _stops(stop: Any) -> Any:
     return [stop] if isinstance(stop, str) else stop
 
@@ -212,10 +215,12 @@ class ChatRequest(Strict):
     )
     seed: integer(ge=-(2**63), lt=2**63) = Field(None, description="Makes sampling repeatable.")
     stop: Annotated[
-        list[text(min_length=1, max_length=200)] | None,
+        list[_Stop] | None,
         Field(max_length=MOST_STOPS, description="Texts that end the answer and are no part of it."),
         _at_most(MOST_STOPS, "texts"),
-        BeforeValidator(_stops, json_schema_input_type=str | list[str] | None),
+        BeforeValidator(
+            _stops, json_schema_input_type=_Stop | Annotated[list[_Stop], Field(max_length=MOST_STOPS)] | None
+        ),
     ] = None
 
     # without effect on answers

@@ -57,7 +57,7 @@ def create_pages(
     pages = [name for name, model in (("chat", engine.chat), ("paint", engine.painter)) if model is not None]
     pictures = None
     if engine.chat is not None:
-        pictures = Pictures(engine.chat.processor.image_processor.to_pil, max_pixels, engine.timeout)
+        pictures = Pictures(engine.chat.processor.image_processor.to_pil, max_pixels)
 
     @app.get("/")
     def first(request: Request) -> RedirectResponse:
