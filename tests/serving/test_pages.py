@@ -200,7 +200,7 @@ def upload(page, path):
     page.wait_for_selector(f"#picture img[src*='{Path(path).name}']")
 
 
-def test_a_conversation_in_chinese(visit):
+def test_a_conversation_in_chinese(visit, engine):
     """The browser's language leads there; a picture, two turns, another answer, undo, clear."""
     page = visit("/")
     assert "/zh/chat/" in page.url
@@ -210,7 +210,9 @@ def test_a_conversation_in_chinese(visit):
     ask(page, "它是什么形状？")
     turns = ["红色的图形在哪里？", "它在左上角。", "它是什么形状？", "它是圆形。"]
     assert said(page, 4) == turns
+    answered = engine.batchers["chat"].counters.requests["answered"]
     page.click("#regenerate")
+    waits_for(lambda: engine.batchers["chat"].counters.requests["answered"] > answered)
     assert said(page, 4) == turns
     page.click("#undo")
     page.wait_for_function("document.querySelectorAll('#talk .message-content').length == 2")

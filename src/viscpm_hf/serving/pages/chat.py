@@ -16,6 +16,11 @@ from .common import frame, notice, seed_field, seed_of, sentence, ticking
 from .texts import Words
 
 GREEDY, BEAMS, SAMPLING = "greedy", "beams", "sampling"
+# whoever is quick would undo what the server has not begun yet: it says later that an answer is under way
+_AT_ONCE = """(...inputs) => {
+    for (const name of ["undo", "regenerate"]) document.getElementById(name).disabled = true
+    return inputs
+}"""
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ class ChatPage:
         shown = [self.talk, self.turns, self.question, self.notice, self.regenerate, self.undo]
         asking = [
             self.question.submit(self._ask, [self.question, *asked], shown, **free),
-            self.regenerate.click(self._ask_again, asked, shown, **free),
+            self.regenerate.click(self._ask_again, asked, shown, js=_AT_ONCE, **free),
         ]
         if self.examples:
             fill = self.talk.example_select(self._fill, None, [self.picture, self.question], **free)
