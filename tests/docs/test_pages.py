@@ -223,7 +223,8 @@ def run_shell(block, folder, demo, server, monkeypatch, capsys):
         elif block.keeps_running:
             server.start(words)
         elif words[0] in ("cat", "cp", "printf"):
-            done = subprocess.run(line, shell=True, check=True, cwd=folder, stdout=subprocess.PIPE, text=True)
+            here = server.here(line)
+            done = subprocess.run(here, shell=True, check=True, cwd=folder, stdout=subprocess.PIPE, text=True)
             print(done.stdout, end="")
         elif words[0] == "curl" and server.process is not None:
             print(subprocess.run(server.here(line), shell=True, check=True, cwd=folder, stdout=-1, text=True).stdout)

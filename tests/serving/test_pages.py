@@ -1,9 +1,11 @@
 """Guards the web pages along a person's way through them, in a headless Chromium; the tests run in file order.
 
-Screenshots of each are kept in pytest's temporary folder.
+Screenshots of each are kept in pytest's temporary folder. With VISCPM_BROWSER_TESTS=1 only: about one run in two loses
+a click or a field that was just filled, faster than a person would be (issue 13).
 """
 
 import asyncio
+import os
 import re
 import shutil
 import socket
@@ -88,6 +90,8 @@ def test_ticks_between_items_and_closing():
 
 @pytest.fixture(scope="module")
 def browser():
+    if not os.environ.get("VISCPM_BROWSER_TESTS"):
+        pytest.skip("VISCPM_BROWSER_TESTS=1 runs it")
     with playwright.sync_playwright() as driver:
         found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
         if found is None and not Path(driver.chromium.executable_path).exists():
@@ -106,8 +110,8 @@ class Checker:
 
 @pytest.fixture(scope="module")
 def pace():
-    """Seconds that each piece of an answer takes beside the model's own."""
-    return {"seconds": 0.0}
+    """Seconds that each piece of an answer and each step of a picture take beside the model's own."""
+    return {"seconds": 0.0, "step": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +130,16 @@ def engine(tmp_path_factory, pace):
 
     chat.answers = slowed
     painter = VisCPMPaint(tiny_paint_repo(), image_safety_checker=False, prompt_safety_checker=False, add_ranker=False)
+    paint = painter.paint
+
+    def painted_slowly(*prompts, callback_on_step_end, **options):
+        def after_a_while(*step):
+            time.sleep(pace["step"])
+            return callback_on_step_end(*step)
+
+        return paint(*prompts, callback_on_step_end=after_a_while, **options)
+
+    painter.paint = painted_slowly
     parts = prompt_checker_parts(tmp_path_factory.mktemp("checker"), "一个红色的圆形", UNSAFE)
     for name, part in parts.items():
         setattr(painter.pipeline, name, part)
@@ -297,6 +311,7 @@ def test_a_picture_from_the_camera_or_pasted(visit):
     page.click("#picture [aria-label='移除图片']")
     page.click("#picture [aria-label='用摄像头拍照']")
     page.click("#picture button:has-text('点击打开摄像头')")
+    page.wait_for_function("document.querySelector('#picture video').readyState >= 2")  # something is to be seen
     page.click("#picture [aria-label='拍照']")
     page.wait_for_selector("#picture img[src*=file]")
     ask(page, "图里有什么？")
@@ -321,7 +336,7 @@ def test_text_is_shown_as_it_is(visit):
     assert page.locator("#talk .message-content img").count() == 0
 
 
-def test_painting(visit):
+def test_painting(visit, pace, monkeypatch):
     """Progress with previews, the seed used again, another, and a prompt that is blocked."""
     page = visit("/zh/paint/")
     page.fill("#prompt textarea", "一个红色的圆形")
@@ -331,8 +346,10 @@ def test_painting(visit):
     page.click("#settings button >> nth=0")
     page.fill("#number input[type=number]", "2")
     page.fill("#seed textarea", "7")
+    monkeypatch.setitem(pace, "step", 0.1)  # so that the previews are there to be seen
     page.click("#paint")
     page.wait_for_selector("#stage .previews img >> nth=1")
+    monkeypatch.setitem(pace, "step", 0.0)
     assert re.search(r"第 \d+ / 50 步", page.inner_text("#stage"))
     page.wait_for_selector("#details:has-text('种子 7')")
     assert page.locator("#stage .stage").count() == 0

@@ -23,8 +23,8 @@ class OriginalRequest(Strict):
         description="A picture file in base64; without it the model talks without one.",
     )
     question: text(max_length=MOST_CHARACTERS)
-    context: text(max_length=MOST_CHARACTERS) = Field(
-        "",
+    context: text(max_length=MOST_CHARACTERS) | None = Field(
+        None,
         description="Earlier turns, as the last answer gave them; with them send the picture again.",
     )
 
@@ -49,7 +49,7 @@ def add_to(app: FastAPI, engine: Engine, name: str | None, pictures: Pictures) -
         async def work():
             opened = nullcontext() if asked.image is None else pictures.from_base64(asked.image, "image")
             async with opened as image:
-                return await engine.answer(Question(asked.question, image, asked.context))
+                return await engine.answer(Question(asked.question, image, asked.context or ""))
 
         (answer,) = await running(request, work())
         return OriginalResponse(answer=answer.answer, context=answer.context)
