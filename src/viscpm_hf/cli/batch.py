@@ -4,13 +4,12 @@ import math
 import os
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from ..language import say
-from .options import Device, Dtype, Memory, Model, Quantization
-from .paint import _guidance, _size
+from .options import Candidates, Device, Dtype, Guidance, Memory, Model, Negative, Quantization, Scheduler, Size, Steps
 from .program import verb
 
 
@@ -185,51 +184,12 @@ def paint(
             help=say("of rows without one: N plus the row's number", "没有 seed 的行所用：N 加行号"),
         ),
     ] = 0,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=1000,
-            metavar="N",
-            help=say("of denoising (default: 50, with dpm++ 20)", "去噪步数（默认：50，dpm++ 为 20）"),
-        ),
-    ] = None,
-    size: Annotated[
-        tuple | None,
-        typer.Option(
-            parser=_size,
-            metavar="WxH",
-            help=say("in pixels (default: the model's own)", "像素（默认：模型自身的大小）"),
-        ),
-    ] = None,
-    negative: Annotated[str | None, typer.Option(metavar="TEXT", help=say("what not to paint", "反向提示词"))] = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option(
-            parser=_guidance,
-            metavar="X",
-            help=say(
-                "how closely to follow the prompt (default: 7.5, 4 for the tiny model)",
-                "遵循提示词的程度（默认：7.5，自带小模型为 4）",
-            ),
-        ),
-    ] = None,
-    candidates: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=64,
-            metavar="N",
-            help=say(
-                "pictures the ranker chooses from (default: 4 with a ranker, else 1)",
-                "供重排序挑选的候选数（默认：有重排序模型为 4，否则为 1）",
-            ),
-        ),
-    ] = None,
-    scheduler: Annotated[
-        Literal["ddpm", "dpm++"] | None,
-        typer.Option(help=say("default: the model's own, as the original's DDPM", "默认：模型自身的，即原版的 DDPM")),
-    ] = None,
+    steps: Steps = None,
+    size: Size = None,
+    negative: Negative = None,
+    guidance: Guidance = None,
+    candidates: Candidates = None,
+    scheduler: Scheduler = None,
     overwrite: Overwrite = False,
     memory: Memory = None,
     quantization: Quantization = None,

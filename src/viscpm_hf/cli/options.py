@@ -1,5 +1,6 @@
 """Options that several verbs have."""
 
+import re
 from typing import Annotated, Literal
 
 import typer
@@ -47,4 +48,72 @@ Quantization = Annotated[
             "量化语言模型；auto：仅当未量化时放不进 --memory",
         )
     ),
+]
+
+_MOST = 2**26  # pixels, as for the pipeline
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Width and height of `512x512`, or of `512` for a square."""
+    found = re.fullmatch(r"(\d{1,6})(?:[xX×*](\d{1,6}))?", text.strip())
+    width, height = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 0 < width * height <= _MOST:
+        raise typer.BadParameter(f"Got {text[:40]!r}, expected width and height in pixels such as 512x512.")
+    return width, height
+
+
+def _guidance(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not -1000 <= number <= 1000:
+        raise typer.BadParameter(f"Got {text[:40]!r}, expected a number from -1000 to 1000 such as 7.5.")
+    return number
+
+
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=1000,
+        metavar="N",
+        help=say("of denoising (default: 50, with dpm++ 20)", "去噪步数（默认：50，dpm++ 为 20）"),
+    ),
+]
+Size = Annotated[
+    tuple | None,
+    typer.Option(
+        parser=_size,
+        metavar="WxH",
+        help=say("in pixels (default: the model's own)", "像素（默认：模型自身的大小）"),
+    ),
+]
+Negative = Annotated[str | None, typer.Option(metavar="TEXT", help=say("what not to paint", "反向提示词"))]
+Guidance = Annotated[
+    float | None,
+    typer.Option(
+        parser=_guidance,
+        metavar="X",
+        help=say(
+            "how closely to follow the prompt (default: 7.5, 4 for the tiny model)",
+            "遵循提示词的程度（默认：7.5，自带小模型为 4）",
+        ),
+    ),
+]
+Candidates = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=64,
+        metavar="N",
+        help=say(
+            "pictures the ranker chooses from (default: 4 with a ranker, else 1)",
+            "供重排序挑选的候选数（默认：有重排序模型为 4，否则为 1）",
+        ),
+    ),
+]
+Scheduler = Annotated[
+    Literal["ddpm", "dpm++"] | None,
+    typer.Option(help=say("default: the model's own, as the original's DDPM", "默认：模型自身的，即原版的 DDPM")),
 ]

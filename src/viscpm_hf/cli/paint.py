@@ -1,40 +1,18 @@
 """`viscpm paint`: pictures from prompts."""
 
-import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from ..language import say
 from .examples import examples_option, paint_examples
-from .options import Device, Dtype, Memory, Model, Quantization
+from .options import Candidates, Device, Dtype, Guidance, Memory, Model, Negative, Quantization, Scheduler, Size, Steps
 from .program import verb
-
-_MOST = 2**26  # pixels, as for the pipeline
 
 
 def add_to(app: typer.Typer) -> None:
     app.command(help=say("Paint pictures from prompts.", "按提示词画图（文生图）。"))(paint)
-
-
-def _size(text: str) -> tuple[int, int]:
-    """Width and height of `512x512`, or of `512` for a square."""
-    found = re.fullmatch(r"(\d{1,6})(?:[xX×*](\d{1,6}))?", text.strip())
-    width, height = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
-    if not 0 < width * height <= _MOST:
-        raise typer.BadParameter(f"Got {text[:40]!r}, expected width and height in pixels such as 512x512.")
-    return width, height
-
-
-def _guidance(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = float("nan")
-    if not -1000 <= number <= 1000:
-        raise typer.BadParameter(f"Got {text[:40]!r}, expected a number from -1000 to 1000 such as 7.5.")
-    return number
 
 
 def paint(
@@ -64,51 +42,12 @@ def paint(
             ),
         ),
     ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=1000,
-            metavar="N",
-            help=say("of denoising (default: 50, with dpm++ 20)", "去噪步数（默认：50，dpm++ 为 20）"),
-        ),
-    ] = None,
-    size: Annotated[
-        tuple | None,
-        typer.Option(
-            parser=_size,
-            metavar="WxH",
-            help=say("in pixels (default: the model's own)", "像素（默认：模型自身的大小）"),
-        ),
-    ] = None,
-    negative: Annotated[str | None, typer.Option(metavar="TEXT", help=say("what not to paint", "反向提示词"))] = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option(
-            parser=_guidance,
-            metavar="X",
-            help=say(
-                "how closely to follow the prompt (default: 7.5, 4 for the tiny model)",
-                "遵循提示词的程度（默认：7.5，自带小模型为 4）",
-            ),
-        ),
-    ] = None,
-    candidates: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=64,
-            metavar="N",
-            help=say(
-                "pictures the ranker chooses from (default: 4 with a ranker, else 1)",
-                "供重排序挑选的候选数（默认：有重排序模型为 4，否则为 1）",
-            ),
-        ),
-    ] = None,
-    scheduler: Annotated[
-        Literal["ddpm", "dpm++"] | None,
-        typer.Option(help=say("default: the model's own, as the original's DDPM", "默认：模型自身的，即原版的 DDPM")),
-    ] = None,
+    steps: Steps = None,
+    size: Size = None,
+    negative: Negative = None,
+    guidance: Guidance = None,
+    candidates: Candidates = None,
+    scheduler: Scheduler = None,
     sheet: Annotated[
         bool, typer.Option("--sheet", help=say("also all pictures side by side in one", "另存一张拼图"))
     ] = False,
