@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from viscpm_hf.cli import demo, main, serve
+from viscpm_hf.cli import demo, engines, main, serve
 
 LACKS_GRADIO = find_spec("gradio") is None
 
@@ -43,14 +43,14 @@ def test_which_models_are_meant(monkeypatch, arguments, chat, paint):
     ],
 )
 def test_what_is_wrong_is_one_sentence(monkeypatch, capsys, arguments, code, said):
-    monkeypatch.setattr(serve, "find_spec", lambda name: True)
+    monkeypatch.setattr(engines, "find_spec", lambda name: True)
     assert main(["demo", *arguments]) == code
     assert said in (err := capsys.readouterr().err) and err.count("\n") == 1
 
 
 @pytest.mark.parametrize("arguments", [["demo"], ["serve", "--ui", "--port", "0"]])
 def test_without_gradio_a_command_is_named(monkeypatch, capsys, arguments):
-    monkeypatch.setattr(serve, "find_spec", lambda name: None if name == "gradio" else True)
+    monkeypatch.setattr(engines, "find_spec", lambda name: None if name == "gradio" else True)
     assert main(arguments) == 1
     assert '(gradio): pip install "fastapi' in (err := capsys.readouterr().err) and '"gradio>=' in err
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from viscpm_hf.cli import main, serve
+from viscpm_hf.cli import engines, main, serve
 from viscpm_hf.tiny import tiny_chat_repo, tiny_paint_repo
 
 
@@ -133,7 +133,7 @@ def test_two_models_of_one_name_are_refused(run, tmp_path):
 
 def test_missing_libraries_come_with_the_command_that_installs_them(run, monkeypatch):
     """Not with the extra's name: no index has this package. The versions are those of setup.cfg."""
-    monkeypatch.setattr(serve, "find_spec", lambda name: None if name in ("fastapi", "uvicorn") else True)
+    monkeypatch.setattr(engines, "find_spec", lambda name: None if name in ("fastapi", "uvicorn") else True)
     code, err = run()
     assert code == 1 and err.count("\n") == 1 and "not here (fastapi, uvicorn): pip install " in err
     config = ConfigParser()

@@ -53,7 +53,7 @@ def test_a_command_line_that_means_nothing_is_refused(capsys, options, said):
 
 def test_without_ray_a_command_is_named(capsys, monkeypatch):
     find_spec = importlib.util.find_spec
-    monkeypatch.setattr("viscpm_hf.cli.serve.find_spec", lambda name: None if name == "ray" else find_spec(name))
+    monkeypatch.setattr("viscpm_hf.cli.engines.find_spec", lambda name: None if name == "ray" else find_spec(name))
     assert main(["serve", "--chat", "tiny", "--ray"]) == 1
     said = capsys.readouterr().err
     assert "libraries that are not here (ray)" in said and 'pip install "fastapi' in said and '"ray[serve]' in said

@@ -6,8 +6,9 @@
 * convert.py: `viscpm convert chat|paint|cpmbee`; repositories.py: verify, export, push; refresh.py: refresh;
   memory.py: fit, quantize
 * chat.py: `viscpm chat`, conversation.py: what is said without --question; paint.py: `viscpm paint`, painting.py: its
-  pictures; examples.py: what the tiny models understand; batch.py: `viscpm batch
-  chat|paint`, batching.py: what it does
+  pictures; examples.py: what the tiny models understand
+* serve.py: `viscpm serve`, demo.py: `viscpm demo`, engines.py: their models; batch.py: `viscpm batch chat|paint`,
+  batching.py: what it does
 """
 
 from .app import main

@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 import typer
 
 from ..language import say
+from .engines import GRADIO, LIBRARIES, check_libraries, checked_names, load_engine
 from .examples import for_pages
 from .options import Device, Dtype, Memory, Quantization
 from .program import verb
-from .serve import GRADIO, LIBRARIES, check_libraries, checked_names, load_engine
 
 _LAST = 10.0  # seconds to finish in
 

@@ -4,34 +4,17 @@ import math
 import os
 import re
 import signal
-import socket
-import warnings
-from collections.abc import Mapping
 from contextlib import ExitStack
-from functools import partial
-from importlib.util import find_spec
 from typing import Annotated, Literal
 
 import typer
 
-from ..language import printable, say
+from ..language import say
 from ..serving.replicas import Replicas, parse_gpus
+from .engines import GRADIO, LIBRARIES, RAY, check_libraries, checked_names, load_cluster, load_engine
 from .examples import for_pages
 from .options import Device, Dtype
 from .program import verb
-
-# what the extra `serve` installs, with its lowest versions, by the name of the module
-LIBRARIES = {
-    "fastapi": "fastapi>=0.135",
-    "prometheus_client": "prometheus_client>=0.21",
-    "pydantic": "pydantic>=2.11",
-    "requests_hardened": "requests-hardened>=1.2",
-    "uvicorn": "uvicorn>=0.35",
-}
-# what the extra `cluster` does besides
-RAY = {"ray": "ray[serve]>=2.60"}
-
-GRADIO = {"gradio": "gradio>=6.31"}  # of the extra `demo`
 
 
 def add_to(app: typer.Typer) -> None:
@@ -283,18 +266,10 @@ def _load_and_serve(models, host, port, api_key_env, loading, limits, api, clust
                     )
                 )
             if cluster:
-                engine = stack.enter_context(_cluster(models, names, listening, loading, limits, cluster))
+                engine = stack.enter_context(load_cluster(models, names, listening, loading, limits, cluster))
             else:
                 engine = load_engine(models, names, loading, limits)
             return _run(engine, names, models if ui else None, listening, limits["timeout"], {"api_key": key, **api})
-
-
-def check_libraries(libraries: Mapping[str, str]) -> None:
-    """Raises ImportError, with a command that helps, if some are not here: name of the module → what to install."""
-    missing = [name for name in libraries if find_spec(name) is None]
-    if missing:
-        wanted = " ".join(f'"{each}"' for each in libraries.values())
-        raise ImportError(f"Serving needs libraries that are not here ({', '.join(missing)}): pip install {wanted}")
 
 
 def _key(variable):
@@ -307,110 +282,6 @@ def _key(variable):
             "send: choose another."
         )
     return key
-
-
-def checked_names(models):
-    """Under which the models are served; before the first is loaded, the others are looked at, too."""
-    from ..checkpoint.repo import check_is_converted
-
-    wanted = {"chat": ("VisCPM-Chat", "chat", "config.json"), "paint": ("VisCPM-Paint", "paint --sd-base SD_BASE")}
-    wanted["paint"] += ("model_index.json",)
-    names = {}
-    for kind, model in models.items():
-        if model == "none":
-            continue
-        if model == "tiny":
-            names[kind] = f"{wanted[kind][0]}-tiny"
-            continue
-        check_is_converted(model, *wanted[kind])
-        # the name it was given, not that of what a link leads to
-        names[kind] = printable(os.path.basename(os.path.abspath(model)) if os.path.isdir(model) else model)
-    if len(set(names.values())) < len(names):
-        raise ValueError(
-            f"Chat and Paint would both be called {names['chat']!r}: give one of the folders another name."
-        )
-    return names
-
-
-def load_engine(models, names, loading, limits):
-    """Loads the models, and says which are tiny."""
-    _tell_of_tiny(models, names)
-    return _loaded(models, names, loading, limits)
-
-
-def _loaded(models, names, loading, limits):
-    """An engine of the models."""
-    from ..chat import VisCPMChat
-    from ..paint import VisCPMPaint
-    from ..serving.engine import Engine
-    from ..tiny import GUIDANCE_SCALE, tiny_chat_repo, tiny_paint_repo, use_one_thread
-
-    tiny = [kind for kind, model in models.items() if model == "tiny"]
-    if len(tiny) == len(names):
-        use_one_thread()
-    chat = paint = None
-    if models["chat"] != "none":
-        chat = VisCPMChat(tiny_chat_repo() if "chat" in tiny else models["chat"], **loading)
-        if "chat" not in tiny and chat.image_safety_checker is None:
-            _tell_unchecked(names["chat"], say("pictures", "图片"))
-    if "paint" in tiny:
-        # which has no parts that check or choose, and needs none
-        without = dict.fromkeys(("image_safety_checker", "prompt_safety_checker", "add_ranker"), False)
-        paint = VisCPMPaint(tiny_paint_repo(), **without, **loading)
-    elif models["paint"] != "none":
-        with warnings.catch_warnings():  # said below, without arguments of the class
-            warnings.filterwarnings("ignore", r"[\s\S]* has no (safety_checker|prompt_checker|ranker), so")
-            paint = VisCPMPaint(models["paint"], **loading)
-        if paint.pipeline.safety_checker is None:
-            _tell_unchecked(names["paint"], say("pictures", "图片"))
-        if paint.pipeline.prompt_checker is None:
-            _tell_unchecked(names["paint"], say("prompts", "提示词"))
-    guidance = GUIDANCE_SCALE if "paint" in tiny else 7.5
-    return Engine(chat, paint, **limits, painting={"guidance": guidance})
-
-
-def _tell_of_tiny(models, names):
-    from .remarks import tell
-
-    tiny = [kind for kind, model in models.items() if model == "tiny"]
-    if tiny:
-        which, flags = ", ".join(names[kind] for kind in tiny), ", ".join(f"--{kind}" for kind in tiny)
-        tell(
-            say(
-                f"{which}: tiny models in the package, which know coloured shapes only; {flags} for real ones.",
-                f"{which} 是包内自带的小模型，只认识彩色图形；真正的模型用 {flags} 指定。",
-            )
-        )
-
-
-def _tell_unchecked(name, what):
-    from .remarks import tell
-
-    tell(
-        say(
-            f"warning: {name} has no safety checker for {what}, which are not checked.",
-            f"警告：{name} 没有{what}安全检查模型，不检查{what}。",
-        )
-    )
-
-
-def _cluster(models, names, listening, loading, limits, cluster):
-    """Replicas that load one model each; the context of them."""
-    from ..serving.cluster.service import serving
-
-    _tell_of_tiny(models, names)
-    # replicas have working directories of their own
-    models = {kind: os.path.abspath(model) if os.path.isdir(model) else model for kind, model in models.items()}
-    name = f"viscpm-{socket.gethostname()}-{listening.getsockname()[1]}"
-    return serving(list(names), partial(_replica, models, names, loading), name=name, **cluster, **limits)
-
-
-def _replica(models, names, loading, kind, **limits):
-    """The engine of one model, in a process that Ray has started."""
-    from .remarks import only_ours
-
-    with only_ours():
-        return _loaded({"chat": "none", "paint": "none", kind: models[kind]}, {kind: names[kind]}, loading, limits)
 
 
 def _run(engine, names, pages, listening, timeout, api):
