@@ -167,7 +167,7 @@ class VisCPMChat:
         Raises:
             ValueError, UnsafeContentError: see `chat`; then nothing is answered.
         """
-        answers = [first for (first,) in self.answers(items, **_for_one_answer(self.model, generate_kwargs))]
+        answers = [first for (first,) in self.answers(items, **self._for_one_answer(generate_kwargs))]
         return [(one.answer, one.context, one.vision_hidden_states) for one in answers]
 
     def answers(
@@ -219,7 +219,7 @@ class VisCPMChat:
         Raises:
             ValueError, UnsafeContentError: see `chat`, before the first piece.
         """
-        options = self._checked_options(_for_one_answer(self.model, generate_kwargs), streams=True)
+        options = self._checked_options(self._for_one_answer(generate_kwargs), streams=True)
         item = {"image": image, "question": question, "context": context, "vision_hidden_states": vision_hidden_states}
         return self._stream([item], self._prepare([item]), options)
 
@@ -244,6 +244,11 @@ class VisCPMChat:
             if not isinstance(text, str):
                 raise ValueError(f"Got {type(text).__name__} as {name}, expected a text.")
         return self.processor.to_grammar(context) + self.processor.format_turn(question, answer)
+
+    def _for_one_answer(self, generate_kwargs):
+        if self._setting(generate_kwargs, "num_return_sequences") not in (None, 1):
+            raise ValueError("Got num_return_sequences, but a question has one answer here: call answers().")
+        return generate_kwargs
 
     def _checked_options(self, generate_kwargs, streams):
         """Options for `generate()`, none of which are what this class gives it."""
@@ -318,17 +323,17 @@ class VisCPMChat:
         count = self._setting(options, "num_return_sequences") or 1
         rows = [_Row(self.processor.tokenizer, table, stop_texts) for table in tables for _ in range(count)]
         if on_piece is not None:
-            written = [_Row(self.processor.tokenizer, table, stop_texts) for table in tables for _ in range(count)]
-            options = {**options, "streamer": _RowStreamer(written, count, on_piece)}
+            options = {**options, "streamer": _RowStreamer(rows, count, on_piece)}
         if is_stopped is not None:
             criteria = options.get("stopping_criteria")
             criteria = [] if criteria is None else [criteria] if callable(criteria) else [*criteria]
             options = {**options, "stopping_criteria": [*criteria, _StopQuestions(len(items), is_stopped)]}
         output = self._generate(**inputs, **options)
-        new = getattr(output, "sequences", output)[:, inputs["input_ids"].shape[1] :].tolist()
-        for row, ids in zip(rows, new, strict=True):
-            for token in ids:
-                row.read(token)
+        if on_piece is None:  # else they have been read already
+            new = getattr(output, "sequences", output)[:, inputs["input_ids"].shape[1] :].tolist()
+            for row, ids in zip(rows, new, strict=True):
+                for token in ids:
+                    row.read(token)
         prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
         return [
             [
@@ -434,14 +439,6 @@ class _StopQuestions(StoppingCriteria):
     def __call__(self, input_ids, scores, **kwargs):
         stopped = torch.tensor([self.is_stopped(number) for number in range(self.count)], device=input_ids.device)
         return stopped.repeat_interleave(len(input_ids) // self.count)
-
-
-def _for_one_answer(model, generate_kwargs):
-    own = generate_kwargs.get("generation_config") or model.generation_config
-    count = generate_kwargs.get("num_return_sequences", getattr(own, "num_return_sequences", None))
-    if count not in (None, 1):
-        raise ValueError("Got num_return_sequences, but a question has one answer here: call answers().")
-    return generate_kwargs
 
 
 def _check_is_converted(model_path):
