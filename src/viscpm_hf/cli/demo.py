@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 import typer
 
 from ..language import say
-from .engines import GRADIO, LIBRARIES, check_libraries, checked_names, load_engine
+from .engines import GRADIO, LIBRARIES, check_libraries, checked_names, load_engine, usual_batch
 from .examples import for_pages
-from .options import Device, Dtype, Memory, Quantization
+from .options import ChatModel, Device, Dtype, Host, Memory, PaintModel, Port, Quantization
 from .program import verb
 
 _LAST = 10.0  # seconds to finish in
@@ -33,28 +33,8 @@ def demo(
             metavar="PAGE", show_default=False, help=say("chat or paint; default: both", "chat 或 paint；默认：两者")
         ),
     ] = None,
-    chat: Annotated[
-        str,
-        typer.Option(
-            metavar="DIR_OR_REPO",
-            help=say(
-                "converted VisCPM-Chat; default: the tiny one in the package",
-                "转换后的 VisCPM-Chat；默认：包内自带的小模型",
-            ),
-            show_default=False,
-        ),
-    ] = "tiny",
-    paint: Annotated[
-        str,
-        typer.Option(
-            metavar="DIR_OR_REPO",
-            help=say(
-                "converted VisCPM-Paint; default: the tiny one in the package",
-                "转换后的 VisCPM-Paint；默认：包内自带的小模型",
-            ),
-            show_default=False,
-        ),
-    ] = "tiny",
+    chat: ChatModel = "tiny",
+    paint: PaintModel = "tiny",
     lang: Annotated[
         Literal["zh", "en"] | None,
         typer.Option(
@@ -79,16 +59,8 @@ def demo(
             help=say("environment variable with the password of the pages", "环境变量名，其值为页面的密码"),
         ),
     ] = None,
-    host: Annotated[
-        str,
-        typer.Option(
-            metavar="HOST",
-            help=say("address to listen at; 0.0.0.0 for other machines, too", "监听地址；0.0.0.0 则其他机器也能访问"),
-        ),
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(metavar="N", min=0, max=65535, help=say("0: any that is free", "端口；0 表示任一空闲端口"))
-    ] = 7860,
+    host: Host = "127.0.0.1",
+    port: Port = 7860,
     memory: Memory = None,
     quantization: Quantization = None,
     dtype: Dtype = None,
@@ -130,7 +102,7 @@ def _load_and_show(models, lang, share, password_env, host, port, loading):
                         "警告：凡知道地址的人都可使用：请用 --password-env 指定存有密码的环境变量。",
                     )
                 )
-            limits = {"max_batch": 8 if loading["memory"] is None else 1}
+            limits = {"max_batch": usual_batch(loading["memory"])}
             engine = load_engine(models, names, loading, limits)
             app = create_pages(engine, language=lang, password=password, **for_pages(models))
 

@@ -31,6 +31,11 @@ def check_libraries(libraries: Mapping[str, str]) -> None:
         raise ImportError(f"Serving needs libraries that are not here ({', '.join(missing)}): pip install {wanted}")
 
 
+def usual_batch(memory: str | None) -> int:
+    """How many requests go through a model at once, if nobody says; a budget of memory is counted for one."""
+    return 8 if memory is None else 1
+
+
 def checked_names(models):
     """Under which the models are served; before the first is loaded, the others are looked at, too."""
     from ..checkpoint.repo import check_is_converted

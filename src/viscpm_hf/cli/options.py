@@ -117,3 +117,37 @@ Scheduler = Annotated[
     Literal["ddpm", "dpm++"] | None,
     typer.Option(help=say("default: the model's own, as the original's DDPM", "默认：模型自身的，即原版的 DDPM")),
 ]
+
+# of a server, where `tiny` is the default
+ChatModel = Annotated[
+    str,
+    typer.Option(
+        metavar="DIR_OR_REPO",
+        help=say(
+            "converted VisCPM-Chat, or none; default: the tiny one in the package",
+            "转换后的 VisCPM-Chat，或 none；默认：包内自带的小模型",
+        ),
+        show_default=False,
+    ),
+]
+PaintModel = Annotated[
+    str,
+    typer.Option(
+        metavar="DIR_OR_REPO",
+        help=say(
+            "converted VisCPM-Paint, or none; default: the tiny one in the package",
+            "转换后的 VisCPM-Paint，或 none；默认：包内自带的小模型",
+        ),
+        show_default=False,
+    ),
+]
+Host = Annotated[
+    str,
+    typer.Option(
+        metavar="HOST",
+        help=say("address to listen at; 0.0.0.0 for other machines, too", "监听地址；0.0.0.0 则其他机器也能访问"),
+    ),
+]
+Port = Annotated[
+    int, typer.Option(metavar="N", min=0, max=65535, help=say("0: any that is free", "端口；0 表示任一空闲端口"))
+]

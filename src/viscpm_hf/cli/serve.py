@@ -11,9 +11,9 @@ import typer
 
 from ..language import say
 from ..serving.replicas import Replicas, parse_gpus
-from .engines import GRADIO, LIBRARIES, RAY, check_libraries, checked_names, load_cluster, load_engine
+from .engines import GRADIO, LIBRARIES, RAY, check_libraries, checked_names, load_cluster, load_engine, usual_batch
 from .examples import for_pages
-from .options import Device, Dtype
+from .options import ChatModel, Device, Dtype, Host, PaintModel, Port
 from .program import verb
 
 
@@ -67,38 +67,10 @@ def _origin(text: str) -> str:
 
 
 def serve(
-    chat: Annotated[
-        str,
-        typer.Option(
-            metavar="DIR_OR_REPO",
-            help=say(
-                "converted VisCPM-Chat, or none; default: the tiny one in the package",
-                "转换后的 VisCPM-Chat，或 none；默认：包内自带的小模型",
-            ),
-            show_default=False,
-        ),
-    ] = "tiny",
-    paint: Annotated[
-        str,
-        typer.Option(
-            metavar="DIR_OR_REPO",
-            help=say(
-                "converted VisCPM-Paint, or none; default: the tiny one in the package",
-                "转换后的 VisCPM-Paint，或 none；默认：包内自带的小模型",
-            ),
-            show_default=False,
-        ),
-    ] = "tiny",
-    host: Annotated[
-        str,
-        typer.Option(
-            metavar="HOST",
-            help=say("address to listen at; 0.0.0.0 for other machines, too", "监听地址；0.0.0.0 则其他机器也能访问"),
-        ),
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(metavar="N", min=0, max=65535, help=say("0: any that is free", "端口；0 表示任一空闲端口"))
-    ] = 8000,
+    chat: ChatModel = "tiny",
+    paint: PaintModel = "tiny",
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
     max_batch: Annotated[
         int | None,
         typer.Option(
@@ -231,7 +203,7 @@ def serve(
     if set(models.values()) == {"none"}:
         raise typer.TyperException("Got --chat none and --paint none, which leaves nothing to serve: name a model.")
     loading = {"memory": memory, "quantization": quantization, "dtype": dtype, "device": device}
-    max_batch = max_batch or (8 if memory is None else 1)
+    max_batch = max_batch or usual_batch(memory)
     engine = {"max_batch": max_batch, "max_queue": max_queue, "timeout": timeout}
     api = {"max_pixels": max_pixels, "allow_image_urls": allow_image_urls, "cors": cors or ()}
     if ui and ray:
