@@ -1,4 +1,4 @@
-"""Guards where rows come from: files, folders, tables with pictures inside, whole and streamed, give the same samples."""
+"""Guards where rows come from: files, folders, tables with pictures inside, whole and streamed, all the same."""
 
 import io
 import json

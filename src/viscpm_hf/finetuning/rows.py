@@ -96,7 +96,7 @@ def read_row(row: Any, language: str = "both") -> Row:
 def _listed(value: Any) -> list:
     if isinstance(value, (list, tuple)):
         return list(value)
-    return [] if value is None or (isinstance(value, (str, bytes)) and not value) else [value]
+    return [] if value is None or value == "" else [value]
 
 
 def _plain(turn: tuple[str | None, str]) -> tuple[str | None, str]:

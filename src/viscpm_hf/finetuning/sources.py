@@ -38,7 +38,8 @@ def open_source(
     Args:
         place: a `.json` file (a list of records, or a record a line), `.jsonl`, `.parquet`, `.tar` as webdataset
             makes it; a folder of such files, of pictures with a text of the same name each, of pictures with a
-            metadata file, or saved by `save_to_disk`; an id on the Hub; or rows: a list of dicts, a `datasets.Dataset`.
+            metadata file, or saved by `save_to_disk`; an id on the Hub; or rows: a list of dicts, a
+            `datasets.Dataset`.
         image_folder (`str` or `Path`, *optional*): by default the folder of the file, or the folder itself.
         split (`str`, defaults to `"train"`): of a data set that has several.
         streaming (`bool`): whether rows are read when they are wanted.
