@@ -3,6 +3,9 @@
 from .check import check_samples
 from .collator import ChatCollator
 from .dataset import ChatDataset, ChatStream
-from .trainer import parameter_groups, resume_from
+from .trainer import ChatTrainer, parameter_groups, resume_from
 
-__all__ = ["ChatCollator", "ChatDataset", "ChatStream", "check_samples", "parameter_groups", "resume_from"]
+__all__ = [
+    *("ChatCollator", "ChatDataset", "ChatStream", "ChatTrainer"),
+    *("check_samples", "parameter_groups", "resume_from"),
+]

@@ -1,5 +1,6 @@
 """Conversations about pictures as one training sample per answer, whole or streamed."""
 
+import copy
 import random
 import warnings
 from collections import Counter, UserDict
@@ -179,6 +180,10 @@ class ChatDataset(_Samples, Dataset):
         if self.strict:
             raise broken(left_out) from error
         self.left_out.append(left_out)
+
+    def copy(self) -> "ChatDataset":
+        """Another data set of the same rows, which may keep others of its samples."""
+        return copy.copy(self)
 
     def keep(self, kept: np.ndarray, lengths: list[int] | None = None) -> None:
         """Goes on with some of the samples only.

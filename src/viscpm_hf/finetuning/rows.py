@@ -85,9 +85,8 @@ def read_row(row: Any, language: str = "both") -> Row:
     if len({len(version) for version in versions}) > 1:
         raise BrokenRow("not the same number of turns in both languages")
     if language != "both":
-        versions = [
-            version for version in versions if is_chinese("".join(a for _, a in version)) == (language == "zh")
-        ]
+        texts = ["".join(text for turn in version for text in turn if text) for version in versions]
+        versions = [v for v, text in zip(versions, texts, strict=True) if is_chinese(text) == (language == "zh")]
         if not versions:
             raise BrokenRow("another language", f"wanted {language}")
     return Row(pictures[0] if pictures else None, versions)
@@ -96,7 +95,7 @@ def read_row(row: Any, language: str = "both") -> Row:
 def _listed(value: Any) -> list:
     if isinstance(value, (list, tuple)):
         return list(value)
-    return [] if value is None or value == "" else [value]
+    return [] if value is None or (isinstance(value, str) and not value) else [value]
 
 
 def _plain(turn: tuple[str | None, str]) -> tuple[str | None, str]:

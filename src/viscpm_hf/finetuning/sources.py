@@ -129,9 +129,7 @@ class _Lines:
 def _of_folder(path: Path, split: str, streaming: bool) -> Any:
     names = sorted(file.name for file in path.iterdir() if not file.name.startswith("."))
     suffixes = {Path(name).suffix.lower() for name in names}
-    if {"dataset_info.json", "dataset_dict.json"} & set(names) and (
-        "state.json" in names or "dataset_dict.json" in names
-    ):
+    if "dataset_dict.json" in names or {"dataset_info.json", "state.json"} <= set(names):
         datasets = _datasets(str(path))
         try:
             saved = datasets.load_from_disk(str(path))
