@@ -6,6 +6,11 @@ from .dataset import ChatDataset, ChatStream
 from .trainer import ChatTrainer, parameter_groups, resume_from
 
 __all__ = [
-    *("ChatCollator", "ChatDataset", "ChatStream", "ChatTrainer"),
-    *("check_samples", "parameter_groups", "resume_from"),
+    "ChatCollator",
+    "ChatDataset",
+    "ChatStream",
+    "ChatTrainer",
+    "check_samples",
+    "parameter_groups",
+    "resume_from",
 ]

@@ -148,7 +148,7 @@ def _tell(train, held_out, left_out, file):
         reasons = printable(summary(left_out))
         print(
             say(
-                f"{len(left_out)} rows left out, listed in {file}: {reasons}",
+                f"{len(left_out)} row(s) left out, listed in {file}: {reasons}",
                 f"略过 {len(left_out)} 行，列于 {file}：{reasons}",
             ),
             file=sys.stderr,

@@ -1,4 +1,4 @@
-"""The settings of a run: our own and all of transformers' TrainingArguments, from the command line and one YAML file."""
+"""The settings of a run, our own and transformers' TrainingArguments, from the command line and one YAML file."""
 
 import dataclasses
 import difflib
@@ -237,7 +237,7 @@ def _word(value: Any) -> str:
 
 
 def _by_todays_names(options: dict, theirs: dict) -> dict:
-    """gradient_checkpointing is activation_checkpointing from transformers 5.21 on: either name means the one there is."""
+    """gradient_checkpointing is activation_checkpointing in later versions: either name means the one there is."""
     names = {}
     for suffix in ("", "_kwargs"):
         pair = (f"activation_checkpointing{suffix}", f"gradient_checkpointing{suffix}")

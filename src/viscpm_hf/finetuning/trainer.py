@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import Sampler, SequentialSampler
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -93,6 +93,11 @@ class ChatTrainer(Seq2SeqTrainer):
             dataset.lengths if grouped else None,
             self.args.train_batch_size * self.args.gradient_accumulation_steps,
         )
+
+    def _get_eval_sampler(self, eval_dataset):
+        if not isinstance(eval_dataset, ChatDataset):
+            return super()._get_eval_sampler(eval_dataset)
+        return SequentialSampler(eval_dataset) if self.args.world_size == 1 else None
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The model's loss; with label smoothing, a share of the mean over all columns that can be written."""
