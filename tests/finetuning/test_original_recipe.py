@@ -1,4 +1,4 @@
-"""Guards training against the original: its loss, its gradients, and a step of its optimizer, by the example config."""
+"""Guards training against the original: its loss, its gradients, and a step of its optimizer by the example."""
 
 import re
 from pathlib import Path
@@ -110,8 +110,8 @@ def test_a_step_of_the_example_is_one_of_the_originals_optimizer(chat_repo, reco
             g = gradient.double()
             expected = p - rate * (decay * p + g / (g.abs() + 1e-8))
             found = after[name.removeprefix("grad.")].double()
-            weak = g.abs() < 1e-6  # its sign is a matter of rounding
-            assert weak.float().mean() < 0.5
+            weak = (g != 0) & (g.abs() < 1e-6)  # its sign is a matter of rounding
+            assert weak.float().mean() < 0.1
             torch.testing.assert_close(found[~weak], expected[~weak], atol=1.3e-7, rtol=0)
     assert torch.equal(before["vpm.beit3.vision_embed.proj.weight"], after["vpm.beit3.vision_embed.proj.weight"])
 
