@@ -132,6 +132,10 @@ def _chat(own: dict, arguments: list[str], config: str | None) -> int | None:
             settings, training = read_settings(own, arguments, config)
         except SettingsError as error:
             return complain(f"{str(error).rstrip('.')}; see `viscpm finetune chat --help`.", 2)
-        output = finetune_chat(settings, training)
-    print(say("Written:", "已写入："), printable(str(output)))
+        try:
+            output = finetune_chat(settings, training)
+        except KeyboardInterrupt:
+            return complain("interrupted; the same command goes on from the last checkpoint.", 130)
+    if training.should_save:  # of several processes
+        print(say("Written:", "已写入："), printable(str(output)))
     return None

@@ -42,12 +42,14 @@ def finetune_chat(settings: ChatSettings, arguments: Seq2SeqTrainingArguments) -
     """
     output = Path(settings.output)
     check_is_chat(settings.model)
-    begin(output, settings)
+    with arguments.main_process_first(local=False, desc="beginning"):
+        begin(output, settings)
     processor = VisCPMChatProcessor.from_pretrained(settings.model)
     collator = ChatCollator(processor, settings.max_length, padding="longest")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The prompt of .* oldest")  # of turns dropped, once for each sample
-        train, held_out = open_data(settings, collator, arguments)
+        with arguments.main_process_first(local=False, desc="reading data"):  # which `datasets` keeps for the others
+            train, held_out = open_data(settings, collator, arguments)
         set_seed(arguments.seed)  # of new LoRA layers
         model = load(settings, arguments)
         trainer = ChatTrainer(
@@ -60,7 +62,10 @@ def finetune_chat(settings: ChatSettings, arguments: Seq2SeqTrainingArguments) -
             data_collator=collator,
         )
         say_more(trainer, settings, processor, held_out)
-        trainer.train(resume_from_checkpoint=resume_from(output))
+        try:
+            trainer.train(resume_from_checkpoint=resume_from(output))
+        except torch.OutOfMemoryError as error:
+            raise ValueError(f"Out of memory: {smaller(settings, arguments)}.") from error
         save(trainer, settings)
     if isinstance(train, ChatStream) and arguments.should_save:
         write_left_out(output / LEFT_OUT, train.left_out)
@@ -195,6 +200,24 @@ def load(settings: ChatSettings, arguments: Seq2SeqTrainingArguments) -> torch.n
         targets=settings.lora_targets,
         device=arguments.device,
     )
+
+
+def smaller(settings: ChatSettings, arguments: Seq2SeqTrainingArguments) -> str:
+    """The next thing to try where memory was not enough: what costs least first."""
+    if arguments.per_device_train_batch_size > 1:
+        half = arguments.per_device_train_batch_size // 2
+        steps = -(-arguments.gradient_accumulation_steps * arguments.per_device_train_batch_size // half)
+        return (
+            f"try --per_device_train_batch_size {half} --gradient_accumulation_steps {steps}, which learns the same "
+            "from as many samples a step"
+        )
+    if not arguments.gradient_checkpointing:
+        return "try --gradient_checkpointing, which computes part of it twice"
+    if not arguments.bf16 and not arguments.fp16:
+        return "try --bf16, or --fp16 where the GPU has no bfloat16"
+    if settings.mode != "qlora":
+        return f"try --mode {'lora' if settings.mode == 'full' else 'qlora'}"
+    return f"try --max_length {settings.max_length // 2}"
 
 
 def say_more(trainer: ChatTrainer, settings: ChatSettings, processor: VisCPMChatProcessor, held_out) -> None:
