@@ -121,10 +121,11 @@ def read_settings(
     """
     ours = {each.name: each for each in dataclasses.fields(ChatSettings)}
     theirs = {each.name: each for each in dataclasses.fields(Seq2SeqTrainingArguments) if each.init}
+    todays = _todays_names(theirs)
     settings, options = {}, {}
     for name, value in (_read_yaml(Path(config)) if config else {}).items():
         name = str(name).replace("-", "_")
-        name = "output" if name == "output_dir" else name
+        name = todays.get(name, name)
         if name in ours:
             settings[name] = _as(value, ours[name], f"{name} in {config}")
         elif name in theirs:
@@ -132,8 +133,8 @@ def read_settings(
         else:
             raise SettingsError(f"{config} has {name!r}, which is no setting{_meant(name, [*ours, *theirs])}.")
     settings |= {name: value for name, value in given.items() if value is not None and value != []}
-    for name, value in _typed(arguments, [*ours, *theirs]).items():
-        name = "output" if name == "output_dir" else name
+    for name, value in _typed(arguments, [*ours, *theirs, *todays]).items():
+        name = todays.get(name, name)
         if name in ours:
             settings[name] = _as(value, ours[name], f"--{name}")
         else:
@@ -211,7 +212,6 @@ def _typed(arguments: Sequence[str], known: list[str]) -> dict[str, Any]:
 
 
 def _training_arguments(settings: ChatSettings, options: dict, theirs: dict) -> Seq2SeqTrainingArguments:
-    options = _by_todays_names(options, theirs)
     # our own lines take the place of transformers' progress bar
     ours = {"output_dir": settings.output, "logging_steps": 10, "report_to": "none", "disable_tqdm": True}
     options = ours | options
@@ -236,14 +236,13 @@ def _word(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _by_todays_names(options: dict, theirs: dict) -> dict:
-    """gradient_checkpointing is activation_checkpointing in later versions: either name means the one there is."""
-    names = {}
+def _todays_names(theirs: dict) -> dict[str, str]:
+    """Other names of settings; gradient_checkpointing is activation_checkpointing in later versions."""
+    names = {"output_dir": "output"}
     for suffix in ("", "_kwargs"):
         pair = (f"activation_checkpointing{suffix}", f"gradient_checkpointing{suffix}")
-        there = next(name for name in pair if name in theirs)
-        names |= dict.fromkeys(pair, there)
-    return {names.get(name, name): value for name, value in options.items()}
+        names |= dict.fromkeys(pair, next(name for name in pair if name in theirs))
+    return names
 
 
 class _Parser(HfArgumentParser):
