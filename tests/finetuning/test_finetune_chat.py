@@ -130,6 +130,21 @@ def test_a_killed_run_goes_on_exactly(run, data, tmp_path):
     assert weights[0] == weights[1]
 
 
+@pytest.mark.parametrize("options", [(), ("--streaming",)], ids=["whole", "streamed"])
+def test_two_processes_learn_as_one(run, data, tmp_path, options):
+    """Of the same global batch."""
+    settings = ("--max_steps", "4", "--learning_rate", "3e-4", "--logging_steps", "1", "--use_cpu", *options)
+    given = ["--model", str(tiny_chat_repo()), "--data", str(data), "--output", str(tmp_path / "two")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(viscpm_hf.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "viscpm_hf"]
+    command = [*launcher, "finetune", "chat", *given, *settings, "--per_device_train_batch_size", "1"]
+    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"Written: {tmp_path / 'two'}" and done.stderr.count("step 4/4") == 1
+    _, expected = run(*settings)
+    assert losses(tmp_path / "two") == pytest.approx(expected, rel=1e-4)
+
+
 def test_a_stream_goes_on_exactly(run):
     settings = ("--streaming", "--augment", "--learning_rate", "3e-4", "--lr_scheduler_type", "constant")
     _, expected = run("--max_steps", "10", *settings, output="straight")
@@ -170,13 +185,20 @@ def test_answers_are_generated_at_evaluations(run):
         (("--strict",), {}, "Record 16 of .*the picture is missing"),
         (("--min_side", "65"), {}, "No sample is left.*16 × a picture that is too small"),
         (("--max_length", "20"), {}, "No sample is left.*16 × a sample that is too long"),
-        (("--lora_targets", "nothing"), {}, "nothing"),
-        (("--streaming",), {}, "max_steps"),
     ],
 )
-def test_what_cannot_be_trained_is_a_sentence(run, options, own, sentence):
+def test_what_cannot_be_trained_is_a_sentence_and_leaves_nothing(run, tmp_path, options, own, sentence):
     with pytest.raises(ValueError, match=sentence):
         run(*options, **own)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_settings_until_something_is_learned(run):
+    with pytest.raises(ValueError, match="nothing"):
+        run("--max_steps", "1", "--lora_targets", "nothing")
+    with pytest.raises(ValueError, match="max_steps"):
+        run("--streaming")
+    assert len(run("--max_steps", "1")[1]) == 1
 
 
 def test_a_folder_holds_one_run(run, tmp_path):

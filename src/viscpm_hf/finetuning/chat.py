@@ -1,6 +1,7 @@
 """Fine-tuning VisCPM-Chat from settings to a folder that can be used: what `viscpm finetune chat` does."""
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -42,14 +43,15 @@ def finetune_chat(settings: ChatSettings, arguments: Seq2SeqTrainingArguments) -
     """
     output = Path(settings.output)
     check_is_chat(settings.model)
-    with arguments.main_process_first(local=False, desc="beginning"):
-        begin(output, settings)
+    refuse_other(output, settings)
     processor = VisCPMChatProcessor.from_pretrained(settings.model)
     collator = ChatCollator(processor, settings.max_length, padding="longest")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The prompt of .* oldest")  # of turns dropped, once for each sample
         with arguments.main_process_first(local=False, desc="reading data"):  # which `datasets` keeps for the others
             train, held_out = open_data(settings, collator, arguments)
+        if arguments.should_save:
+            begin(output, settings, train, held_out)
         set_seed(arguments.seed)  # of new LoRA layers
         model = load(settings, arguments)
         trainer = ChatTrainer(
@@ -67,47 +69,66 @@ def finetune_chat(settings: ChatSettings, arguments: Seq2SeqTrainingArguments) -
         except torch.OutOfMemoryError as error:
             raise ValueError(f"Out of memory: {smaller(settings, arguments)}.") from error
         save(trainer, settings)
-    if isinstance(train, ChatStream) and arguments.should_save:
-        write_left_out(output / LEFT_OUT, train.left_out)
     return output
 
 
-def begin(output: Path, settings: ChatSettings) -> None:
-    """Notes what this run is in its folder; refuses a folder that holds another one, or something else.
-
-    Args:
-        output (`Path`): made if it is not there.
-        settings (`ChatSettings`): of the run.
-    """
+def refuse_other(output: Path, settings: ChatSettings) -> None:
+    """Raises a ValueError if the output folder holds the result of other settings, or something else."""
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is no folder: give another --output.")
-    asked = {name: value for name, value in dataclasses.asdict(settings).items() if name not in _FREE}
     file = output / BEGUN
-    if file.is_file():
-        try:
-            begun = json.loads(file.read_text(encoding="utf-8"))
-            other = [name for name, value in asked.items() if begun.get(name, value) != value]
-        except (OSError, ValueError, AttributeError) as error:
-            raise ValueError(f"{file} cannot be read: give another --output.") from error
-        if other:
-            name = other[0]
+    if not file.is_file():
+        if output.is_dir() and any(output.iterdir()):
             raise ValueError(
-                f"{output} holds a run with {name}={begun[name]!r}, and this one has {asked[name]!r}: give another "
-                "--output, or the same settings to go on with it."
+                f"{output} is not empty, and nothing there says it is a run of this command: give a new one."
             )
         return
-    if output.is_dir() and any(output.iterdir()):
-        raise ValueError(f"{output} is not empty, and nothing there says it is a run of this command: give a new one.")
+    if not resume_from(output) and not any(output.glob("*.safetensors")):
+        return  # nothing was learned yet
+    try:
+        begun = json.loads(file.read_text(encoding="utf-8"))
+        other = [name for name, value in _fixed(settings).items() if begun.get(name, value) != value]
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"{file} cannot be read: give another --output.") from error
+    if other:
+        name = other[0]
+        raise ValueError(
+            f"{output} holds a run with {name}={begun[name]!r}, and this one has {getattr(settings, name)!r}: give "
+            "another --output, or the same settings to go on with it."
+        )
+
+
+def _fixed(settings: ChatSettings) -> dict:
+    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in _FREE}
+
+
+def begin(output: Path, settings: ChatSettings, train: ChatDataset | ChatStream, held_out: ChatDataset | None) -> None:
+    """Writes what this run is and which rows it leaves out into its folder, and says it."""
     output.mkdir(parents=True, exist_ok=True)
-    partial = output / f".{BEGUN}.{os.getpid()}"
-    partial.write_text(json.dumps(asked, ensure_ascii=False, indent=2), encoding="utf-8")
-    os.replace(partial, file)
+    partial = output / f".{BEGUN}.partial"
+    partial.write_text(json.dumps(_fixed(settings), ensure_ascii=False, indent=2), encoding="utf-8")
+    os.replace(partial, output / BEGUN)
+    # rows held out of `train` share its list
+    evaluated = held_out.left_out if settings.eval_data else []
+    left_out = [*train.left_out, *evaluated]
+    if not isinstance(train, ChatStream):
+        write_left_out(output / LEFT_OUT, left_out)
+        line = say(f"{len(train)} samples to train on", f"训练样本 {len(train)}")
+    else:
+        line = say("training on rows as they are read", "边读取边训练")
+    if held_out is not None:
+        line += say(f", {len(held_out)} to evaluate with", f"，评估样本 {len(held_out)}")
+    print(line, file=sys.stderr)
+    if left_out:
+        file, reasons = printable(str(output / LEFT_OUT)), printable(summary(left_out))
+        english = f"{len(left_out)} row(s) left out, listed in {file}: {reasons}"
+        print(say(english, f"略过 {len(left_out)} 行，列于 {file}：{reasons}"), file=sys.stderr)
 
 
 def open_data(
     settings: ChatSettings, collator: ChatCollator, arguments: Seq2SeqTrainingArguments
 ) -> tuple[ChatDataset | ChatStream, ChatDataset | None]:
-    """The samples to train on and those to evaluate with, all of them checked; says and lists what is left out."""
+    """The samples to train on and those to evaluate with, all of them checked; a stream is as it is read."""
     size = collator.processor.image_processor.size["height"]
     options = {
         "language": settings.language,
@@ -122,42 +143,16 @@ def open_data(
     if settings.eval_data:
         held_out = ChatDataset(settings.eval_data, settings.images, split=settings.eval_split, **options)
         check_samples(held_out, collator, progress=show)
-    if settings.streaming:
-        train = ChatStream(
-            settings.data,
-            settings.images,
-            split=settings.split,
-            buffer=settings.buffer,
-            usable=lambda sample: sample_length(sample, collator),
-            **varied,
-        )
-    else:
+    if not settings.streaming:
         train = ChatDataset(settings.data, settings.images, split=settings.split, **varied)
         check_samples(train, collator, progress=show)
-        if settings.eval_rows:
-            train, held_out = hold_out(train, settings.eval_rows, arguments.seed)
-    left_out = [*train.left_out, *(held_out.left_out if settings.eval_data else [])]
-    if arguments.should_save:
-        write_left_out(Path(settings.output) / LEFT_OUT, left_out)
-        _tell(train, held_out, left_out, Path(settings.output) / LEFT_OUT)
-    return train, held_out
-
-
-def _tell(train, held_out, left_out, file):
-    counts = "" if isinstance(train, ChatStream) else f"{len(train)} "
-    line = say(f"{counts}samples to train on", f"训练样本 {counts}".strip())
-    if held_out is not None:
-        line += say(f", {len(held_out)} to evaluate with", f"，评估样本 {len(held_out)}")
-    print(line, file=sys.stderr)
-    if left_out:
-        reasons = printable(summary(left_out))
-        print(
-            say(
-                f"{len(left_out)} row(s) left out, listed in {file}: {reasons}",
-                f"略过 {len(left_out)} 行，列于 {file}：{reasons}",
-            ),
-            file=sys.stderr,
-        )
+        return hold_out(train, settings.eval_rows, arguments.seed) if settings.eval_rows else (train, held_out)
+    # each process takes its share of the rows; to cut one's batches into pieces they would have to be equally long
+    arguments.accelerator_config.dispatch_batches = False
+    listing = Path(settings.output) / LEFT_OUT if arguments.should_save else None
+    usable = functools.partial(sample_length, collator=collator)
+    options = {**varied, "buffer": settings.buffer, "usable": usable, "listing": listing}
+    return ChatStream(settings.data, settings.images, split=settings.split, **options), held_out
 
 
 def hold_out(dataset: ChatDataset, rows: int, seed: int) -> tuple[ChatDataset, ChatDataset]:

@@ -1,6 +1,5 @@
 """A look at every sample before the first step: what would stop a run later is left out, counted and listed."""
 
-import json
 import os
 import warnings
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .collator import ChatCollator
-from .dataset import ChatDataset, ChatSample, LeftOut, as_records, sample_of
+from .dataset import ChatDataset, ChatSample, LeftOut, as_line, sample_of
 from .rows import BrokenRow
 
 
@@ -104,7 +103,6 @@ def write_left_out(path: Path, left_out: list[LeftOut]) -> None:
         left_out (`list[LeftOut]`): what is written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in as_records(left_out)]
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
+    partial.write_text("".join(map(as_line, left_out)), encoding="utf-8", errors="backslashreplace")
     os.replace(partial, path)

@@ -1,10 +1,11 @@
 """Conversations about pictures as one training sample per answer, whole or streamed."""
 
 import copy
+import json
 import random
 import warnings
 from collections import Counter, UserDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,7 @@ class ChatStream(_Samples, IterableDataset):
         records, image_folder, split, language, captions, augment_to, min_side, seed, strict: see `ChatDataset`.
         buffer (`int`, defaults to 1000, rows): 1 keeps the order.
         usable (callable, *optional*): of a sample; raises a `BrokenRow` for what cannot be trained on.
+        listing (`Path`, *optional*): a file to which broken rows are added as they are met, by whichever process.
 
     Attributes:
         left_out (`list[LeftOut]`): broken rows met so far by this process.
@@ -248,13 +250,16 @@ class ChatStream(_Samples, IterableDataset):
         seed: int = 0,
         strict: bool = False,
         buffer: int = 1000,
-        usable=None,
+        usable: Callable[[ChatSample], Any] | None = None,
+        listing: Path | None = None,
     ):
         super().__init__(language, captions, augment_to, min_side, seed)
         several = isinstance(records, (list, tuple)) and records and all(isinstance(r, (str, Path)) for r in records)
         self.sources = [open_source(place, image_folder, split, True) for place in (records if several else [records])]
-        self.strict, self.buffer, self.usable, self.epoch, self.left_out = strict, max(buffer, 1), usable, 0, []
-        self._seen: set[tuple[str, int]] = set()
+        self.strict, self.buffer, self.usable, self.listing = strict, max(buffer, 1), usable, listing
+        self.epoch, self.left_out = 0, []
+        known = listing.read_text(encoding="utf-8").splitlines() if listing and listing.exists() else []
+        self._met = {(record["source"], record["row"]) for record in map(json.loads, known)}
 
     def set_epoch(self, epoch: int) -> None:
         """What is drawn from now on."""
@@ -295,11 +300,18 @@ class ChatStream(_Samples, IterableDataset):
                 left_out = LeftOut(source.name, index, error.reason, error.detail)
                 if self.strict:
                     raise broken(left_out) from error
-                if (source.name, index) not in self._seen:
-                    self._seen.add((source.name, index))
-                    self.left_out.append(left_out)
+                self._note(left_out)
                 continue
             yield from samples
+
+    def _note(self, left_out: LeftOut) -> None:
+        if (left_out.source, left_out.row) in self._met:
+            return
+        self._met.add((left_out.source, left_out.row))
+        self.left_out.append(left_out)
+        if self.listing is not None:
+            with open(self.listing, "a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(as_line(left_out))
 
 
 def broken(left_out: LeftOut, advice: str = "mend or remove it") -> ValueError:
@@ -313,5 +325,6 @@ def summary(left_out: list[LeftOut]) -> str:
     return ", ".join(f"{count} × {reason}" for reason, count in Counter(r.reason for r in left_out).most_common())
 
 
-def as_records(left_out: list[LeftOut]) -> list[dict]:
-    return [asdict(each) for each in left_out]
+def as_line(left_out: LeftOut) -> str:
+    """A JSON record with a line break."""
+    return json.dumps(asdict(left_out), ensure_ascii=False) + "\n"
