@@ -97,6 +97,7 @@ def test_a_full_model_is_a_repository_like_the_one_before(run, tmp_path):
     assert {file.name for file in base.iterdir()} <= {file.name for file in folder.iterdir()}
     before, after = (json.loads((path / "config.json").read_text()) for path in (base, folder))
     assert after["auto_map"] == before["auto_map"] and after["dtype"] == before["dtype"] == "float16"
+    assert (folder / "README.md").read_text().count("## Fine-tuned") == 1
     assert after["use_cache"] == before.get("use_cache", True)
     chat = VisCPMChat(folder, image_safety_checker=False)
     assert chat.chat(Image.fromarray(training_sample(7, 1).picture), "红色的图形在哪里？")[0]

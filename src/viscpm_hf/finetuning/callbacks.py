@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..remote_code.processing_viscpm_chat import VisCPMChatProcessor
 from .dataset import ChatDataset
@@ -19,11 +19,26 @@ class ProgressLines(TrainerCallback):
     def __init__(self):
         self.begun = self.first = None
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Begins to measure time; `args`, `state`, `control` as Trainer has them, `kwargs` for nothing here."""
         self.begun, self.first = time.monotonic(), state.global_step
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        """Loss of training or evaluation, not the totals at the end."""
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Prints the loss of training or evaluation, not the totals at the end.
+
+        Args:
+            args, state, control, kwargs: as Trainer has them.
+            logs (`dict[str, float]`): what it logs.
+        """
         if not state.is_world_process_zero or "train_runtime" in logs:
             return
         shown = {name: logs[name] for name in ("loss", "eval_loss", "grad_norm", "learning_rate") if name in logs}
@@ -55,8 +70,20 @@ class ShowAnswers(TrainerCallback):
         step = max(len(dataset) // number, 1)
         self.samples = [dataset[index] for index in range(0, len(dataset), step)][:number]
 
-    def on_evaluate(self, args, state, control, model=None, **kwargs):
-        """Adds the answers of this step."""
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: torch.nn.Module | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Adds the answers of this step.
+
+        Args:
+            args, state, control, kwargs: as Trainer has them.
+            model (`torch.nn.Module`): that is trained.
+        """
         if not state.is_world_process_zero or args.world_size > 1:  # of several processes one alone would hang
             return
         answers = [self._answer(model, sample) for sample in self.samples]

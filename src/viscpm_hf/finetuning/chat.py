@@ -24,6 +24,12 @@ from .settings import ChatSettings
 from .trainer import ChatTrainer, resume_from
 
 BEGUN, LEFT_OUT = "finetune.json", "left_out.jsonl"
+_CARD = """
+## Fine-tuned
+
+These weights were fine-tuned from `{}` with `viscpm finetune chat`: what is said above of the original's weights does not
+hold for them.
+"""
 # settings that may change when a run goes on
 _FREE = ("output", "show_answers", "eval_data", "eval_split")
 
@@ -103,7 +109,13 @@ def _fixed(settings: ChatSettings) -> dict:
 
 
 def begin(output: Path, settings: ChatSettings, train: ChatDataset | ChatStream, held_out: ChatDataset | None) -> None:
-    """Writes what this run is and which rows it leaves out into its folder, and says it."""
+    """Writes what this run is and which rows it leaves out into its folder, and says it.
+
+    Args:
+        output (`Path`): the folder, made if it is not there.
+        settings (`ChatSettings`): of the run.
+        train, held_out: as `open_data` returns them.
+    """
     output.mkdir(parents=True, exist_ok=True)
     partial = output / f".{BEGUN}.partial"
     partial.write_text(json.dumps(_fixed(settings), ensure_ascii=False, indent=2), encoding="utf-8")
@@ -215,8 +227,17 @@ def smaller(settings: ChatSettings, arguments: Seq2SeqTrainingArguments) -> str:
     return f"try --max_length {settings.max_length // 2}"
 
 
-def say_more(trainer: ChatTrainer, settings: ChatSettings, processor: VisCPMChatProcessor, held_out) -> None:
-    """Adds the lines of progress, and answers at every evaluation."""
+def say_more(
+    trainer: ChatTrainer, settings: ChatSettings, processor: VisCPMChatProcessor, held_out: ChatDataset | None
+) -> None:
+    """Adds the lines of progress, and answers at every evaluation.
+
+    Args:
+        trainer (`ChatTrainer`): changed in place.
+        settings (`ChatSettings`): of the run.
+        processor (`VisCPMChatProcessor`): of the model.
+        held_out (`ChatDataset`, *optional*): to evaluate with.
+    """
     if trainer.args.disable_tqdm:
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(ProgressLines())
@@ -256,6 +277,9 @@ def _complete(output: Path, model_path: str) -> None:
                 shutil.copytree(file, output / file.name)
         elif not is_weight and file.suffix != ".bin" and file.name != "config.json":
             shutil.copyfile(file, output / file.name)
+    card = output / "README.md"
+    if card.exists():
+        card.write_text(card.read_text(encoding="utf-8") + _CARD.format(Path(model_path).name), encoding="utf-8")
     config = json.loads((output / "config.json").read_text(encoding="utf-8"))
     original = json.loads((Path(model_path) / "config.json").read_text(encoding="utf-8"))
     config["auto_map"] = original.get("auto_map", config.get("auto_map"))

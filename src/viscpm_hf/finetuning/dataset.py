@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from ..remote_code.processing_viscpm_chat import _FORGED_TURN
+from ..remote_code.processing_viscpm_chat import VisCPMChatProcessor
+from ..remote_code.tokenization_cpmbee import CpmBeeTokenizer
 from .augmentation import augment
 from .captions import requests_for
 from .pictures import load_picture
@@ -101,8 +102,17 @@ def sample_of(version: list, turn: int, picture: Any, rng: random.Random, captio
 
 def turn_text(question: str, answer: str) -> str:
     """A turn as `VisCPMChat.chat` writes it into the context of the next."""
-    question, answer = (_FORGED_TURN.sub(" ", text.replace("<", "<<")) for text in (question, answer))
-    return f"User: {question}\nAI: {answer}\n"
+    return VisCPMChatProcessor.format_turn(_AnyProcessor, question, CpmBeeTokenizer.escape(answer))
+
+
+class _AnyProcessor:
+    """What a turn is written with, which is the same for all vocabularies: an escaped text parses with any."""
+
+    tokenizer = CpmBeeTokenizer
+
+    @staticmethod
+    def to_grammar(text):
+        return text
 
 
 class ChatDataset(_Samples, Dataset):

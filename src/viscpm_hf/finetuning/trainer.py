@@ -36,6 +36,7 @@ class EpochSampler(Sampler):
         self.lengths, self.batch_size = lengths, batch_size
 
     def set_epoch(self, epoch: int) -> None:
+        """Whose order comes next."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -99,8 +100,18 @@ class ChatTrainer(Seq2SeqTrainer):
             return super()._get_eval_sampler(eval_dataset)
         return SequentialSampler(eval_dataset) if self.args.world_size == 1 else None
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The model's loss; with label smoothing, a share of the mean over all columns that can be written."""
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """The model's loss; with label smoothing, a share of it is the mean over all columns that can be written.
+
+        Args:
+            model, inputs, return_outputs, num_items_in_batch: see Trainer.
+        """
         if not self.smoothing or self.compute_loss_func is not None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         targets, columns = inputs["shift_labels"], inputs.get("ext_table_mask")
@@ -125,7 +136,9 @@ class ChatTrainer(Seq2SeqTrainer):
             self.optimizer = optimizer(groups, **options)
         return super().create_optimizer(model)
 
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
         """See the class for what it knows beyond transformers' schedules."""
         options = self.args.lr_scheduler_kwargs or {}
         if self.lr_scheduler is None and options.get("warmup_type") == "log":
