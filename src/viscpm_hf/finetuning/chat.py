@@ -27,8 +27,8 @@ BEGUN, LEFT_OUT = "finetune.json", "left_out.jsonl"
 _CARD = """
 ## Fine-tuned
 
-These weights were fine-tuned from `{}` with `viscpm finetune chat`: what is said above of the original's weights does not
-hold for them.
+These weights were fine-tuned from `{}` with `viscpm finetune chat`: what is said above of the original's weights does
+not hold for them.
 """
 # settings that may change when a run goes on
 _FREE = ("output", "show_answers", "eval_data", "eval_split")
