@@ -38,7 +38,7 @@ def chat(
             metavar="FILE_OR_ID",
             help=say(
                 "JSON, JSONL, Parquet, a folder, or a data set on the Hub; may be given again",
-                "JSON、JSONL、Parquet、文件夹或 Hub 上的数据集；可多次给出",
+                "数据文件、文件夹或 Hub 上的数据集；可多次给出",
             ),
         ),
     ] = None,
@@ -62,7 +62,9 @@ def chat(
     ] = None,
     mode: Annotated[
         Literal["full", "lora", "qlora"] | None,
-        typer.Option(help=say("what is trained; default: lora", "训练方式；默认：lora")),
+        typer.Option(
+            metavar="NAME", help=say("full, lora or qlora; default: lora", "训练方式 full、lora 或 qlora；默认：lora")
+        ),
     ] = None,
     tune_llm: Annotated[
         bool | None,
@@ -80,22 +82,52 @@ def chat(
         int | None,
         typer.Option(metavar="N", help=say("or so many rows held out of --data", "或从 --data 中留出的行数")),
     ] = None,
+    show_answers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help=say("of these, answered at every evaluation; default: 4", "每次评估时回答的样本数；默认：4"),
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help=say("of a data set with several; default: train", "数据集的划分；默认：train")
+        ),
+    ] = None,
+    eval_split: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help=say("the same of --eval-data", "--eval-data 的划分")),
+    ] = None,
     language: Annotated[
         Literal["both", "zh", "en"] | None,
-        typer.Option(help=say("of the texts to train on; default: both", "训练文本的语言；默认：both")),
+        typer.Option(
+            metavar="NAME",
+            help=say("zh, en or both; default: both", "训练文本的语言 zh、en 或 both；默认：both"),
+        ),
     ] = None,
     captions: Annotated[
         Literal["question", "input"] | None,
         typer.Option(
+            metavar="NAME",
             help=say(
-                "ask for a caption by a question, or by the original's key; default: question",
-                "以问题或原版的 input 键引出图片描述；默认：question",
-            )
+                "captions are asked for by a question, or by the original's key input; default: question",
+                "以 question（问题）或 input（原版的键）引出图片描述；默认：question",
+            ),
         ),
     ] = None,
     augment: Annotated[
         bool | None,
         _switch("--augment", "vary pictures as the original does", "按原版方式做图像增强"),
+    ] = None,
+    min_side: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help=say(
+                "leave out smaller pictures; default: 128 of 224 pixels", "略过更小的图片；默认：224 像素中的 128"
+            ),
+        ),
     ] = None,
     max_length: Annotated[
         int | None,
@@ -109,11 +141,52 @@ def chat(
         bool | None,
         _switch("--streaming", "read rows when they are wanted", "需要时才读取数据行"),
     ] = None,
+    buffer: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help=say("then shuffle among so many; default: 1000", "流式读取时的打乱缓冲行数；默认：1000")
+        ),
+    ] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option(
+            metavar="TYPE",
+            help=say(
+                "of frozen weights; default: that of --bf16 or --fp16, else float32",
+                "冻结权重的类型；默认：随 --bf16 或 --fp16，否则 float32",
+            ),
+        ),
+    ] = None,
     lora_r: Annotated[
         int | None, typer.Option(metavar="N", help=say("rank of LoRA; default: 8", "LoRA 的秩；默认：8"))
     ] = None,
     lora_alpha: Annotated[
         float | None, typer.Option(metavar="X", help=say("its strength; default: 16", "LoRA 的强度；默认：16"))
+    ] = None,
+    lora_dropout: Annotated[
+        float | None,
+        typer.Option(metavar="X", help=say("before its layers; default: 0", "LoRA 层的 dropout；默认：0")),
+    ] = None,
+    lora_targets: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help=say("its layers; default: all of the language model", "LoRA 作用的层；默认：语言模型的所有线性层"),
+        ),
+    ] = None,
+    learning_rates: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help=say(
+                'by part in place of --learning_rate: {"language_model": 1e-4, "": 1e-5}',
+                '按部件设置学习率，代替 --learning_rate：{"language_model": 1e-4, "": 1e-5}',
+            ),
+        ),
+    ] = None,
+    decay_all: Annotated[
+        bool | None,
+        _switch("--decay-all", "weights decay in norms and biases too", "归一化层和偏置也做权重衰减"),
     ] = None,
 ):
     own = {name: value for name, value in locals().items() if name not in ("context", "config")}

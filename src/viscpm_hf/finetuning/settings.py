@@ -132,7 +132,11 @@ def read_settings(
             options[name] = value
         else:
             raise SettingsError(f"{config} has {name!r}, which is no setting{_meant(name, [*ours, *theirs])}.")
-    settings |= {name: value for name, value in given.items() if value is not None and value != []}
+    settings |= {
+        name: _as(value, ours[name], f"--{name.replace('_', '-')}")
+        for name, value in given.items()
+        if value is not None and value != []
+    }
     for name, value in _typed(arguments, [*ours, *theirs, *todays]).items():
         name = todays.get(name, name)
         if name in ours:
