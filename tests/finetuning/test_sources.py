@@ -157,6 +157,20 @@ def test_a_stream_shuffles_and_leaves_out(folder, rows):
         list(ChatStream(folder / "data.jsonl", strict=True))
 
 
+def test_data_sets_as_they_are(folder, rows, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+    data = datasets.Dataset.from_list(rows)
+    assert len(ChatDataset(datasets.DatasetDict({"train": data}), folder)) == 3
+    assert len(list(ChatStream(data.to_iterable_dataset(), folder))) == 3
+    with pytest.raises(ValueError, match="use ChatStream"):
+        ChatDataset(data.to_iterable_dataset())
+    with pytest.raises(ValueError, match="has the splits test, but no 'train'"):
+        ChatDataset(datasets.DatasetDict({"test": data}))
+    (folder / "broken.parquet").write_bytes(as_parquet(folder, rows).read_bytes()[:-40])
+    with pytest.raises(ValueError, match="broken.parquet"):
+        list(ChatStream(folder / "broken.parquet"))
+
+
 @pytest.mark.parametrize("name", ["no_such.json", "owner/no_such_data", "notes.txt", "empty", "broken.parquet"])
 def test_what_is_no_data_is_one_sentence(tmp_path, name, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")

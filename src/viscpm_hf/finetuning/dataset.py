@@ -167,6 +167,8 @@ class ChatDataset(_Samples, Dataset):
         self.strict, self.left_out, self.lengths = strict, [], None
         places = []
         for number, source in enumerate(self.sources):
+            if not hasattr(source.rows, "__len__"):
+                raise ValueError(f"Got {source.name}, whose rows are read one after the other: use ChatStream.")
             for index in range(len(source.rows)):
                 try:
                     row = self.read(source.rows[index])
@@ -278,10 +280,16 @@ class ChatStream(_Samples, IterableDataset):
     def _rows(self) -> Iterator[tuple[Source, int, Any]]:
         worker, number = get_worker_info(), 0
         for source in self.sources:
-            for index, row in enumerate(source.rows):
-                if worker is None or number % worker.num_workers == worker.id:
-                    yield source, index, row
-                number += 1
+            try:
+                for index, row in enumerate(source.rows):
+                    if worker is None or number % worker.num_workers == worker.id:
+                        yield source, index, row
+                    number += 1
+            except ValueError:
+                raise
+            except Exception as error:  # of files and networks, of any class
+                text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+                raise ValueError(f"{source.name} cannot be read any further ({text}).") from error
 
     def _shuffled(self, rows: Iterator) -> Iterator:
         rng, buffer = self.draw(self.epoch), []

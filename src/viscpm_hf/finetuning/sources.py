@@ -50,13 +50,14 @@ def open_source(
     """
     if not isinstance(place, (str, Path)):
         name = f"a {type(place).__name__}"
-        rows = _undecoded(place) if hasattr(place, "cast_column") else place
+        rows = _of_split(place, split, name) if isinstance(place, dict) else place
+        rows = _undecoded(rows) if hasattr(rows, "cast_column") else rows
         return Source(name, rows, Path(image_folder or "."))
     path = Path(place)
     folder = Path(image_folder) if image_folder else (path if path.is_dir() else path.parent)
     if not path.exists():
         if isinstance(place, str) and is_repo_id(place) and path.suffix not in (*JSON_FILES, ".parquet", ".tar"):
-            return Source(place, _of_hub(place, split, streaming), Path(image_folder or "."))
+            return Source(place, _loaded(place, place, split, streaming), Path(image_folder or "."))
         raise ValueError(f"There is no {str(place)!r}: expected a file, a folder, or owner/name of a data set.")
     if path.suffix.lower() in JSON_FILES:
         return Source(str(place), _Lines(path) if streaming else read_json_rows(path), folder)
@@ -181,10 +182,6 @@ class _Chained:
     def __iter__(self) -> Iterator[Any]:
         for part in self.parts:
             yield from part
-
-
-def _of_hub(name: str, split: str, streaming: bool) -> Any:
-    return _loaded(name, name, split, streaming)
 
 
 def _loaded(place: Any, kind: str, split: str, streaming: bool, **options: Any) -> Any:
