@@ -145,12 +145,13 @@ def test_two_processes_learn_as_one(run, data, tmp_path):
     assert losses(tmp_path / "two") == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_stream_goes_on_exactly(run):
-    settings = ("--streaming", "--augment", "--learning_rate", "3e-4", "--lr_scheduler_type", "constant")
-    _, expected = run("--max_steps", "10", *settings, output="straight")
-    run("--max_steps", "4", *settings)
-    folder, found = run("--max_steps", "10", *settings)
-    assert found == expected and len(found) == 10
+@pytest.mark.parametrize("options", [("--dataloader_num_workers", "1"), ("--streaming",)], ids=["whole", "streamed"])
+def test_a_run_goes_on_in_a_later_epoch(run, options):
+    settings = ("--augment", "--learning_rate", "3e-4", "--lr_scheduler_type", "constant", *options)
+    _, expected = run("--max_steps", "14", *settings, output="straight")
+    run("--max_steps", "10", *settings)
+    folder, found = run("--max_steps", "14", *settings)
+    assert found == expected and len(found) == 14
     (left_out,) = map(json.loads, (folder / "left_out.jsonl").read_text().splitlines())
     assert left_out["reason"] == "the picture is missing"
 

@@ -153,6 +153,11 @@ def test_a_stream_shuffles_and_leaves_out(folder, rows):
     assert first == again != second and sorted(first) == sorted(second) == sorted(f"{i}" for i in range(40))
     assert first[:10] != [f"{i}" for i in range(10)]
     assert [(each.row, each.reason) for each in stream.left_out] == [(40, "an empty answer")]
+    endless = ChatStream(folder / "data.jsonl", buffer=10, endless=True)
+    assert [sample["question"] for sample, _ in zip(endless, range(80), strict=False)] == first + second
+    (folder / "none.jsonl").write_text(json.dumps(rows[-1]))
+    with pytest.raises(ValueError, match="No sample is left of .*: 1 × an empty answer"):
+        next(iter(ChatStream(folder / "none.jsonl", endless=True)))
     with pytest.raises(ValueError, match="Record 40"):
         list(ChatStream(folder / "data.jsonl", strict=True))
 

@@ -163,7 +163,7 @@ def open_data(
     arguments.accelerator_config.dispatch_batches = False
     listing = Path(settings.output) / LEFT_OUT if arguments.should_save else None
     usable = functools.partial(sample_length, collator=collator)
-    options = {**varied, "buffer": settings.buffer, "usable": usable, "listing": listing}
+    options = {**varied, "buffer": settings.buffer, "usable": usable, "listing": listing, "endless": True}
     return ChatStream(settings.data, settings.images, split=settings.split, **options), held_out
 
 

@@ -1,6 +1,7 @@
 """Conversations about pictures as one training sample per answer, whole or streamed."""
 
 import copy
+import itertools
 import json
 import random
 import warnings
@@ -243,6 +244,8 @@ class ChatStream(_Samples, IterableDataset):
         records, image_folder, split, language, captions, augment_to, min_side, seed, strict: see `ChatDataset`.
         buffer (`int`, defaults to 1000, rows): 1 keeps the order.
         usable (callable, *optional*): of a sample; raises a `BrokenRow` for what cannot be trained on.
+        endless (`bool`): whether one epoch follows the other: Trainer does not know where one of a stream ends, and
+            would not find its place in a later one again.
         listing (`Path`, *optional*): a file to which broken rows are added as they are met, by whichever process.
 
     Attributes:
@@ -263,13 +266,14 @@ class ChatStream(_Samples, IterableDataset):
         strict: bool = False,
         buffer: int = 1000,
         usable: Callable[[ChatSample], Any] | None = None,
+        endless: bool = False,
         listing: Path | None = None,
     ):
         super().__init__(language, captions, augment_to, min_side, seed)
         several = isinstance(records, (list, tuple)) and records and all(isinstance(r, (str, Path)) for r in records)
         self.sources = [open_source(place, image_folder, split, True) for place in (records if several else [records])]
         self.strict, self.buffer, self.usable, self.listing = strict, max(buffer, 1), usable, listing
-        self.epoch, self.left_out = 0, []
+        self.epoch, self.endless, self.left_out = 0, endless, []
         known = listing.read_text(encoding="utf-8").splitlines() if listing and listing.exists() else []
         self._met = {(record["source"], record["row"]) for record in map(json.loads, known)}
 
@@ -277,22 +281,22 @@ class ChatStream(_Samples, IterableDataset):
         """What is drawn from now on."""
         self.epoch = epoch
 
-    def _rows(self) -> Iterator[tuple[Source, int, Any]]:
-        worker, number = get_worker_info(), 0
-        for source in self.sources:
+    def _rows(self) -> Iterator[tuple[int, int, Any]]:
+        worker, place = get_worker_info(), 0
+        for number, source in enumerate(self.sources):
             try:
                 for index, row in enumerate(source.rows):
-                    if worker is None or number % worker.num_workers == worker.id:
-                        yield source, index, row
-                    number += 1
+                    if worker is None or place % worker.num_workers == worker.id:
+                        yield number, index, row
+                    place += 1
             except ValueError:
                 raise
             except Exception as error:  # of files and networks, of any class
                 text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                 raise ValueError(f"{source.name} cannot be read any further ({text}).") from error
 
-    def _shuffled(self, rows: Iterator) -> Iterator:
-        rng, buffer = self.draw(self.epoch), []
+    def _shuffled(self, rows: Iterator, epoch: int) -> Iterator:
+        rng, buffer = self.draw(epoch), []
         for row in rows:
             if len(buffer) < self.buffer:
                 buffer.append(row)
@@ -304,13 +308,25 @@ class ChatStream(_Samples, IterableDataset):
         yield from buffer
 
     def __iter__(self) -> Iterator[ChatSample]:
-        for source, index, content in self._shuffled(self._rows()):
+        for epoch in itertools.count(self.epoch):
+            is_empty = True
+            for sample in self._epoch(epoch):
+                is_empty = False
+                yield sample
+            if is_empty and get_worker_info() is None:
+                names = ", ".join(source.name for source in self.sources)
+                raise ValueError(f"No sample is left of {names}: {summary(self.left_out) or 'there is no row'}.")
+            if is_empty or not self.endless:
+                return
+
+    def _epoch(self, epoch: int) -> Iterator[ChatSample]:
+        for number, index, content in self._shuffled(self._rows(), epoch):
+            source, samples = self.sources[number], []
             try:
                 row = self.read(content)
                 picture = self.picture(row, source)
-                samples = []
                 for turn in range(len(row.versions[0])):
-                    rng = self.draw(self.epoch, self.sources.index(source), index, turn)
+                    rng = self.draw(epoch, number, index, turn)
                     samples.append(self.sample(row, turn, self.changed(picture, rng), rng))
                     if self.usable is not None:
                         self.usable(samples[-1])
@@ -319,8 +335,8 @@ class ChatStream(_Samples, IterableDataset):
                 if self.strict:
                     raise broken(left_out) from error
                 self._note(left_out)
-                continue
-            yield from samples
+            else:
+                yield from samples
 
     def _note(self, left_out: LeftOut) -> None:
         if (left_out.source, left_out.row) in self._met:
