@@ -61,6 +61,12 @@ FORBIDDEN = (
     "今天的",
     "个提示词怎样",
 )
+# as much of the lesson as takes seconds
+LESSON = {
+    ("viscpm_hf.tiny.lesson", "write"): ["--new", "8", "--old", "8"],
+    ("viscpm_hf.tiny.lesson", "measure"): ["--new", "4", "--old", "2"],
+    ("viscpm_hf.tiny.lesson", "show"): ["--number", "1"],
+}
 CONFIGS = {
     "chat": [
         "--llm-config",
@@ -166,6 +172,8 @@ def run_viscpm(words, folder):
     """The command on tiny models, which it has to be told the sizes of; what it makes is not there before."""
     if words[0] == "convert":
         words = [*words, *(str(word) for word in CONFIGS.get(words[1], ()) if "--llm-config" not in words)]
+    if words[0] == "finetune":
+        words = [*words, "--max_steps", "1", "--use_cpu", "--per_device_train_batch_size", "2"]
     if "--output" in words:
         there = folder / words[words.index("--output") + 1]
         if there.is_symlink():
@@ -231,7 +239,7 @@ def run_shell(block, folder, demo, server, monkeypatch, capsys):
         elif words[0] == "make":
             run_make(words[1:], folder, demo)
         elif words[0] == "python":
-            print(run_python(words[1:], folder), end="")
+            print(run_python([*words[1:], *LESSON.get(tuple(words[2:4]), [])], folder), end="")
         else:
             pytest.fail(f"line {block.line}: mark the block as <!-- needs … -->, nothing here can run {line!r}")
         printed = capsys.readouterr().out

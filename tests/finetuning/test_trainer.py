@@ -11,7 +11,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from viscpm_hf.finetuning import ChatCollator, ChatDataset, parameter_groups, resume_from
+from viscpm_hf.finetuning import ChatCollator, ChatDataset, ChatTrainer, parameter_groups, resume_from
+from viscpm_hf.finetuning.trainer import EpochSampler
 
 
 def test_parameter_groups():
@@ -120,3 +121,81 @@ def test_answers_are_generated_in_evaluation(chat_repo, chat_processor, dataset,
         expected = model.generate(**inputs, max_new_tokens=4, min_new_tokens=4)[0, length:].tolist()
         assert prediction.predictions[index, length : length + 4].tolist() == expected
     assert prediction.metrics["test_loss"] > 0
+
+
+def test_label_smoothing_over_what_can_be_written(chat_repo, chat_processor, dataset, tmp_path):
+    """By definition: a share of the mean over vocabulary and real columns, over all answers of an accumulated step."""
+    model = AutoModelForImageTextToText.from_pretrained(chat_repo)
+    batches = [ChatCollator(chat_processor)([dataset[i]]) for i in range(2)]
+    sums = torch.zeros(2)
+    for batch in batches:
+        with torch.no_grad():
+            logits = model(**batch).logits[0]
+        real = model.config.text_config.vocab_size + int(batch["ext_table_mask"][0].sum())
+        probabilities = logits[:, :real].log_softmax(-1)
+        for row, target in zip(probabilities, batch["shift_labels"][0].tolist(), strict=True):
+            if target >= 0:
+                sums += torch.tensor([-row[target], -row.mean()])
+    count = sum(int((batch["shift_labels"] >= 0).sum()) for batch in batches)
+    expected = float((0.9 * sums[0] + 0.1 * sums[1]) / count)
+    arguments = Seq2SeqTrainingArguments(
+        str(tmp_path),
+        max_steps=1,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=2,
+        logging_steps=1,
+        label_smoothing_factor=0.1,
+        **QUIET,
+    )
+    collator = ChatCollator(chat_processor)
+    trainer = ChatTrainer(model, arguments, train_dataset=dataset, data_collator=collator)
+    trainer.train()
+    assert float(trainer.state.log_history[0]["loss"]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_users_of_trainer_expect(chat_repo, chat_processor, dataset, tmp_path):
+    """compute_metrics in the usual form of causal models, and an own loss."""
+
+    def share_right(prediction):
+        right = prediction.predictions.argmax(-1)[:, :-1] == prediction.label_ids[:, 1:]
+        return {"right": float(right[prediction.label_ids[:, 1:] >= 0].mean())}
+
+    model = AutoModelForImageTextToText.from_pretrained(chat_repo)
+    arguments = Seq2SeqTrainingArguments(str(tmp_path), max_steps=1, label_smoothing_factor=0.1, **QUIET)
+    options = {"train_dataset": dataset, "data_collator": ChatCollator(chat_processor)}
+    trainer = ChatTrainer(model, arguments, compute_metrics=share_right, **options)
+    metrics = trainer.evaluate(dataset)
+    assert 0 <= metrics["eval_right"] <= 1 and metrics["eval_loss"] > 0
+    found = []
+
+    def own_loss(outputs, labels, num_items_in_batch=None):
+        found.append((outputs["logits"].shape[:2], labels.shape, int(num_items_in_batch)))
+        return outputs["logits"].float().square().mean()
+
+    ChatTrainer(model, arguments, compute_loss_func=own_loss, **options).train()
+    ((logits, labels, count),) = found
+    assert logits == labels and count > 4
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    sampler, again = EpochSampler(10, 3), EpochSampler(10, 3)
+    first = list(sampler)
+    again.set_epoch(1)
+    list(again)
+    again.set_epoch(0)
+    assert list(again) == first and sorted(first) == [(0, i) for i in range(10)]
+    sampler.set_epoch(1)
+    assert [i for _, i in sampler] != [i for _, i in first] and {epoch for epoch, _ in sampler} == {1}
+    assert [i for _, i in EpochSampler(4, 0, shuffled=False)] == [0, 1, 2, 3]
+    lengths = [5, 1] * 32
+    grouped = [lengths[i] for _, i in EpochSampler(64, 0, lengths=lengths, batch_size=4)]
+    mixed = [batch for batch in zip(*[iter(grouped)] * 4, strict=True) if len(set(batch)) > 1]
+    assert sorted(grouped) == sorted(lengths) and len(mixed) <= 4
+
+
+def test_a_checkpoint_half_written_does_not_count(tmp_path):
+    for number, state in ((4, "{}"), (12, "{}"), (100, '{"global'), (200, None)):
+        (tmp_path / f"checkpoint-{number}").mkdir()
+        if state:
+            (tmp_path / f"checkpoint-{number}" / "trainer_state.json").write_text(state)
+    assert resume_from(tmp_path) == str(tmp_path / "checkpoint-12")

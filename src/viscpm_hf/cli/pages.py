@@ -6,7 +6,8 @@ import typer
 
 from ..language import is_chinese, say
 
-_ORDER = "chat paint serve demo batch convert verify export refresh push fit quantize".split()  # others follow
+# others follow
+_ORDER = "chat paint serve demo batch finetune convert verify export refresh push fit quantize".split()
 _CHINESE_TITLES = {
     "ARGUMENTS_PANEL_TITLE": "参数",
     "OPTIONS_PANEL_TITLE": "选项",

@@ -1,0 +1,286 @@
+"""Fine-tuning VisCPM-Chat from settings to a folder that can be used: what `viscpm finetune chat` does."""
+
+import dataclasses
+import functools
+import json
+import os
+import shutil
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PrinterCallback, Seq2SeqTrainingArguments, set_seed
+
+from ..language import printable, say
+from ..remote_code.processing_viscpm_chat import VisCPMChatProcessor
+from .callbacks import ProgressLines, ShowAnswers
+from .check import check_samples, sample_length, write_left_out
+from .collator import ChatCollator
+from .dataset import ChatDataset, ChatStream, summary
+from .model import check_is_chat, frozen_dtype, load_full, load_lora, stored_dtype
+from .settings import ChatSettings
+from .trainer import ChatTrainer, resume_from
+
+BEGUN, LEFT_OUT = "finetune.json", "left_out.jsonl"
+_CARD = """
+## Fine-tuned
+
+These weights were fine-tuned from `{}` with `viscpm finetune chat`: what is said above of the original's weights does
+not hold for them.
+"""
+# settings that may change when a run goes on
+_FREE = ("output", "show_answers", "eval_data", "eval_split")
+
+
+def finetune_chat(settings: ChatSettings, arguments: Seq2SeqTrainingArguments) -> Path:
+    """Trains, from the last checkpoint in the output folder if there is one, and writes the result to its root.
+
+    Args:
+        settings, arguments: as `read_settings` makes them.
+
+    Returns:
+        The output folder: a converted repository of mode "full", else a peft adapter.
+
+    Raises:
+        ValueError: a model, data, an output folder or settings that cannot be used, in a sentence.
+        ImportError: a library is missing.
+    """
+    output = Path(settings.output)
+    check_is_chat(settings.model)
+    refuse_other(output, settings)
+    processor = VisCPMChatProcessor.from_pretrained(settings.model)
+    collator = ChatCollator(processor, settings.max_length, padding="longest")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The prompt of .* oldest")  # of turns dropped, once for each sample
+        with arguments.main_process_first(local=False, desc="reading data"):  # which `datasets` keeps for the others
+            train, held_out = open_data(settings, collator, arguments)
+        if arguments.should_save:
+            begin(output, settings, train, held_out)
+        set_seed(arguments.seed)  # of new LoRA layers
+        model = load(settings, arguments)
+        trainer = ChatTrainer(
+            model,
+            arguments,
+            learning_rates=settings.learning_rates,
+            decay_all=settings.decay_all,
+            train_dataset=train,
+            eval_dataset=held_out,
+            data_collator=collator,
+        )
+        say_more(trainer, settings, processor, held_out)
+        try:
+            trainer.train(resume_from_checkpoint=resume_from(output))
+        except torch.OutOfMemoryError as error:
+            raise ValueError(f"Out of memory: {smaller(settings, arguments)}.") from error
+        save(trainer, settings)
+    return output
+
+
+def refuse_other(output: Path, settings: ChatSettings) -> None:
+    """Raises a ValueError if the output folder holds the result of other settings, or something else."""
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output} is no folder: give another --output.")
+    file = output / BEGUN
+    if not file.is_file():
+        if output.is_dir() and any(output.iterdir()):
+            raise ValueError(
+                f"{output} is not empty, and nothing there says it is a run of this command: give a new one."
+            )
+        return
+    if not resume_from(output) and not any(output.glob("*.safetensors")):
+        return  # nothing was learned yet
+    try:
+        begun = json.loads(file.read_text(encoding="utf-8"))
+        other = [name for name, value in _fixed(settings).items() if begun.get(name, value) != value]
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"{file} cannot be read: give another --output.") from error
+    if other:
+        name = other[0]
+        raise ValueError(
+            f"{output} holds a run with {name}={begun[name]!r}, and this one has {getattr(settings, name)!r}: give "
+            "another --output, or the same settings to go on with it."
+        )
+
+
+def _fixed(settings: ChatSettings) -> dict:
+    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in _FREE}
+
+
+def begin(output: Path, settings: ChatSettings, train: ChatDataset | ChatStream, held_out: ChatDataset | None) -> None:
+    """Writes what this run is and which rows it leaves out into its folder, and says it.
+
+    Args:
+        output (`Path`): the folder, made if it is not there.
+        settings (`ChatSettings`): of the run.
+        train, held_out: as `open_data` returns them.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    partial = output / f".{BEGUN}.partial"
+    partial.write_text(json.dumps(_fixed(settings), ensure_ascii=False, indent=2), encoding="utf-8")
+    os.replace(partial, output / BEGUN)
+    # rows held out of `train` share its list
+    evaluated = held_out.left_out if settings.eval_data else []
+    left_out = [*train.left_out, *evaluated]
+    if not isinstance(train, ChatStream):
+        write_left_out(output / LEFT_OUT, left_out)
+        line = say(f"{len(train)} samples to train on", f"训练样本 {len(train)}")
+    else:
+        line = say("training on rows as they are read", "边读取边训练")
+    if held_out is not None:
+        line += say(f", {len(held_out)} to evaluate with", f"，评估样本 {len(held_out)}")
+    print(line, file=sys.stderr)
+    if left_out:
+        file, reasons = printable(str(output / LEFT_OUT)), printable(summary(left_out))
+        english = f"{len(left_out)} row(s) left out, listed in {file}: {reasons}"
+        print(say(english, f"略过 {len(left_out)} 行，列于 {file}：{reasons}"), file=sys.stderr)
+
+
+def open_data(
+    settings: ChatSettings, collator: ChatCollator, arguments: Seq2SeqTrainingArguments
+) -> tuple[ChatDataset | ChatStream, ChatDataset | None]:
+    """The samples to train on and those to evaluate with, all of them checked; a stream is as it is read."""
+    size = collator.processor.image_processor.size["height"]
+    options = {
+        "language": settings.language,
+        "captions": settings.captions,
+        "min_side": round(size * 4 / 7) if settings.min_side is None else settings.min_side,
+        "seed": arguments.seed,
+        "strict": settings.strict,
+    }
+    varied = {**options, "augment_to": size if settings.augment else None}
+    show = arguments.should_save and sys.stderr is not None and sys.stderr.isatty()
+    held_out = None
+    if settings.eval_data:
+        held_out = ChatDataset(settings.eval_data, settings.images, split=settings.eval_split, **options)
+        check_samples(held_out, collator, progress=show)
+    if not settings.streaming:
+        train = ChatDataset(settings.data, settings.images, split=settings.split, **varied)
+        check_samples(train, collator, progress=show)
+        return hold_out(train, settings.eval_rows, arguments.seed) if settings.eval_rows else (train, held_out)
+    # each process takes its share of the rows; to cut one's batches into pieces they would have to be equally long
+    arguments.accelerator_config.dispatch_batches = False
+    listing = Path(settings.output) / LEFT_OUT if arguments.should_save else None
+    usable = functools.partial(sample_length, collator=collator)
+    options = {**varied, "buffer": settings.buffer, "usable": usable, "listing": listing, "endless": True}
+    return ChatStream(settings.data, settings.images, split=settings.split, **options), held_out
+
+
+def hold_out(dataset: ChatDataset, rows: int, seed: int) -> tuple[ChatDataset, ChatDataset]:
+    """Two parts of a data set, the second with so many of its rows, chosen by the seed.
+
+    Args:
+        dataset (`ChatDataset`): whole rows are held out, so that no picture is in both parts of it.
+        rows (`int`): to hold out.
+        seed (`int`): of the choice.
+    """
+    every = np.unique(dataset.places[:, :2], axis=0)
+    if rows >= len(every):
+        raise ValueError(f"Got {rows} as eval_rows, but there are only {len(every)} rows; some must be left to train.")
+    chosen = every[np.random.default_rng(seed).permutation(len(every))[:rows]]
+    held = set(map(tuple, chosen.tolist()))
+    is_held = np.array([tuple(place) in held for place in dataset.places[:, :2].tolist()])
+    parts = []
+    for kept in (~is_held, is_held):
+        part = dataset.copy()
+        lengths = None if dataset.lengths is None else np.array(dataset.lengths)[kept].tolist()
+        part.keep(kept, lengths)
+        parts.append(part)
+    parts[1].augment_to = None
+    return parts[0], parts[1]
+
+
+def load(settings: ChatSettings, arguments: Seq2SeqTrainingArguments) -> torch.nn.Module:
+    """The model of the mode, on the device where a quantized one has to be."""
+    dtype = frozen_dtype(settings.dtype, arguments.bf16, arguments.fp16)
+    if settings.mode == "full":
+        return load_full(settings.model, settings.tune_llm, settings.tune_vision, dtype)
+    return load_lora(
+        settings.model,
+        dtype,
+        quantized=settings.mode == "qlora",
+        tune_vision=settings.tune_vision,
+        r=settings.lora_r,
+        alpha=settings.lora_alpha,
+        dropout=settings.lora_dropout,
+        targets=settings.lora_targets,
+        device=arguments.device,
+    )
+
+
+def smaller(settings: ChatSettings, arguments: Seq2SeqTrainingArguments) -> str:
+    """The next thing to try where memory was not enough: what costs least first."""
+    if arguments.per_device_train_batch_size > 1:
+        half = arguments.per_device_train_batch_size // 2
+        steps = -(-arguments.gradient_accumulation_steps * arguments.per_device_train_batch_size // half)
+        return (
+            f"try --per_device_train_batch_size {half} --gradient_accumulation_steps {steps}, which learns the same "
+            "from as many samples a step"
+        )
+    if not arguments.gradient_checkpointing:
+        return "try --gradient_checkpointing, which computes part of it twice"
+    if not arguments.bf16 and not arguments.fp16:
+        return "try --bf16, or --fp16 where the GPU has no bfloat16"
+    if settings.mode != "qlora":
+        return f"try --mode {'lora' if settings.mode == 'full' else 'qlora'}"
+    return f"try --max_length {settings.max_length // 2}"
+
+
+def say_more(
+    trainer: ChatTrainer, settings: ChatSettings, processor: VisCPMChatProcessor, held_out: ChatDataset | None
+) -> None:
+    """Adds the lines of progress, and answers at every evaluation.
+
+    Args:
+        trainer (`ChatTrainer`): changed in place.
+        settings (`ChatSettings`): of the run.
+        processor (`VisCPMChatProcessor`): of the model.
+        held_out (`ChatDataset`, *optional*): to evaluate with.
+    """
+    if trainer.args.disable_tqdm:
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(ProgressLines())
+    if held_out is not None and settings.show_answers:
+        trainer.add_callback(ShowAnswers(trainer, processor, held_out, settings.show_answers))
+
+
+def save(trainer: ChatTrainer, settings: ChatSettings) -> None:
+    """Writes the result to the root of the output folder.
+
+    A full model is in the type of the one it was made of, with everything that lies beside its weights.
+    """
+    output, model = Path(settings.output), trainer.accelerator.unwrap_model(trainer.model)
+    if settings.mode == "full":
+        model.config.use_cache = True  # Trainer turns it off
+        dtype = stored_dtype(settings.model)
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+            model.config.dtype = dtype
+        else:
+            model.to(dtype)
+    trainer.save_model(str(output))
+    trainer.save_state()
+    if settings.mode == "full" and trainer.args.should_save:
+        _complete(output, settings.model)
+
+
+def _complete(output: Path, model_path: str) -> None:
+    """Everything of the repository that was trained, but its weights and what is there already."""
+    if not os.path.isdir(model_path):
+        from huggingface_hub import snapshot_download
+
+        model_path = snapshot_download(model_path, ignore_patterns=["model*.safetensors", "*.bin"])
+    for file in Path(model_path).iterdir():
+        is_weight = file.name.startswith("model") and ".safetensors" in file.name
+        if file.is_dir():
+            if not file.name.startswith(".") and not (output / file.name).exists():
+                shutil.copytree(file, output / file.name)
+        elif not is_weight and file.suffix != ".bin" and file.name != "config.json":
+            shutil.copyfile(file, output / file.name)
+    card = output / "README.md"
+    if card.exists():
+        card.write_text(card.read_text(encoding="utf-8") + _CARD.format(Path(model_path).name), encoding="utf-8")
+    config = json.loads((output / "config.json").read_text(encoding="utf-8"))
+    original = json.loads((Path(model_path) / "config.json").read_text(encoding="utf-8"))
+    config["auto_map"] = original.get("auto_map", config.get("auto_map"))
+    (output / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,213 @@
+"""Guards a whole run on the tiny models: every mode, killed and resumed, its result loaded again, its refusals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText
+
+import viscpm_hf
+from viscpm_hf import VisCPMChat
+from viscpm_hf.checkpoint import export_original
+from viscpm_hf.finetuning.chat import finetune_chat
+from viscpm_hf.finetuning.settings import read_settings
+from viscpm_hf.tiny import tiny_chat_repo
+from viscpm_hf.tiny.world.questions import training_sample
+
+SHORT = ["--use_cpu", "--logging_steps", "1", "--save_steps", "2", "--per_device_train_batch_size", "2"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Sixteen questions about drawn pictures, and a row without a picture."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = []
+    for number in range(16):
+        sample = training_sample(7, number)
+        Image.fromarray(sample.picture).save(folder / f"{number}.png")
+        talk = [
+            {"from": "human", "value": f"<image>\n{sample.question.question}"},
+            {"from": "gpt", "value": f"{number} {sample.question.answer}"},
+        ]
+        rows.append({"image": f"{number}.png", "conversations": talk})
+    rows.append({**rows[0], "image": "none.png"})
+    (folder / "data.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    return folder / "data.json"
+
+
+@pytest.fixture
+def run(data, tmp_path):
+    """Runs settings; gives the folder and the losses of all steps."""
+
+    def start(*options, output="out", model=None, **own):
+        given = {"model": str(model or tiny_chat_repo()), "data": [str(data)], "output": str(tmp_path / output), **own}
+        folder = finetune_chat(*read_settings(given, [*SHORT, *options]))
+        return folder, losses(folder)
+
+    return start
+
+
+def losses(folder):
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return {entry["step"]: entry["loss"] for entry in history if "loss" in entry}
+
+
+def logits(model, inputs):
+    with torch.no_grad():
+        return model.eval()(**inputs).logits.float()
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    processor = VisCPMChat(tiny_chat_repo(), image_safety_checker=False).processor
+    return processor(images=Image.fromarray(training_sample(7, 1).picture), text="红色的图形在哪里？")
+
+
+@pytest.mark.parametrize("mode", ["lora", "qlora"])
+def test_a_lora_is_an_adapter_at_the_root(run, inputs, mode):
+    peft = pytest.importorskip("peft")
+    if mode == "qlora":
+        pytest.importorskip("bitsandbytes")
+    folder, found = run("--max_steps", "8", "--learning_rate", "3e-4", mode=mode, tune_vision=mode == "lora")
+    assert list(found) == list(range(1, 9)) and sum(list(found.values())[-3:]) < sum(list(found.values())[:3])
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(tiny_chat_repo())
+    assert config["lora_alpha"] == pytest.approx(16 * 192**0.5)
+    base = AutoModelForImageTextToText.from_pretrained(tiny_chat_repo(), dtype=torch.float32)
+    plain = logits(base, inputs)
+    adapted = peft.PeftModel.from_pretrained(base, folder)
+    expected = logits(adapted, inputs)
+    assert not torch.allclose(plain, expected, atol=1e-2)
+    torch.testing.assert_close(logits(adapted.merge_and_unload(), inputs), expected, atol=1e-3, rtol=1e-4)
+    (left_out,) = map(json.loads, (folder / "left_out.jsonl").read_text().splitlines())
+    assert (left_out["row"], left_out["reason"]) == (16, "the picture is missing")
+
+
+def test_a_full_model_is_a_repository_like_the_one_before(run, tmp_path):
+    base = tiny_chat_repo()
+    options = ("--max_steps", "2", "--learning_rate", "1e-4", "--gradient_checkpointing", "--bf16")
+    folder, _ = run(*options, mode="full", tune_llm=True)
+    assert {file.name for file in base.iterdir()} <= {file.name for file in folder.iterdir()}
+    before, after = (json.loads((path / "config.json").read_text()) for path in (base, folder))
+    assert after["auto_map"] == before["auto_map"] and after["dtype"] == before["dtype"] == "float16"
+    assert (folder / "README.md").read_text().count("## Fine-tuned") == 1
+    assert after["use_cache"] == before.get("use_cache", True)
+    chat = VisCPMChat(folder, image_safety_checker=False)
+    assert chat.chat(Image.fromarray(training_sample(7, 1).picture), "红色的图形在哪里？")[0]
+    original = torch.load(export_original(folder, tmp_path / "out.bin", progress=False), weights_only=True)
+    assert original["llm.input_embedding.weight"].dtype == torch.float16
+
+
+def test_a_killed_run_goes_on_exactly(run, data, tmp_path):
+    """kill -9 in the middle, a checkpoint half written, and the same command again: the same losses."""
+    settings = ("--max_steps", "10", "--lora_dropout", "0.1", "--augment", "--learning_rate", "3e-4")
+    _, expected = run(*settings, output="straight")
+    folder = tmp_path / "killed"
+    given = ["--model", str(tiny_chat_repo()), "--data", str(data), "--output", str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(viscpm_hf.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "viscpm_hf", "finetune", "chat", *given, *SHORT, *settings]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 300
+        while not (folder / "checkpoint-4" / "trainer_state.json").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    (folder / "checkpoint-98").mkdir()
+    (folder / "checkpoint-98" / "trainer_state.json").write_text('{"global_step": 9')
+    assert not (folder / "adapter_model.safetensors").exists()
+    _, found = run(*settings, output="killed")
+    assert found == expected and len(found) == 10
+    weights = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("straight", "killed")]
+    assert weights[0] == weights[1]
+
+
+def test_two_processes_learn_as_one(run, data, tmp_path):
+    """Of the same global batch."""
+    settings = ("--max_steps", "4", "--learning_rate", "3e-4", "--logging_steps", "1", "--use_cpu")
+    given = ["--model", str(tiny_chat_repo()), "--data", str(data), "--output", str(tmp_path / "two")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(viscpm_hf.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "viscpm_hf"]
+    command = [*launcher, "finetune", "chat", *given, *settings, "--per_device_train_batch_size", "1"]
+    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"Written: {tmp_path / 'two'}" and done.stderr.count("step 4/4") == 1
+    _, expected = run(*settings)
+    assert losses(tmp_path / "two") == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("options", [("--dataloader_num_workers", "1"), ("--streaming",)], ids=["whole", "streamed"])
+def test_a_run_goes_on_in_a_later_epoch(run, options):
+    settings = ("--augment", "--learning_rate", "3e-4", "--lr_scheduler_type", "constant", *options)
+    _, expected = run("--max_steps", "14", *settings, output="straight")
+    run("--max_steps", "10", *settings)
+    folder, found = run("--max_steps", "14", *settings)
+    assert found == expected and len(found) == 14
+    (left_out,) = map(json.loads, (folder / "left_out.jsonl").read_text().splitlines())
+    assert left_out["reason"] == "the picture is missing"
+
+
+def test_held_out_rows_best_checkpoint_and_answers(run):
+    pytest.importorskip("tensorboard")
+    options = ("--max_steps", "6", "--load_best_model_at_end", "--label_smoothing_factor", "0.1")
+    folder, _ = run(
+        *options, "--train_sampling_strategy", "group_by_length", "--report_to", "tensorboard", eval_rows=4
+    )
+    state = json.loads((folder / "trainer_state.json").read_text())
+    evaluated = {entry["step"]: entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry}
+    assert list(evaluated) == [2, 4, 6]
+    assert state["best_metric"] == min(evaluated.values())
+    answers = [json.loads(line) for line in (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["step"] for row in answers] == [2] * 4 + [4] * 4 + [6] * 4
+    assert all(row["question"] and row["answer"] and row["expected"] for row in answers)
+    assert list(folder.rglob("events.out.tfevents*"))
+
+
+def test_answers_are_generated_at_evaluations(run):
+    folder, _ = run("--max_steps", "2", "--predict_with_generate", eval_rows=3, show_answers=0)
+    state = json.loads((folder / "trainer_state.json").read_text())
+    assert any("eval_loss" in entry for entry in state["log_history"])
+
+
+@pytest.mark.parametrize(
+    ("options", "own", "sentence"),
+    [
+        ((), {"model": "/nowhere"}, "does not exist"),
+        ((), {"data": ["/nowhere.json"]}, "There is no '/nowhere.json'"),
+        (("--strict",), {}, "Record 16 of .*the picture is missing"),
+        (("--min_side", "65"), {}, "No sample is left.*16 × a picture that is too small"),
+        (("--max_length", "20"), {}, "No sample is left.*16 × a sample that is too long"),
+    ],
+)
+def test_what_cannot_be_trained_is_a_sentence_and_leaves_nothing(run, tmp_path, options, own, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        run(*options, **own)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_settings_until_something_is_learned(run):
+    with pytest.raises(ValueError, match="nothing"):
+        run("--max_steps", "1", "--lora_targets", "nothing")
+    with pytest.raises(ValueError, match="max_steps"):
+        run("--streaming")
+    assert len(run("--max_steps", "1")[1]) == 1
+
+
+def test_a_folder_holds_one_run(run, tmp_path):
+    run("--max_steps", "1")
+    with pytest.raises(ValueError, match="holds a run with mode='lora', and this one has 'full'"):
+        run("--max_steps", "1", mode="full")
+    run("--max_steps", "2")  # more of the same
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("precious")
+    with pytest.raises(ValueError, match="not empty"):
+        run("--max_steps", "1", output="other")
