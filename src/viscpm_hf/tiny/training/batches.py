@@ -132,10 +132,10 @@ def prepare(folder: Path, rows: int, seed: int = 0, workers: int = 1, pictures: 
     if (folder / "done").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    per_chunk = 2000
+    per_chunk = min(rows, 2000)
     chunks = -(-rows // per_chunk)
     tasks = [("questions", seed, index, per_chunk) for index in range(chunks)]
-    tasks += [("pictures", seed, index, 100) for index in range(-(-pictures // 100))]
+    tasks += [("pictures", seed, index, min(pictures, 100)) for index in range(-(-pictures // 100))]
     random.Random(0).shuffle(tasks)
     parts: dict[str, list[np.ndarray]] = {}
     with (

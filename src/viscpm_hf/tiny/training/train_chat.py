@@ -367,6 +367,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if cuda else "cpu")
     parser.add_argument("--minutes", type=float, default=8 if cuda else 150, help="for preparing and all steps")
     parser.add_argument("--rows", type=int, default=1_600_000 if cuda else 600_000, help="questions to prepare")
+    parser.add_argument("--unknown", type=int, default=6000, help="pictures of nothing to prepare")
     parser.add_argument("--workers", type=int, default=14 if cuda else 2, help="processes that prepare")
     parser.add_argument("--tokens", type=int, default=65_536 if cuda else 4096, help="of a batch")
     parser.add_argument("--pictures", type=int, default=512 if cuda else 32, help="of a batch, vision alone")
@@ -383,7 +384,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--logging-steps", type=int, default=100)
     args = parser.parse_args(argv)
 
-    prepare(args.output / "world", args.rows, args.seed, args.workers)
+    prepare(args.output / "world", args.rows, args.seed, args.workers, args.unknown)
     print(f"prepared after {time.monotonic() - started:.0f} s", flush=True)
     if args.prepare:
         return 0
