@@ -130,19 +130,16 @@ class ChatLearner(VisCPMChatForConditionalGeneration):
         `queries` (pictures, query_num, hidden), `scene_labels` (pictures, 19).
         """
         cells = self.cell_head(queries[:, : len(CELLS)]).float()  # (pictures, 9, classes)
-        names, sizes = cells.split(SCENE_CLASSES, dim=-1)
-        background = self.background_head(queries[:, len(CELLS)]).float()
-        named = scene_labels[:, : len(CELLS)]
+        names, sizes = (each.flatten(0, 1) for each in cells.split(SCENE_CLASSES, dim=-1))
+        named, sized = (scene_labels[:, :-1].view(-1, 2, len(CELLS))[:, i].flatten() for i in range(2))
         there = named > 0
         right = ((names.argmax(-1) == named) & there).sum() / there.sum().clamp(min=1)
-        return (
-            (
-                3 * nn.functional.cross_entropy(names.flatten(0, 1), named.flatten())  # most cells are empty
-                + nn.functional.cross_entropy(sizes.flatten(0, 1), scene_labels[:, len(CELLS) : -1].flatten())
-                + 0.3 * nn.functional.cross_entropy(background, scene_labels[:, -1])
-            ),
-            right,
-        )
+        losses = nn.functional.cross_entropy(names, named, reduction="none")
+        # most cells are empty: each half counts by itself
+        empty, full = ((losses * which).sum() / which.sum().clamp(min=1) for which in (~there, there))
+        size = nn.functional.cross_entropy(sizes, sized)
+        background = self.background_head(queries[:, len(CELLS)]).float()
+        return full + empty + size + 0.3 * nn.functional.cross_entropy(background, scene_labels[:, -1]), right
 
     def forward(
         self,
