@@ -115,7 +115,7 @@ def fitting(encoded: tuple[tuple[int, ...], ...]) -> str | None:
 
 
 def prepare(folder: Path, rows: int, seed: int = 0, workers: int = 1, pictures: int = 6000) -> None:
-    """Writes `rows` questions about scenes, and pictures that show nothing, as arrays; does nothing if they are there already.
+    """Writes `rows` questions about scenes, and pictures of nothing, unless they are there.
 
     Args:
         folder (`Path`): made if needed; holds NAME-rows.npy, NAME-scenes.npy, NAME-cells.npy of each layout and
