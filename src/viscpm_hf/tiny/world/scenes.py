@@ -1,28 +1,23 @@
-"""The drawn world of the tiny checkpoints: scenes of one or two coloured shapes, and how they become pictures."""
+"""Scenes of the tiny models' world: one to three things, each in one of nine places, on a background.
+
+    rng = random.Random(0)
+    scene = random_scene(rng)                     # of training; held_out=True: with a combination training never shows
+    scene = Scene((Placed("cat", "large", 4),), "grass")       # of your own; things in reading order
+    picture = draw(scene)                         # pictures.py
+
+What stands left of what follows from the places: see `relations`.
+"""
 
 import hashlib
 import random
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cache
-from itertools import product
 
-import numpy as np
+from .things import BY_NAME, COLOURED_SHAPES, THINGS, Thing
 
-IMAGE_SIZE = 64  # pixels
-SHAPES = ("circle", "square", "triangle", "star", "heart", "cross")
-COLOURS = {  # RGB; at least 80 apart, so that the jitter never blurs two of them
-    "red": (214, 36, 36),
-    "orange": (250, 136, 20),
-    "yellow": (246, 222, 40),
-    "green": (36, 156, 66),
-    "blue": (36, 82, 214),
-    "purple": (132, 44, 172),
-    "pink": (246, 136, 196),
-    "brown": (124, 74, 36),
-}
-# Light ones only: a small model learns shapes many times sooner where every object is darker than what is behind it.
-BACKGROUNDS = {"white": (250, 250, 250), "gray": (214, 216, 220), "beige": (240, 228, 200)}
-SIZES = {"large": 9.0, "small": 6.0}  # radius of the surrounding circle, pixels
+BACKGROUNDS = ("white", "sky", "grass", "sand", "night", "water")
+SIZES = ("large", "small")
 CELLS = (  # reading order
     "top left",
     "top middle",
@@ -34,34 +29,36 @@ CELLS = (  # reading order
     "bottom middle",
     "bottom right",
 )
-HELD_OUT_SEED = 2023
-HELD_OUT_PERCENT = 13
-
-_CELL_CENTRES = (11, 32, 53)  # pixels, the same for rows and columns
-_POSITION_JITTER = 1  # pixels; neighbours never touch
-_COLOUR_JITTER = 10
-_BACKGROUND_JITTER = 4
+RELATIONS = ("left", "right", "above", "below")
+PAIR_CELLS = {"left": (3, 5), "right": (5, 3), "above": (1, 7), "below": (7, 1)}  # of a scene about a relation
+JITTER = 2  # pixels of a picture of 96, in either direction
+SHADE = 8  # levels by which a background may be lighter or darker
+HELD_OUT_SEED = 2026
+HELD_OUT_PERCENT = 8
 
 
 @dataclass(frozen=True)
-class Thing:
-    """One coloured shape.
+class Placed:
+    """A thing in its place.
 
     Args:
-        shape (`str`): one of `SHAPES`.
-        colour (`str`): a key of `COLOURS`.
-        size (`str`): a key of `SIZES`.
+        name (`str`): of one of `KNOWN`, as `"cat"` or `"red circle"`.
+        size (`str`): `"large"` or `"small"`.
         cell (`int`): index into `CELLS`, 0 (top left) to 8 (bottom right).
+        flipped (`bool`, defaults to `False`): drawn mirrored.
+        dx, dy (`int`, default to 0): jitter, pixels of a picture of 96, at most `JITTER`.
     """
 
-    shape: str
-    colour: str
+    name: str
     size: str
     cell: int
+    flipped: bool = False
+    dx: int = 0
+    dy: int = 0
 
     @property
-    def held_out(self) -> bool:
-        return is_held_out(self.shape, self.colour, self.cell)
+    def thing(self) -> Thing:
+        return BY_NAME[self.name]
 
 
 @dataclass(frozen=True)
@@ -69,132 +66,132 @@ class Scene:
     """What a picture shows.
 
     Args:
-        things (`tuple[Thing, ...]`): one or two shapes in different cells, in reading order.
-        background (`str`): a key of `BACKGROUNDS`.
+        things (`tuple[Placed, ...]`): none to three, in different cells, in reading order.
+        background (`str`): one of `BACKGROUNDS`.
+        shade (`int`, defaults to 0): levels added to the background, at most `SHADE`.
+
+    Raises:
+        ValueError: two things in one cell, things out of reading order, or an unknown name.
     """
 
-    things: tuple[Thing, ...]
+    things: tuple[Placed, ...]
     background: str
+    shade: int = 0
+
+    def __post_init__(self) -> None:
+        cells = [placed.cell for placed in self.things]
+        if cells != sorted(set(cells)) or not set(cells) <= set(range(len(CELLS))):
+            raise ValueError(f"Got things in the cells {cells}, expected different ones of 0 to 8 in reading order.")
+        unknown = [placed.name for placed in self.things if placed.name not in BY_NAME or placed.size not in SIZES]
+        if unknown or self.background not in BACKGROUNDS:
+            raise ValueError(f"Got a scene with {unknown or self.background}, which this world does not have.")
+
+    @property
+    def held_out(self) -> bool:
+        """Whether training never shows a scene like this: a thing in its place, or a pair, is held out."""
+        return any(self.held_out_things()) or any(
+            pair_is_held_out(a.name, b.name, relation) for a, b, relation in pairs(self)
+        )
+
+    def held_out_things(self) -> list[bool]:
+        """Whether each thing's (thing, place, background) is held out."""
+        return [place_is_held_out(placed.name, placed.cell, self.background) for placed in self.things]
+
+
+def relations(first: Placed, second: Placed) -> list[str]:
+    """Where the first stands as seen from the second: `"left"` or `"right"`, then `"above"` or `"below"`, if any."""
+    (row, column), (other_row, other_column) = divmod(first.cell, 3), divmod(second.cell, 3)
+    found = []
+    if column != other_column:
+        found.append("left" if column < other_column else "right")
+    if row != other_row:
+        found.append("above" if row < other_row else "below")
+    return found
+
+
+def pairs(scene: Scene) -> Iterator[tuple[Placed, Placed, str]]:
+    """All (thing, other thing, relation) of a scene, each pair in both orders."""
+    for first in scene.things:
+        for second in scene.things:
+            if first is not second:
+                for relation in relations(first, second):
+                    yield first, second, relation
 
 
 @cache
-def is_held_out(shape: str, colour: str, cell: int) -> bool:
-    """Whether this combination is kept out of every training picture.
+def place_is_held_out(name: str, cell: int, background: str) -> bool:
+    """Whether training never shows this thing in this place on this background.
 
     The split depends on the names alone, so it is the same on every machine and in every run.
     """
-    digest = hashlib.sha256(f"{HELD_OUT_SEED} {shape} {colour} {CELLS[cell]}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") % 100 < HELD_OUT_PERCENT
+    return _hash(f"{name} {CELLS[cell]} {background}") < HELD_OUT_PERCENT
 
 
-COMBINATIONS = tuple(product(SHAPES, COLOURS, range(len(CELLS))))  # all (shape, colour, cell), cells fastest
-HELD_OUT = tuple(what for what in COMBINATIONS if is_held_out(*what))
+@cache
+def pair_is_held_out(first: str, second: str, relation: str) -> bool:
+    """Whether training never shows the first thing left of (right of, above, below) the second."""
+    if relation in ("right", "below"):  # the same seen from the other one
+        first, second, relation = second, first, {"right": "left", "below": "above"}[relation]
+    return _hash(f"{first} {relation} {second}") < HELD_OUT_PERCENT
 
 
-def random_scene(rng: random.Random, held_out: bool = False) -> Scene:
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{HELD_OUT_SEED} {text}".encode()).digest()[:4], "big") % 100
+
+
+def random_scene(rng: random.Random, held_out: bool | None = False, count: int | None = None) -> Scene:
     """Draws a scene at random.
 
     Args:
         rng (`random.Random`): source of all choices.
-        held_out (`bool`, defaults to `False`): `False`: no held-out combination occurs (training);
-            `True`: at least one does.
+        held_out (`bool`, *optional*, defaults to `False`): `False`: no held-out combination occurs (training); `True`:
+            at least one does; `None`: whatever comes.
+        count (`int`, *optional*): number of things, 1 to 3; by default two most often.
 
     Returns:
         `Scene`
     """
-    count = rng.choices((1, 2), weights=(3, 7))[0]
-    cells = rng.sample(range(len(CELLS)), count)
-    things: list[Thing] = []
-    if held_out:
-        shape, colour, cell = rng.choice(HELD_OUT)
-        things.append(Thing(shape, colour, rng.choice(tuple(SIZES)), cell))
-        cells = rng.sample([c for c in range(len(CELLS)) if c != cell], count - 1)
-    for cell in cells:
-        while True:
-            shape, colour = rng.choice(SHAPES), rng.choice(tuple(COLOURS))
-            # independent draws alone would make "two red ones" and "two circles" too rare to ask about
-            if things and rng.random() < 0.25:
-                shape = rng.choice(things).shape
-            if things and rng.random() < 0.25:
-                colour = rng.choice(things).colour
-            if held_out or not is_held_out(shape, colour, cell):
-                break
-        things.append(Thing(shape, colour, rng.choice(tuple(SIZES)), cell))
-    return Scene(tuple(sorted(things, key=lambda thing: thing.cell)), rng.choice(tuple(BACKGROUNDS)))
+    while True:
+        scene = _any_scene(rng, count or rng.choices((1, 2, 3), weights=(3, 5, 3))[0])
+        if held_out is None or scene.held_out == held_out:
+            return jittered(scene, rng)
 
 
-def draw(scene: Scene, rng: random.Random | None = None) -> np.ndarray:
-    """Draws a scene.
-
-    Args:
-        scene (`Scene`): what to draw.
-        rng (`random.Random`, *optional*): shifts every shape by up to a pixel and every colour by a few levels;
-            without it shapes sit in the middle of their cells and colours are those of the tables.
-
-    Returns:
-        `np.ndarray` of shape `(64, 64, 3)`, `uint8` RGB.
-    """
-
-    def jitter(most: int) -> int:
-        return rng.randint(-most, most) if rng else 0
-
-    def rgb(colour: tuple[int, int, int], most: int) -> np.ndarray:
-        return np.array([min(max(level + jitter(most), 0), 255) for level in colour], np.float32)
-
-    picture = np.empty((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    background = rgb(BACKGROUNDS[scene.background], _BACKGROUND_JITTER)
-    picture[:] = background
-    for thing in scene.things:
-        alpha = coverage(thing.shape, thing.size)  # (height, width, 1)
-        row, column = divmod(thing.cell, 3)
-        top = _CELL_CENTRES[row] + jitter(_POSITION_JITTER) - alpha.shape[0] // 2
-        left = _CELL_CENTRES[column] + jitter(_POSITION_JITTER) - alpha.shape[1] // 2
-        window = (slice(top, top + alpha.shape[0]), slice(left, left + alpha.shape[1]))
-        # nothing else can lie under the window: shapes keep to their own cells
-        picture[window] = np.maximum(background + alpha * (rgb(COLOURS[thing.colour], _COLOUR_JITTER) - background), 0)
-    return picture
+def jittered(scene: Scene, rng: random.Random) -> Scene:
+    """The same scene with other flips, shifts and shade."""
+    things = [
+        replace(
+            placed,
+            flipped=placed.thing.may_flip and rng.random() < 0.5,
+            dx=rng.randint(-JITTER, JITTER),
+            dy=rng.randint(-JITTER, JITTER),
+        )
+        for placed in scene.things
+    ]
+    return replace(scene, things=tuple(things), shade=rng.randint(-SHADE, SHADE))
 
 
-@cache
-def coverage(shape: str, size: str, samples: int = 8) -> np.ndarray:
-    """How much of each pixel a shape covers, by supersampling.
-
-    Args:
-        shape (`str`): one of `SHAPES`.
-        size (`str`): a key of `SIZES`.
-        samples (`int`, defaults to 8): samples per pixel and axis.
-
-    Returns:
-        `np.ndarray` of shape `(d, d, 1)`, float32 in [0, 1], `d` = twice the radius.
-    """
-    radius = SIZES[size]
-    diameter = int(2 * radius)
-    axis = ((np.arange(diameter * samples) + 0.5) / samples - radius) / radius
-    x, y = np.meshgrid(axis, axis)  # y grows downwards
-    inside = _INSIDE[shape](x, y).astype(np.float32)
-    return inside.reshape(diameter, samples, diameter, samples).mean((1, 3))[..., None]
-
-
-def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Five points on the unit circle; the edges are the lines between every second point."""
-    turn = 2 * np.pi / 5
-    angle = np.abs((np.arctan2(x, -y) + turn / 2) % turn - turn / 2)
-    distance = np.hypot(x, y)
-    return distance * np.cos(turn - angle) <= np.cos(turn)
+def _any_scene(rng: random.Random, count: int) -> Scene:
+    if count == 2 and rng.random() < 0.3:
+        cells = sorted(rng.choice((PAIR_CELLS["left"], PAIR_CELLS["above"])))
+    else:
+        cells = sorted(rng.sample(range(len(CELLS)), count))
+    names: list[str] = []
+    for _ in cells:
+        if names and rng.random() < 0.15:  # independent draws alone would never make two cats
+            names.append(rng.choice(names))
+        else:
+            names.append(rng.choice(COLOURED_SHAPES if rng.random() < 0.2 else THINGS).name)
+    rng.shuffle(names)
+    sizes = [rng.choice(SIZES) for _ in cells]
+    for first in range(count):  # neighbours are not both large: they would overlap
+        for second in range(first):
+            if sizes[first] == sizes[second] == "large" and _touch(cells[first], cells[second]):
+                sizes[rng.choice((first, second))] = "small"
+    things = tuple(Placed(*each) for each in zip(names, sizes, cells, strict=True))
+    return Scene(things, rng.choice(BACKGROUNDS))
 
 
-def _heart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    u, v = 1.2 * x, 0.12 - 1.16 * y
-    return (u**2 + v**2 - 1) ** 3 <= u**2 * v**3
-
-
-_INSIDE = {  # unit coordinates, x to the right, y downwards
-    "circle": lambda x, y: x**2 + y**2 <= 0.92,
-    "square": lambda x, y: np.maximum(np.abs(x), np.abs(y)) <= 0.82,
-    "triangle": lambda x, y: (y <= 0.8) & (np.abs(x) <= 0.56 * (y + 0.96)),
-    "star": _star,
-    "heart": _heart,
-    "cross": lambda x, y: (np.minimum(np.abs(x), np.abs(y)) <= 0.3) & (np.maximum(np.abs(x), np.abs(y)) <= 0.96),
-    # none of SHAPES: what the tiny model is taught in tiny/lesson.py
-    "ring": lambda x, y: (x**2 + y**2 <= 0.92) & (x**2 + y**2 >= 0.36),
-}
+def _touch(first: int, second: int) -> bool:
+    (row, column), (other_row, other_column) = divmod(first, 3), divmod(second, 3)
+    return max(abs(row - other_row), abs(column - other_column)) == 1
