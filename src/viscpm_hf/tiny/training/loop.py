@@ -19,6 +19,7 @@ from ...finetuning import parameter_groups
 SAVE_SECONDS = 60
 WARM_UP_STEPS = 100
 LAST_RATE = 0.02  # of the learning rate, at the end
+SPEEDS = ("graph", "compile", "eager")
 COMPILE_SECONDS = 40  # what takes longer does not pay
 _LOOK_EVERY = 25  # steps; a look at the loss waits for the device
 
@@ -182,6 +183,7 @@ def train_for(
         if average:
             average.copy(average.values)
         save(finished=True)
+    optimizer.zero_grad(set_to_none=True)  # gradients would keep the graph's memory
     return learner.eval()
 
 

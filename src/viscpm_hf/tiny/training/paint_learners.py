@@ -7,7 +7,7 @@ from torch import nn
 from ...checkpoint import pipeline_repo
 from ...remote_code.modeling_cpmbee import CpmBeeModel
 from ...remote_code.modeling_viscpm_paint import VisCPMPaintTextProjection
-from .paint_data import COLOURS, MAP_SIZE, NO_COLOUR, SEEN, THINGS_SEEN, PaintData, to_pixels
+from .paint_data import COLOURS, NO_COLOUR, SEEN, THINGS_SEEN, PaintData, to_pixels
 
 SCHEDULER = DDPMScheduler(**pipeline_repo.SCHEDULER)
 EMPTY_PROMPT_SHARE = 0.1  # of the training samples, for classifier-free guidance
@@ -24,7 +24,7 @@ def scene_loss(logits: torch.Tensor, maps: torch.Tensor, colours: torch.Tensor) 
 
     Args:
         logits (`torch.Tensor`): `(batch, len(SEEN) + len(COLOURS), parts)`.
-        maps, colours (`torch.Tensor`): `(batch, 8, 8)` as in `PaintData`.
+        maps, colours (`torch.Tensor`): `(batch, 8, 8)` for pictures of 64 pixels, as in `PaintData`.
     """
     what, colour = logits.float().split((len(SEEN), len(COLOURS)), 1)
     maps, colours = maps.long().flatten(1), colours.long().flatten(1)
@@ -78,14 +78,20 @@ class VaeLearner(nn.Module):
 class TextLearner(nn.Module):
     """Language model and projection learn to say what covers each part of the picture; the rest is thrown away."""
 
-    def __init__(self, text_encoder: CpmBeeModel, text_projection: VisCPMPaintTextProjection, data: PaintData):
+    def __init__(
+        self,
+        text_encoder: CpmBeeModel,
+        text_projection: VisCPMPaintTextProjection,
+        data: PaintData,
+        batch_size: int,
+    ):
         super().__init__()
         self.text_encoder, self.text_projection, self.data = text_encoder, text_projection, data
+        self.batch_size = batch_size
         width = text_projection.config.cross_attention_dim
-        self.parts = nn.Parameter(torch.randn(1, MAP_SIZE**2, width))
+        self.parts = nn.Parameter(torch.randn(1, data.maps[0].numel(), width))
         self.reader = nn.TransformerDecoderLayer(width, 4, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True)
         self.head = nn.Linear(width, len(SEEN) + len(COLOURS))
-        self.batch_size = 0
 
     def forward(self) -> torch.Tensor:
         scenes, which = self.data.choose(self.batch_size)
