@@ -1,108 +1,335 @@
-"""Questions in Chinese and English about a drawn scene, each with one exact answer.
+"""Questions in Chinese and English about a scene, each with one exact answer.
 
-Every answer is a short sentence and ends with a full stop: the original's beam search likes long answers
-(length_penalty 3), so no answer may be the beginning of another one.
+Answers follow from the scene and the question alone: things are named in reading order, in fixed words. Every answer
+is one sentence: the original's beam search likes long answers (length_penalty 3), so no answer may be the beginning of
+another one. What is not there is denied; what this world does not know gets `HONEST`.
 """
 
 import random
 from dataclasses import dataclass, replace
 
-import numpy as np
+from PIL import Image
 
-from .scenes import BACKGROUNDS, CELLS, COLOURS, SHAPES, SIZES, Scene, Thing, draw, random_scene
-
-LANGUAGES = ("zh", "en")
-KINDS = (
-    "colour",
-    "shape",
-    "position",
-    "size",
-    "what",
-    "count",
-    "exists",
-    "background",
-    "description",
-    "second turn",
+from .outside import OUTSIDE_KINDS, held_out_outside, training_outside
+from .pictures import draw
+from .scenes import CELLS, RELATIONS, Placed, Scene, random_scene, relations
+from .things import BY_NAME, CHINESE_COLOURS, CHINESE_SHAPES, FACTS, KNOWN
+from .unknown import UNKNOWN_PICTURES, unknown_picture
+from .words import (
+    ABSENT,
+    ANYTHING,
+    BACKGROUND_COLOURS,
+    BACKGROUND_NAMES,
+    COLOUR_NOUNS,
+    COUNTED_NOUNS,
+    FLOWER,
+    HONEST,
+    KIND_NOUNS,
+    LANGUAGES,
+    NUMBERS,
+    ON_BACKGROUND,
+    PLACES,
+    PLACES_ASKED,
+    SHAPE_NOUNS,
+    SIZE_WORDS,
+    Noun,
+    capital,
+    colour_word,
+    description,
+    grouped,
+    joined,
+    kind_of,
+    noun,
+    place,
+    related,
+    there_is,
 )
 
-CHINESE = {
-    **dict(zip(SHAPES, ("圆形", "正方形", "三角形", "五角星", "心形", "十字形"), strict=True)),
-    **dict(zip(COLOURS, ("红色", "橙色", "黄色", "绿色", "蓝色", "紫色", "粉色", "棕色"), strict=True)),
-    **dict(zip(BACKGROUNDS, ("白色", "灰色", "米色"), strict=True)),
-    **dict(zip(SIZES, ("大", "小"), strict=True)),
-    **dict(
-        zip(
-            CELLS,
-            ("左上角", "正上方", "右上角", "左侧", "正中间", "右侧", "左下角", "正下方", "右下角"),
-            strict=True,
-        )
-    ),
-}
-_NUMBERS = {"zh": ("没有", "一个", "两个", "三个"), "en": ("no", "one", "two", "three")}
-
-ASKED = {  # the attribute asked for -> phrasings; {} is the reference to the object
+PHRASINGS = {
     "zh": {
-        "colour": ("{}是什么颜色？", "{}是什么颜色的？", "请问{}的颜色是什么？"),
-        "shape": ("{}是什么形状？", "{}是什么形状的？", "请问{}的形状是什么？"),
-        "position": ("{}在哪里？", "{}在什么位置？", "请问{}在图片的哪里？"),
-        "size": ("{}是大的还是小的？", "{}是大还是小？", "请问{}有多大？"),
+        "what": (
+            "图里有什么？",
+            "图片里有什么？",
+            "图中有什么？",
+            "图里都有什么？",
+            "图上画了什么？",
+            "这张图里有什么？",
+            "这张图片里有什么？",
+            "这是什么？",
+            "你看到了什么？",
+            "你看见了什么？",
+            "画的是什么？",
+            "请问图片里都有些什么？",
+            "图里有哪些东西？",
+            "你能看到什么？",
+        ),
+        "description": (
+            "描述一下这张图片。",
+            "请描述这张图片。",
+            "描述这张图。",
+            "请详细描述一下图片。",
+            "说说这张图片的内容。",
+            "介绍一下这张图片。",
+        ),
+        "count": ("图里有几{m}{n}？", "图片里有几{m}{n}？", "有几{m}{n}？", "一共有多少{m}{n}？", "图里有多少{n}？"),
+        "exists": ("图里有{n}吗？", "图片里有{n}吗？", "有{n}吗？", "图里有没有{n}？", "你看到{n}了吗？"),
+        "where": ("{x}在哪里？", "{x}在哪儿？", "{x}在什么位置？", "请问{x}在图片的哪里？", "{x}在图里的什么地方？"),
+        "place": ("{p}有什么？", "{p}是什么？", "图片的{p}有什么？", "{p}画了什么？", "你在{p}看到了什么？"),
+        "relation": (
+            "{x}的{r}是什么？",
+            "{x}的{r}有什么？",
+            "{x}{r}有什么？",
+            "在{x}的{r}有什么？",
+            "什么在{x}的{r}？",
+        ),
+        "relation?": ("{x}在{y}的{r}吗？", "{x}是在{y}的{r}吗？", "{x}在不在{y}的{r}？"),
+        "relation of": ("{x}在{y}的哪边？", "{x}在{y}的什么方向？", "{x}在{y}的哪一边？"),
+        "bigger": ("{x}和{y}哪个更大？", "哪个更大，{x}还是{y}？", "{x}和{y}，哪个比较大？", "{x}和{y}谁大？"),
+        "smaller": ("{x}和{y}哪个更小？", "哪个更小，{x}还是{y}？", "{x}和{y}，哪个比较小？", "{x}和{y}谁小？"),
+        "bigger of two": ("哪个更大？", "哪个比较大？", "哪一个大？"),
+        "smaller of two": ("哪个更小？", "哪个比较小？", "哪一个小？"),
+        "size": ("{x}是大的还是小的？", "{x}是大还是小？", "{x}有多大？", "请问{x}是大的还是小的？"),
+        "background": ("背景是什么？", "图片的背景是什么？", "背景里是什么？", "背景画的是什么？"),
+        "background colour": (
+            "背景是什么颜色？",
+            "背景是什么颜色的？",
+            "图片的背景是什么颜色？",
+            "请问背景的颜色是什么？",
+        ),
+        "kind": ("{x}是什么？", "{x}是什么东西？", "{x}属于哪一类？", "{x}是哪一类东西？", "{x}是哪种东西？"),
+        "kind of two": ("{x}是{k}还是{l}？", "请问{x}是{k}还是{l}？"),
+        "kind?": ("{x}是{k}吗？", "{x}是不是{k}？"),
+        "kind at": ("{p}的东西是哪一类？", "{p}是哪一类东西？", "{p}的东西属于哪一类？"),
+        "which": ("图里有哪些{k}？", "图片里有哪些{k}？", "有什么{k}？", "图里有什么{k}？", "你看到了哪些{k}？"),
+        "fly?": ("{x}会飞吗？", "{x}能飞吗？", "{x}会不会飞？", "{x}能不能飞？"),
+        "eat?": ("{x}可以吃吗？", "{x}能吃吗？", "{x}能不能吃？"),
+        "water?": ("{x}生活在水里吗？", "{x}住在水里吗？", "{x}是不是生活在水里？"),
+        "wheels?": ("{x}有轮子吗？", "{x}有没有轮子？"),
+        "fly": ("哪些会飞？", "什么会飞？", "图里什么会飞？", "哪个会飞？", "它们中哪些会飞？", "哪些能飞？"),
+        "eat": ("哪些可以吃？", "什么可以吃？", "图里什么可以吃？", "哪个可以吃？", "它们中哪些能吃？", "哪些能吃？"),
+        "water": ("哪些生活在水里？", "什么生活在水里？", "图里什么生活在水里？", "它们中哪些生活在水里？"),
+        "wheels": ("哪些有轮子？", "什么有轮子？", "图里什么有轮子？", "哪个有轮子？", "它们中哪些有轮子？"),
+        "colour": ("{x}是什么颜色？", "{x}是什么颜色的？", "请问{x}的颜色是什么？", "{x}是哪种颜色？"),
+        "shape": ("{x}是什么形状？", "{x}是什么形状的？", "请问{x}的形状是什么？", "{x}是什么图形？"),
+        "other": ("另一个呢？", "另外一个呢？", "那另一个呢？"),
+        "and": ("{x}呢？", "那{x}呢？"),
     },
     "en": {
-        "colour": ("What colour is {}?", "What color is {}?", "Which colour does {} have?"),
-        "shape": ("What shape is {}?", "Which shape does {} have?", "What kind of shape is {}?"),
-        "position": ("Where is {}?", "Where can I find {}?", "In which part of the picture is {}?"),
-        "size": ("Is {} large or small?", "Is {} small or large?", "What size is {}?"),
-    },
-}
-_ANSWERS = {
-    "zh": {"colour": "它是{}的。", "shape": "它是{}。", "position": "它在{}。", "size": "它是{}的。"},
-    "en": {"colour": "It is {}.", "shape": "It is a {}.", "position": "It is in the {}.", "size": "It is {}."},
-}
-_ASKED_OF_CELL = {
-    "zh": ("{}是什么？", "{}有什么？", "图片的{}有什么？"),
-    "en": ("What is in the {}?", "What can you see in the {}?", "Which object is in the {}?"),
-}
-_ASKED_OF_PICTURE = {
-    "zh": {
-        "count": ("图里有几个{}？", "图片里有几个{}？", "一共有多少个{}？"),
-        "exists": ("图里有{}吗？", "图里有没有{}？", "图片里有{}吗？"),
-        "background": ("背景是什么颜色？", "图片的背景是什么颜色？", "请问背景是什么颜色的？"),
-        "description": ("描述一下这张图片。", "请描述这张图片。", "图片里有什么？", "图里都有什么？"),
-    },
-    "en": {
-        "count": ("How many {} are there?", "How many {} are in the picture?", "How many {} can you see?"),
-        "exists": ("Is there {}?", "Is there {} in the picture?", "Can you see {}?"),
-        "background": (
-            "What colour is the background?",
-            "What color is the background?",
-            "Which colour does the background have?",
+        "what": (
+            "What is in the picture?",
+            "What do you see?",
+            "What can you see in the picture?",
+            "What is in this picture?",
+            "What is in this image?",
+            "What is this?",
+            "What does the picture show?",
+            "What is shown in the picture?",
+            "What can you see?",
+            "What do you see in this picture?",
+            "Which things are in the picture?",
+            "What's in the picture?",
         ),
         "description": (
             "Describe the picture.",
             "Please describe this picture.",
-            "What is in the picture?",
-            "What can you see in the picture?",
+            "Describe this image.",
+            "Can you describe the picture?",
+            "Describe the picture in detail.",
+            "Tell me about this picture.",
+        ),
+        "count": (
+            "How many {s} are there?",
+            "How many {s} are in the picture?",
+            "How many {s} can you see?",
+            "How many {s} do you see?",
+            "What is the number of {s}?",
+        ),
+        "exists": (
+            "Is there {n}?",
+            "Is there {n} in the picture?",
+            "Can you see {n}?",
+            "Do you see {n}?",
+            "Does the picture show {n}?",
+            "Are there any {s}?",
+        ),
+        "where": (
+            "Where is {x}?",
+            "Where can I find {x}?",
+            "In which part of the picture is {x}?",
+            "Where do you see {x}?",
+            "Where in the picture is {x}?",
+        ),
+        "place": (
+            "What is {p}?",
+            "What can you see {p}?",
+            "Which thing is {p}?",
+            "What do you see {p}?",
+            "What's {p}?",
+        ),
+        "relation": (
+            "What is {r} {x}?",
+            "What is there {r} {x}?",
+            "What do you see {r} {x}?",
+            "Which things are {r} {x}?",
+            "What can you see {r} {x}?",
+        ),
+        "relation?": ("Is {x} {r} {y}?", "Is {x} placed {r} {y}?"),
+        "relation of": (
+            "Where is {x} as seen from {y}?",
+            "On which side of {y} is {x}?",
+            "Where is {x} relative to {y}?",
+        ),
+        "bigger": (
+            "Which is bigger, {x} or {y}?",
+            "Which one is larger, {x} or {y}?",
+            "What is bigger, {x} or {y}?",
+        ),
+        "smaller": (
+            "Which is smaller, {x} or {y}?",
+            "Which one is smaller, {x} or {y}?",
+            "What is smaller, {x} or {y}?",
+        ),
+        "bigger of two": ("Which is bigger?", "Which one is bigger?", "Which of them is larger?"),
+        "smaller of two": ("Which is smaller?", "Which one is smaller?", "Which of them is smaller?"),
+        "size": (
+            "Is {x} large or small?",
+            "Is {x} small or large?",
+            "What size is {x}?",
+            "How big is {x}?",
+            "Is {x} big or small?",
+        ),
+        "background": (
+            "What is the background?",
+            "What is in the background?",
+            "What does the background show?",
+            "What do you see in the background?",
+        ),
+        "background colour": (
+            "What colour is the background?",
+            "What color is the background?",
+            "Which colour does the background have?",
+            "What is the color of the background?",
+        ),
+        "kind": (
+            "What kind of thing is {x}?",
+            "What is {x}?",
+            "What sort of thing is {x}?",
+        ),
+        "kind of two": ("Is {x} {k} or {l}?",),
+        "kind?": ("Is {x} {k}?",),
+        "kind at": ("What kind of thing is {p}?", "What sort of thing is {p}?"),
+        "which": (
+            "Which {s} are there?",
+            "What {s} do you see?",
+            "Which {s} are in the picture?",
+            "What {s} are in the picture?",
+            "Which {s} can you see?",
+        ),
+        "fly?": ("Can {x} fly?", "Is {x} able to fly?", "Does {x} fly?"),
+        "eat?": ("Can {x} be eaten?", "Can you eat {x}?", "Can I eat {x}?"),
+        "water?": ("Does {x} live in water?", "Does {x} live in the water?"),
+        "wheels?": ("Does {x} have wheels?", "Has {x} got wheels?"),
+        "fly": (
+            "Which of these can fly?",
+            "Which of them can fly?",
+            "What can fly?",
+            "Which can fly?",
+            "Which one can fly?",
+        ),
+        "eat": (
+            "Which of these can be eaten?",
+            "Which of them can be eaten?",
+            "What can be eaten?",
+            "Which of these can you eat?",
+            "What can you eat?",
+        ),
+        "water": (
+            "Which of these live in water?",
+            "Which of them lives in water?",
+            "What lives in water?",
+            "Which of these lives in water?",
+        ),
+        "wheels": (
+            "Which of these have wheels?",
+            "Which of them has wheels?",
+            "What has wheels?",
+            "Which of these has wheels?",
+        ),
+        "colour": (
+            "What colour is {x}?",
+            "What color is {x}?",
+            "Which colour does {x} have?",
+            "What is the color of {x}?",
+        ),
+        "shape": ("What shape is {x}?", "Which shape does {x} have?", "What kind of shape is {x}?"),
+        "other": ("And the other one?", "What about the other one?", "And the other?"),
+        "and": ("And {x}?", "What about {x}?"),
+    },
+}
+_RELATIONS_ASKED = {
+    "en": {
+        "left": ("left of", "to the left of", "on the left of"),
+        "right": ("right of", "to the right of", "on the right of"),
+        "above": ("above", "over"),
+        "below": ("below", "under"),
+    },
+    "zh": {
+        "left": ("左边", "左侧", "左面"),
+        "right": ("右边", "右侧", "右面"),
+        "above": ("上面", "上方", "上边"),
+        "below": ("下面", "下方", "下边"),
+    },
+}
+_FACT_ANSWERS = {  # yes, no, all that do (singular, plural), none
+    "zh": {
+        "fly": ("会，{x}会飞。", "不会，{x}不会飞。", "{x}会飞。", "{x}会飞。", "它们都不会飞。"),
+        "eat": ("可以，{x}可以吃。", "不可以，{x}不可以吃。", "{x}可以吃。", "{x}可以吃。", "它们都不可以吃。"),
+        "water": (
+            "是的，{x}生活在水里。",
+            "不，{x}不生活在水里。",
+            "{x}生活在水里。",
+            "{x}生活在水里。",
+            "它们都不生活在水里。",
+        ),
+        "wheels": ("有，{x}有轮子。", "没有，{x}没有轮子。", "{x}有轮子。", "{x}有轮子。", "它们都没有轮子。"),
+    },
+    "en": {
+        "fly": (
+            "Yes, {x} can fly.",
+            "No, {x} cannot fly.",
+            "{x} can fly.",
+            "{x} can fly.",
+            "None of them can fly.",
+        ),
+        "eat": (
+            "Yes, {x} can be eaten.",
+            "No, {x} cannot be eaten.",
+            "{x} can be eaten.",
+            "{x} can be eaten.",
+            "None of them can be eaten.",
+        ),
+        "water": (
+            "Yes, {x} lives in water.",
+            "No, {x} does not live in water.",
+            "{x} lives in water.",
+            "{x} live in water.",
+            "None of them lives in water.",
+        ),
+        "wheels": (
+            "Yes, {x} has wheels.",
+            "No, {x} has no wheels.",
+            "{x} has wheels.",
+            "{x} have wheels.",
+            "None of them has wheels.",
         ),
     },
 }
-# how often training asks what: most about one of two objects, which is learned last
-_TRAINING_WEIGHTS = {
-    "colour": 1.5,
-    "shape": 1.5,
-    "position": 2.0,
-    "size": 2.5,
-    "what": 0.7,
-    "count": 1.5,
-    "exists": 1.5,
-    "background": 0.2,
-    "description": 0.7,
-    "second turn": 2.5,
-}
+_IT = {"zh": "它", "en": "it"}
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a scene.
+    """A question about a picture.
 
     Args:
         kind (`str`): one of `KINDS`.
@@ -110,7 +337,7 @@ class Question:
         question (`str`): what is asked.
         answer (`str`): the only right answer.
         context (`str`, defaults to `""`): earlier turns in the original's form, `"User: …\\nAI: …\\n"`.
-        cell (`int`, *optional*): cell of the one object that is meant; `None` where the question is about the picture.
+        cell (`int`, *optional*): of the one thing that is meant; `None` where the question is about more or less.
     """
 
     kind: str
@@ -127,240 +354,622 @@ class Question:
 
 @dataclass(frozen=True)
 class Sample:
-    """A scene, its picture `(64, 64, 3)` uint8 and a question about it."""
+    """A picture and a question about it; `scene` is `None` where the picture shows nothing of this world."""
 
-    scene: Scene
-    picture: np.ndarray
+    scene: Scene | None
+    picture: Image.Image
     question: Question
 
 
-def ask(
-    scene: Scene,
-    kind: str,
-    language: str,
-    rng: random.Random,
-    about: Thing | None = None,
-    unnamed: tuple[str, ...] = (),
-) -> Question | None:
+def ask(scene: Scene, kind: str, language: str, rng: random.Random, about: Placed | None = None) -> Question | None:
     """Asks one question about a scene.
 
     Args:
-        scene (`Scene`): what is asked about.
+        scene (`Scene`): what is asked about, with one thing at least.
         kind (`str`): one of `KINDS`.
         language (`str`): `"zh"` or `"en"`.
-        rng (`random.Random`): chooses object and phrasing.
-        about (`Thing`, *optional*): the object the question is about; by default any of the scene.
-        unnamed (`tuple[str, ...]`, defaults to `()`): attributes by which the question may not call the object.
+        rng (`random.Random`): chooses thing and phrasing.
+        about (`Placed`, *optional*): the thing the question is about, where it is about one; by default any.
 
     Returns:
-        `Question`, or `None` where this scene allows no unambiguous question of that kind (about that object).
+        `Question`, or `None` where this scene allows no unambiguous question of that kind (about that thing).
     """
-    thing = about or rng.choice(scene.things)
-    if kind == "second turn":
-        return _second_turn(scene, thing, language, rng)
-    if kind in ASKED[language]:
-        reference = _reference(scene, thing, language, rng, hidden=(kind, *unnamed))
-        if reference is None:
-            return None
-        question, answer = (
-            rng.choice(ASKED[language][kind]).format(reference),
-            _attribute_answer(thing, kind, language),
-        )
-    elif kind == "what":
-        cell = _word(CELLS[thing.cell], language)
-        question, answer = rng.choice(_ASKED_OF_CELL[language]).format(cell), _naming_answer(thing, language)
+    asked = _ASKERS[kind](scene, language, rng, about or rng.choice(scene.things))
+    return asked and replace(asked, kind=kind)
+
+
+def three_spellings(scene: Scene, language: str) -> list[Question]:
+    """Three ways to ask what there is, which must be answered alike."""
+    answer = there_is(scene.things, language)
+    return [Question("what", language, text, answer) for text in PHRASINGS[language]["what"][:3]]
+
+
+def _asked(language: str, rng: random.Random, phrasing: str, answer: str, about: Placed | None = None, **words: str):
+    text = capital(rng.choice(PHRASINGS[language][phrasing]).format(**words))
+    return Question("", language, text, capital(answer), cell=about.cell if about else None)
+
+
+def _reference(scene: Scene, about: Placed, rng: random.Random) -> Noun:
+    """A word that fits this thing and no other in the scene; of a coloured shape not always the whole name."""
+    thing = about.thing
+    if thing.shape and rng.random() < 0.6:
+        choices = [SHAPE_NOUNS[thing.shape], COLOUR_NOUNS[thing.colour]]
+        rng.shuffle(choices)
+        for choice in choices:
+            if {placed.name for placed in choice.found(scene)} == {about.name}:
+                return choice
+    return noun(about.name)
+
+
+def _unique(scene: Scene, about: Placed) -> bool:
+    return sum(placed.name == about.name for placed in scene.things) == 1
+
+
+def _absent(scene: Scene, rng: random.Random) -> Noun:
+    """A word for what is not there."""
+    while True:
+        if rng.random() < 0.25:
+            return rng.choice(ABSENT)
+        thing = rng.choice(KNOWN)
+        choice = noun(thing.name)
+        if thing.shape and rng.random() < 0.4:
+            choice = rng.choice((SHAPE_NOUNS[thing.shape], COLOUR_NOUNS[thing.colour]))
+        if not choice.found(scene):
+            return choice
+
+
+def deny(word: Noun, language: str) -> str:
+    """ "There is no dog in the picture.", 图里没有狗。"""
+    return f"图里没有{word.chinese}。" if language == "zh" else f"There is no {word.singular} in the picture."
+
+
+def _denied(scene: Scene, language: str, rng: random.Random, phrasings: tuple[str, ...], **words: str) -> Question:
+    """A question about something that is not there."""
+    word = _absent(scene, rng)
+    return _asked(language, rng, rng.choice(phrasings), deny(word, language), x=word.the(language), **words)
+
+
+def _what(scene, language, rng, about):
+    return _asked(language, rng, "what", there_is(scene.things, language))
+
+
+def _description(scene, language, rng, about):
+    return _asked(language, rng, "description", description(scene, language))
+
+
+def _count(scene, language, rng, about):
+    which = rng.random()
+    if which < 0.2:
+        word = ANYTHING
+    elif which < 0.4:
+        kind = about.thing.kind
+        word = COUNTED_NOUNS[kind if kind in COUNTED_NOUNS and rng.random() < 0.6 else rng.choice(list(COUNTED_NOUNS))]
+    elif which < 0.75:
+        word = _reference(scene, about, rng)
+        if about.thing.shape and rng.random() < 0.5:
+            word = rng.choice((SHAPE_NOUNS[about.thing.shape], COLOUR_NOUNS[about.thing.colour]))
+        elif about.name in FLOWER.names and rng.random() < 0.5:
+            word = FLOWER
     else:
-        subject, answer = _PICTURE_ANSWERS[kind](scene, thing, language, rng)
-        question = rng.choice(_ASKED_OF_PICTURE[language][kind]).format(subject)
-    about_one = kind in ASKED[language] or kind == "what"
-    return Question(kind, language, question, answer, cell=thing.cell if about_one else None)
+        word = _absent(scene, rng)
+    number = len(word.found(scene))
+    if language == "zh":
+        answer = f"图里{'有' if number else ''}{word.counted(number, 'zh')}。"
+    else:
+        answer = f"There {'is' if number == 1 else 'are'} {word.counted(number, 'en')}."
+    return _asked(language, rng, "count", answer, m=word.measure, n=word.chinese, s=word.plural)
 
 
-def training_sample(seed: int, index: int) -> Sample:
-    """The sample number `index` of the endless training stream `seed`; holds no held-out combination."""
-    rng = random.Random(f"training {seed} {index}")
-    scene = random_scene(rng)
-    return Sample(scene, draw(scene, rng), training_question(scene, rng))
+def _exists(scene, language, rng, about):
+    """Yes and no equally often."""
+    if rng.random() < 0.5:
+        word = _reference(scene, about, rng)
+        if about.thing.kind in COUNTED_NOUNS and rng.random() < 0.15:
+            word = COUNTED_NOUNS[about.thing.kind]
+    else:
+        word = _absent(scene, rng)
+        if rng.random() < 0.15:
+            word = rng.choice((*COUNTED_NOUNS.values(), FLOWER))
+    there = bool(word.found(scene))
+    if language == "zh":
+        answer = f"有，图里有{word.chinese}。" if there else f"没有，图里没有{word.chinese}。"
+    else:
+        answer = f"Yes, there is {word.a('en')}." if there else f"No, there is no {word.singular}."
+    name = word.a("en") if language == "en" else word.chinese
+    return _asked(language, rng, "exists", answer, about if there else None, n=name, s=word.plural)
+
+
+def _where(scene, language, rng, about):
+    if rng.random() < 0.15:
+        return _denied(scene, language, rng, ("where",))
+    word = _reference(scene, about, rng)
+    found = word.found(scene)
+    places = joined([place(placed.cell, language) for placed in found], language)
+    if language == "zh":
+        answer = f"{word.chinese}在{places}。"
+    else:
+        answer = (
+            f"The {word.singular if len(found) == 1 else word.plural} {'is' if len(found) == 1 else 'are'} {places}."
+        )
+    return _asked(language, rng, "where", answer, about if len(found) == 1 else None, x=word.the(language))
+
+
+def _place_asked(cell: int, language: str, rng: random.Random) -> str:
+    others = PLACES_ASKED[language].get(cell)
+    return rng.choice(others) if others and rng.random() < 0.3 else place(cell, language)
+
+
+def _place(scene, language, rng, about):
+    cell = about.cell
+    if rng.random() < 0.25:
+        cell = rng.randrange(len(CELLS))
+    found = [placed for placed in scene.things if placed.cell == cell]
+    answer = there_is(found, language, place(cell, language)) if found else nothing(place(cell, language), language)
+    return _asked(language, rng, "place", answer, found[0] if found else None, p=_place_asked(cell, language, rng))
+
+
+def nothing(where: str, language: str) -> str:
+    """ "There is nothing in the centre.", 正中间没有东西。"""
+    return f"{where}没有东西。" if language == "zh" else f"There is nothing {where}."
+
+
+def _relation(scene, language, rng, about):
+    which, relation = rng.random(), rng.choice(RELATIONS)
+    asked = rng.choice(_RELATIONS_ASKED[language][relation])
+    if which < 0.1:
+        return _denied(scene, language, rng, ("relation",), r=asked)
+    if not _unique(scene, about):
+        return None
+    word = _reference(scene, about, rng)
+    others = [placed for placed in scene.things if placed is not about and _unique(scene, placed)]
+    if which < 0.5 or not others:
+        if rng.random() < 0.7:  # what is there more often than nothing
+            there = [r for r in RELATIONS if any(r in relations(placed, about) for placed in scene.things)]
+            relation = rng.choice(there or RELATIONS)
+            asked = rng.choice(_RELATIONS_ASKED[language][relation])
+        found = [placed for placed in scene.things if relation in relations(placed, about)]
+        where = f"{RELATION[language][relation]} {word.the('en')}"
+        if language == "zh":
+            where = f"{word.chinese}的{RELATION['zh'][relation]}"
+        answer = there_is(found, language, where) if found else nothing(where, language)
+        return _asked(language, rng, "relation", answer, about, x=word.the(language), r=asked)
+    other = rng.choice(others)
+    second, found = _reference(scene, other, rng), relations(about, other)
+    x, y = word.the(language), second.the(language)
+    if which < 0.75:
+        where = related(found, language)
+        answer = f"{x}在{y}的{where}。" if language == "zh" else f"{x} is {where} {y}."
+        return _asked(language, rng, "relation of", answer, about, x=x, y=y)
+    if rng.random() < 0.5:
+        relation = rng.choice(found)
+        asked = rng.choice(_RELATIONS_ASKED[language][relation])
+    where = RELATION[language][relation]
+    if language == "zh":
+        answer = f"是的，{x}在{y}的{where}。" if relation in found else f"不，{x}不在{y}的{where}。"
+    else:
+        answer = f"Yes, {x} is {where} {y}." if relation in found else f"No, {x} is not {where} {y}."
+    return _asked(language, rng, "relation?", answer, about, x=x, y=y, r=asked)
+
+
+RELATION = {language: {each: words[0] for each, words in _RELATIONS_ASKED[language].items()} for language in LANGUAGES}
+
+
+def _bigger(scene, language, rng, about):
+    phrasing = rng.choice(("bigger", "smaller"))
+    if rng.random() < 0.12:
+        word, other = _absent(scene, rng), _reference(scene, about, rng)
+        x, y = rng.sample((word.the(language), other.the(language)), 2)
+        return _asked(language, rng, phrasing, deny(word, language), x=x, y=y)
+    others = [placed for placed in scene.things if placed is not about and _unique(scene, placed)]
+    if not others or not _unique(scene, about):
+        return None
+    other = rng.choice(others)
+    x, y = _reference(scene, about, rng).the(language), _reference(scene, other, rng).the(language)
+    if len(scene.things) == 2 and rng.random() < 0.4:
+        x, y = noun(about.name).the(language), noun(other.name).the(language)
+        name = f"{phrasing} of two"
+    else:
+        name = phrasing
+    if about.size == other.size:
+        answer = "它们一样大。" if language == "zh" else "They are the same size."
+    else:
+        wins = x if (about.size == "large") == (phrasing == "bigger") else y
+        more = "更大" if phrasing == "bigger" else "更小"
+        answer = f"{wins}{more}。" if language == "zh" else f"{wins} is {phrasing}."
+    return _asked(language, rng, name, answer, x=x, y=y)
+
+
+def _size(scene, language, rng, about):
+    if rng.random() < 0.12:
+        return _denied(scene, language, rng, ("size",))
+    if not _unique(scene, about):
+        return None
+    x, size = _reference(scene, about, rng).the(language), SIZE_WORDS[language][about.size]
+    return _asked(language, rng, "size", f"{x}是{size}的。" if language == "zh" else f"{x} is {size}.", about, x=x)
+
+
+def _background(scene, language, rng, about):
+    phrasing = rng.choice(("background", "background colour"))
+    if phrasing == "background":
+        word = BACKGROUND_NAMES[language][scene.background]
+        answer = f"背景是{word}。" if language == "zh" else f"The background is {word}."
+    else:
+        word = BACKGROUND_COLOURS[language][scene.background]
+        answer = f"背景是{word}的。" if language == "zh" else f"The background colour is {word}."
+    return _asked(language, rng, phrasing, answer)
+
+
+def _kind(scene, language, rng, about):
+    which, right = rng.random(), about.thing.kind
+    wrong = rng.choice([kind for kind in KIND_NOUNS[language] if kind != right])
+    first, second = rng.sample((KIND_NOUNS[language][right], KIND_NOUNS[language][wrong]), 2)
+    if which < 0.1:
+        return _denied(scene, language, rng, ("kind", "kind of two", "kind?"), k=first, l=second)
+    word, kind = _reference(scene, about, rng), kind_of(about.thing, language)
+    x = word.the(language)
+    answer = f"{x}是{kind}。" if language == "zh" else f"{x} is {kind}."
+    if which < 0.2:
+        empty = [cell for cell in range(len(CELLS)) if all(placed.cell != cell for placed in scene.things)]
+        cell = rng.choice(empty) if rng.random() < 0.2 else about.cell
+        x = noun(about.name).the(language)
+        answer = f"{x}是{kind}。" if language == "zh" else f"{x} is {kind}."
+        if cell != about.cell:
+            answer, about = nothing(place(cell, language), language), None
+        return _asked(language, rng, "kind at", answer, about, p=_place_asked(cell, language, rng))
+    if which < 0.4:
+        asked = rng.choice((right, wrong))
+        k = KIND_NOUNS[language][asked]
+        if language == "zh":
+            answer = f"是的，{x}是{k}。" if asked == right else f"不，{x}不是{k}。"
+        else:
+            answer = f"Yes, {x} is {k}." if asked == right else f"No, {x} is not {k}."
+        return _asked(language, rng, "kind?", answer, x=x, k=k)
+    if which < 0.6:
+        return _asked(language, rng, "kind of two", answer, x=x, k=first, l=second)
+    if word.names != frozenset((about.name,)):  # "what is the red shape?" asks for its shape
+        return None
+    return _asked(language, rng, "kind", answer, x=x)
+
+
+def _which(scene, language, rng, about):
+    kind = about.thing.kind
+    if kind not in COUNTED_NOUNS or rng.random() < 0.3:
+        kind = rng.choice(list(COUNTED_NOUNS))
+    word = COUNTED_NOUNS[kind]
+    if rng.random() < 0.05 or (about.name in FLOWER.names and rng.random() < 0.3):
+        word = FLOWER
+    found = word.found(scene)
+    if found:
+        answer = there_is(found, language)
+    else:
+        answer = f"图里没有{word.chinese}。" if language == "zh" else f"There are no {word.plural} in the picture."
+    return _asked(language, rng, "which", answer, k=word.chinese, s=word.plural)
+
+
+def _fact(scene, language, rng, about):
+    fact = rng.choice(about.thing.facts) if about.thing.facts and rng.random() < 0.6 else rng.choice(FACTS)
+    yes, no, one, many, none = _FACT_ANSWERS[language][fact]
+    which = rng.random()
+    if which < 0.07:
+        return _denied(scene, language, rng, (f"{fact}?",))
+    if which < 0.5:
+        x = _reference(scene, about, rng).the(language)
+        answer = (yes if fact in about.thing.facts else no).format(x=x)
+        return _asked(language, rng, f"{fact}?", answer, x=x)
+    found = grouped([placed for placed in scene.things if fact in placed.thing.facts])
+    if not found:
+        answer = none
+    elif language == "zh":
+        answer = one.format(x=joined([BY_NAME[name].chinese for name in found], "zh"))
+    else:
+        names = [f"the {BY_NAME[name].name if n == 1 else BY_NAME[name].plural}" for name, n in found.items()]
+        answer = (one if sum(found.values()) == 1 else many).format(x=joined(names, "en"))
+    return _asked(language, rng, fact, answer)
+
+
+def _colour(scene, language, rng, about):
+    if rng.random() < 0.12:
+        return _denied(scene, language, rng, ("colour",))
+    word, thing = noun(about.name), about.thing
+    if thing.shape:
+        word = SHAPE_NOUNS[thing.shape]
+        if len(word.found(scene)) > 1:
+            return None
+    x, colour = word.the(language), colour_word(thing.colour, language)
+    return _asked(
+        language, rng, "colour", f"{x}是{colour}的。" if language == "zh" else f"{x} is {colour}.", about, x=x
+    )
+
+
+def _shape(scene, language, rng, about):
+    if not about.thing.shape:
+        return None
+    word = COLOUR_NOUNS[about.thing.colour]
+    if rng.random() < 0.12:
+        missing = [each for each in COLOUR_NOUNS.values() if not each.found(scene)]
+        word = rng.choice(missing)
+        return _asked(language, rng, "shape", deny(word, language), x=word.the(language))
+    if len(word.found(scene)) > 1:
+        return None
+    x, shape = word.the(language), about.thing.shape
+    answer = f"{x}是{CHINESE_SHAPES[shape]}。" if language == "zh" else f"{x} is a {shape}."
+    return _asked(language, rng, "shape", answer, about, x=x)
+
+
+_ABOUT_ONE = ("where", "size", "colour", "kind", "fact")
+
+
+def _second_turn(scene, language, rng, about):
+    """A question that only the turn before makes clear: about "it", about the other one, or the same of another."""
+    first = None
+    way = rng.random()
+    if way < 0.55:
+        first = _first_turn(scene, language, rng, about)
+        return first and _about_it(scene, language, rng, about, first)
+    kind = rng.choice(("where", "size", "colour", "kind"))
+    others = [placed for placed in scene.things if placed is not about and _unique(scene, placed)]
+    if not _unique(scene, about) or (about.thing.shape and kind == "colour"):
+        return None
+    first = _plain(kind, language, rng, about)
+    if way < 0.8 and len(scene.things) == 2 and others:
+        if others[0].thing.shape and kind == "colour":
+            return None
+        after = _plain(kind, language, rng, others[0])
+        asked = _asked(language, rng, "other", after.answer, others[0])
+    elif others and rng.random() < 0.85:
+        other = rng.choice(others)
+        if other.thing.shape and kind == "colour":
+            return None
+        after = _plain(kind, language, rng, other)
+        asked = _asked(language, rng, "and", after.answer, other, x=noun(other.name).the(language))
+    else:
+        word = _absent(scene, rng)
+        asked = _asked(language, rng, "and", deny(word, language), x=word.the(language))
+    return replace(asked, context=first.as_context)
+
+
+def _plain(kind: str, language: str, rng: random.Random, about: Placed, x: str | None = None) -> Question:
+    """One of four questions about a thing, by its name or by `x`."""
+    x, thing = x or noun(about.name).the(language), about.thing
+    where, size = place(about.cell, language), SIZE_WORDS[language][about.size]
+    zh, en = {
+        "where": (f"{x}在{where}。", f"{x} is {where}."),
+        "size": (f"{x}是{size}的。", f"{x} is {size}."),
+        "colour": (f"{x}是{colour_word(thing.colour, 'zh')}的。", f"{x} is {colour_word(thing.colour, 'en')}."),
+        "kind": (f"{x}是{kind_of(thing, 'zh')}。", f"{x} is {kind_of(thing, 'en')}."),
+    }[kind]
+    return _asked(language, rng, kind, zh if language == "zh" else en, about, x=x)
+
+
+def _first_turn(scene: Scene, language: str, rng: random.Random, about: Placed) -> Question | None:
+    """A turn that leaves no doubt what "it" is afterwards."""
+    if not _unique(scene, about):
+        return None
+    kind = rng.choice(("exists", "what", "place", *_ABOUT_ONE))
+    if kind == "what":
+        return ask(scene, "what", language, rng) if len(scene.things) == 1 else None
+    if kind == "place":
+        answer = there_is([about], language, place(about.cell, language))
+        return _asked(language, rng, "place", answer, p=place(about.cell, language))
+    if kind == "exists":
+        word = noun(about.name)
+        answer = f"有，图里有{word.chinese}。" if language == "zh" else f"Yes, there is {word.a('en')}."
+        name = word.a("en") if language == "en" else word.chinese
+        return _asked(language, rng, "exists", answer, n=name, s=word.plural)
+    if kind == "fact":
+        fact, x = rng.choice(FACTS), noun(about.name).the(language)
+        yes, no = _FACT_ANSWERS[language][fact][:2]
+        return _asked(language, rng, f"{fact}?", (yes if fact in about.thing.facts else no).format(x=x), x=x)
+    return _plain(kind, language, rng, about)
+
+
+def _about_it(scene, language, rng, about, first: Question) -> Question | None:
+    it = _IT[language]
+    kinds = ["where", "size", "colour", "kind", "fact", "relation"]
+    if about.thing.shape:
+        kinds = ["where", "size", "kind", "relation", "colour"]
+    kind = rng.choice(kinds)
+    if kind == "fact":
+        fact = rng.choice(FACTS)
+        yes, no = _FACT_ANSWERS[language][fact][:2]
+        answer = (yes if fact in about.thing.facts else no).format(x=it)
+        asked = _asked(language, rng, f"{fact}?", answer, about, x=it)
+    elif kind == "relation":
+        relation = rng.choice(RELATIONS)
+        found = [placed for placed in scene.things if relation in relations(placed, about)]
+        words = RELATION[language][relation]
+        where = f"{words} it" if language == "en" else f"它的{words}"
+        answer = there_is(found, language, where) if found else nothing(where, language)
+        asked = _asked(
+            language, rng, "relation", answer, about, x=it, r=rng.choice(_RELATIONS_ASKED[language][relation])
+        )
+    else:
+        asked = _plain(kind, language, rng, about, x=it)
+    if rng.random() < 0.2:  # one more turn in between
+        between = _plain(rng.choice(("where", "size", "kind")), language, rng, about, x=it)
+        first = replace(between, context=first.as_context)
+    return replace(asked, context=first.as_context)
+
+
+def _outside(scene, language, rng, about):
+    return Question("", language, training_outside(language, rng), HONEST[language])
+
+
+_ASKERS = {
+    "what": _what,
+    "description": _description,
+    "count": _count,
+    "exists": _exists,
+    "where": _where,
+    "place": _place,
+    "relation": _relation,
+    "bigger": _bigger,
+    "size": _size,
+    "background": _background,
+    "kind": _kind,
+    "which": _which,
+    "fact": _fact,
+    "colour": _colour,
+    "shape": _shape,
+    "second turn": _second_turn,
+    "outside": _outside,
+}
+KINDS = tuple(_ASKERS)
+# how often training asks what
+_TRAINING_WEIGHTS = {
+    "what": 1.5,
+    "description": 1.5,
+    "count": 1.5,
+    "exists": 1.5,
+    "where": 1.5,
+    "place": 1.0,
+    "relation": 2.5,
+    "bigger": 1.2,
+    "size": 1.0,
+    "background": 0.4,
+    "kind": 1.2,
+    "which": 0.8,
+    "fact": 1.5,
+    "colour": 0.8,
+    "shape": 2.0,  # rarely possible
+    "second turn": 3.5,
+    "outside": 1.2,
+}
 
 
 def training_question(scene: Scene, rng: random.Random) -> Question:
     """A question of random kind and language, sometimes after an unrelated turn or sloppily typed."""
     language, question = rng.choice(LANGUAGES), None
     while question is None:
-        question = ask(scene, rng.choices(KINDS, [_TRAINING_WEIGHTS[kind] for kind in KINDS])[0], language, rng)
-    if question.kind not in ("second turn", "description") and rng.random() < 0.2:
-        earlier = ask(scene, rng.choice(KINDS[:-2]), language, rng)
-        question = replace(question, context=earlier.as_context) if earlier else question
-    if rng.random() > 0.15:
-        return question
-    sloppy = question.question[0].lower() + question.question[1:]
-    if rng.random() < 0.5:
-        sloppy = sloppy.rstrip("?？.。")
-    return replace(question, question=sloppy)
+        question = ask(scene, rng.choices(KINDS, _WEIGHTS)[0], language, rng)
+    if question.kind != "second turn" and rng.random() < 0.12:
+        earlier = ask(scene, rng.choice(KINDS), language, rng)
+        if earlier and not earlier.context:
+            question = replace(question, context=earlier.as_context)
+    return sloppy(question, rng) if rng.random() < 0.15 else question
 
 
-def held_out_questions(language: str, n: int = 550, seed: int = 0) -> list[Sample]:
-    """Questions about pictures with a (shape, colour, position) combination that training never shows.
+_WEIGHTS = [_TRAINING_WEIGHTS[kind] for kind in KINDS]
+
+
+def sloppy(question: Question, rng: random.Random) -> Question:
+    """The same question in small letters, without its mark, or with the other language's."""
+    text = question.question[0].lower() + question.question[1:]
+    text, way = text.rstrip("？?。."), rng.random()
+    if way < 0.4:
+        text += "?" if question.question[-1] in "?？" else "."
+    elif way < 0.5:
+        text += "？"
+    return replace(question, question=text)
+
+
+def training_question_about_nothing(rng: random.Random) -> Question:
+    """Any question, about a picture that shows nothing of this world."""
+    question = training_question(random_scene(rng), rng)
+    honest, context = HONEST[question.language], ""
+    if question.context and rng.random() < 0.5:
+        context = f"{question.context.splitlines()[0]}\nAI: {honest}\n"
+    return replace(question, answer=honest, context=context, cell=None, kind="outside")
+
+
+def training_sample(seed: int, index: int) -> Sample:
+    """The sample number `index` of the endless training stream `seed`; holds no held-out combination."""
+    rng = random.Random(f"training {seed} {index}")
+    scene = random_scene(rng)
+    return Sample(scene, draw(scene), training_question(scene, rng))
+
+
+def held_out_questions(language: str, n: int = 1020, seed: int = 0) -> list[Sample]:
+    """Questions about pictures with a combination that training never shows.
 
     Args:
         language (`str`): `"zh"` or `"en"`.
-        n (`int`, defaults to 550): how many, in equal shares of every kind (the first kinds take the remainder).
+        n (`int`, defaults to 1020): how many, in equal shares of every kind (the first kinds take the remainder).
         seed (`int`, defaults to 0): another seed gives other questions of the same split.
 
     Returns:
-        `list[Sample]`, the kinds taking turns. Where a question is about an object, that object is a held-out one.
+        `list[Sample]`, the kinds taking turns. Where a question is about a thing, it is one whose place or whose
+        neighbour is new. Questions outside of this world are other ones than those of training.
     """
     rng = random.Random(f"held out {language} {seed}")
-    samples = []
+    samples: list[Sample] = []
     while len(samples) < n:
+        kind = KINDS[len(samples) % len(KINDS)]
         scene = random_scene(rng, held_out=True)
-        about = rng.choice([thing for thing in scene.things if thing.held_out])
-        question = ask(scene, KINDS[len(samples) % len(KINDS)], language, rng, about)
-        if question:
-            samples.append(Sample(scene, draw(scene, rng), question))
+        new = [placed for placed, held_out in zip(scene.things, scene.held_out_things(), strict=True) if held_out]
+        about = rng.choice(new or scene.things)
+        if kind == "outside":
+            text = held_out_outside(language, rng)
+            samples.append(Sample(scene, draw(scene), Question(kind, language, text, HONEST[language])))
+        elif question := ask(scene, kind, language, rng, about):
+            samples.append(Sample(scene, draw(scene), question))
     return samples
 
 
-def phrases() -> list[str]:
-    """Texts that together hold every word the world can say, for building its vocabulary."""
-    texts = [" ".join((*SHAPES, *COLOURS, *BACKGROUNDS, *SIZES, *CELLS)), *CHINESE.values()]
+def unanswerable_questions(language: str, n: int = 200, seed: int = 0) -> list[Sample]:
+    """Questions that only `HONEST` answers: about pictures of nothing known, and about something else.
+
+    Args:
+        language (`str`): `"zh"` or `"en"`.
+        n (`int`, defaults to 200): how many; the sorts of pictures and of questions take turns.
+        seed (`int`, defaults to 0): another seed gives others.
+
+    Returns:
+        `list[Sample]` whose kinds are those of `UNKNOWN_PICTURES` and `OUTSIDE_KINDS`.
+    """
+    rng = random.Random(f"unanswerable {language} {seed}")
+    samples: list[Sample] = []
+    sorts = (*UNKNOWN_PICTURES, *OUTSIDE_KINDS)
+    while len(samples) < n:
+        sort = sorts[len(samples) % len(sorts)]
+        scene = random_scene(rng, held_out=None)
+        if sort in OUTSIDE_KINDS:
+            question = Question(sort, language, held_out_outside(language, rng, sort), HONEST[language])
+            samples.append(Sample(scene, draw(scene), question))
+        elif question := ask(
+            scene, rng.choice([k for k in KINDS if k not in ("second turn", "outside")]), language, rng
+        ):
+            asked = Question(sort, language, question.question, HONEST[language])
+            samples.append(Sample(None, unknown_picture(sort, rng, held_out=True), asked))
+    return samples
+
+
+def phrases() -> tuple[list[str], list[str]]:
+    """Texts that together hold every word the world can say, and the Chinese names, for building its vocabulary."""
+    nouns = [*map(noun, BY_NAME), *SHAPE_NOUNS.values(), *COLOUR_NOUNS.values(), *COUNTED_NOUNS.values()]
+    nouns += [ANYTHING, FLOWER, *ABSENT]
+    words = {letter: "" for letter in "xyprklmns"}
+    texts = [
+        phrase.format(**words) for language in LANGUAGES for each in PHRASINGS[language].values() for phrase in each
+    ]
+    texts += [
+        text.format(x="") for language in LANGUAGES for each in _FACT_ANSWERS[language].values() for text in each
+    ]
+    texts += [f" {word.a('en')} {word.plural} {word.measure}" for word in nouns]
     for language in LANGUAGES:
-        texts += _NUMBERS[language]
-        for group in (*ASKED[language].values(), _ASKED_OF_CELL[language], *_ASKED_OF_PICTURE[language].values()):
-            texts += [phrase.format("") for phrase in group]
+        texts += [*NUMBERS[language], HONEST[language], *SIZE_WORDS[language].values(), *KIND_NOUNS[language].values()]
+        texts += [word for each in _RELATIONS_ASKED[language].values() for word in each]
+        texts += [f" {word}" for each in PLACES_ASKED[language].values() for word in each]
+        for table in (BACKGROUND_NAMES, BACKGROUND_COLOURS):
+            texts += [f" {word}" for word in table[language].values()]
+    texts += [f" {colour} {chinese}" for colour, chinese in CHINESE_COLOURS.items()]
+    texts += EXTRA_WORDS
     rng = random.Random("phrases")
-    for _ in range(4000):
-        scene = random_scene(rng)
-        question = ask(scene, rng.choice(KINDS), rng.choice(LANGUAGES), rng)
+    for _ in range(6000):
+        question = ask(
+            random_scene(rng, None), rng.choice([k for k in KINDS if k != "outside"]), rng.choice(LANGUAGES), rng
+        )
         if question:
-            texts += [question.as_context]
-    return texts
+            texts.append(question.as_context)
+            texts += [question.question, question.answer]
+    chinese = [word.chinese for word in nouns if "的" not in word.chinese]
+    chinese += [*CHINESE_COLOURS.values(), *BACKGROUND_COLOURS["zh"].values(), *BACKGROUND_NAMES["zh"].values()]
+    return texts, [*chinese, *PLACES["zh"], *ON_BACKGROUND["zh"].values()]
 
 
-def describe(scene: Scene, language: str) -> str:
-    """All objects of a scene in reading order, in one sentence."""
-    if language == "zh":
-        parts = [f"{_word(CELLS[t.cell], 'zh')}有一个{_noun_phrase('zh', t.colour, t.shape)}" for t in scene.things]
-        return "，".join(parts) + "。"
-    parts = [f"{_indefinite(t.colour, t.shape)} in the {CELLS[t.cell]}" for t in scene.things]
-    listed = ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else parts[0]
-    return f"There is {listed}."
-
-
-def _word(name: str, language: str) -> str:
-    return CHINESE[name] if language == "zh" else name
-
-
-def _noun_phrase(language: str, colour: str | None = None, shape: str | None = None, size: str | None = None) -> str:
-    """'small red circle' / '小的红色的圆形'; what is not given is left out."""
-    if language == "zh":
-        return "".join(f"{CHINESE[word]}的" for word in (size, colour) if word) + CHINESE.get(shape, "图形")
-    return " ".join(word for word in (size, colour, shape or "object") if word)
-
-
-def _indefinite(colour: str | None, shape: str | None) -> str:
-    phrase = _noun_phrase("en", colour, shape)
-    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
-
-
-def _reference(scene: Scene, thing: Thing, language: str, rng: random.Random, hidden: tuple[str, ...]) -> str | None:
-    """Words that fit this object and no other of the scene, without naming the hidden attributes."""
-    choices = []
-    for names in (("shape",), ("colour",), ("position",), ("colour", "shape"), ("size", "shape"), ("size", "colour")):
-        same = [other for other in scene.things if all(_value(other, n) == _value(thing, n) for n in names)]
-        if len(same) == 1 and not set(names) & set(hidden):
-            choices.append(names)
-    if not choices:
-        return None
-    names = rng.choice(choices)
-    phrase = _noun_phrase(language, **{name: _value(thing, name) for name in names if name != "position"})
-    if "position" in names:
-        cell = _word(CELLS[thing.cell], language)
-        return f"{cell}的{phrase}" if language == "zh" else f"the {phrase} in the {cell}"
-    return phrase if language == "zh" else f"the {phrase}"
-
-
-def _value(thing: Thing, attribute: str) -> str:
-    return CELLS[thing.cell] if attribute == "position" else getattr(thing, attribute)
-
-
-def _attribute_answer(thing: Thing, attribute: str, language: str) -> str:
-    return _ANSWERS[language][attribute].format(_word(_value(thing, attribute), language))
-
-
-def _naming_answer(thing: Thing, language: str) -> str:
-    if language == "zh":
-        return f"那里有一个{_noun_phrase('zh', thing.colour, thing.shape)}。"
-    return f"It is {_indefinite(thing.colour, thing.shape)}."
-
-
-def _count(scene: Scene, thing: Thing, language: str, rng: random.Random) -> tuple[str, str]:
-    attribute = rng.choice((None, "colour", "shape"))
-    shown = {attribute: _value(thing, attribute)} if attribute else {}
-    if attribute and rng.random() < 0.2:
-        shown = {attribute: rng.choice(_NAMES[attribute])}
-    number = sum(all(_value(other, name) == value for name, value in shown.items()) for other in scene.things)
-    noun, word = _noun_phrase(language, **shown), _NUMBERS[language][number]
-    if language == "zh":
-        return noun, f"图里{'' if number == 0 else '有'}{word}{noun}。"
-    plural = noun + ("es" if noun.endswith("cross") else "s")
-    return plural, f"There {'is' if number == 1 else 'are'} {word} {noun if number == 1 else plural}."
-
-
-def _exists(scene: Scene, thing: Thing, language: str, rng: random.Random) -> tuple[str, str]:
-    """Yes and no equally often; half of the objects that are not there share a colour or a shape with one that is."""
-    names = rng.choice((("colour", "shape"), ("colour", "shape"), ("colour",), ("shape",)))
-    present = rng.random() < 0.5
-    wanted = {name: _value(thing, name) for name in names}
-    while not present:
-        wanted = {name: rng.choice(_NAMES[name]) for name in names}
-        if len(names) == 2 and rng.random() < 0.7:
-            kept = rng.choice(names)
-            wanted[kept] = _value(thing, kept)
-        if not any(all(_value(other, name) == value for name, value in wanted.items()) for other in scene.things):
-            break
-    if language == "zh":
-        noun = _noun_phrase("zh", **wanted)
-        return noun, f"有，图里有{noun}。" if present else f"没有，图里没有{noun}。"
-    noun = _indefinite(wanted.get("colour"), wanted.get("shape"))
-    return noun, f"Yes, there is {noun}." if present else f"No, there is no {noun.split(' ', 1)[1]}."
-
-
-def _background(scene: Scene, thing: Thing, language: str, rng: random.Random) -> tuple[str, str]:
-    colour = _word(scene.background, language)
-    return "", f"背景是{colour}的。" if language == "zh" else f"The background is {colour}."
-
-
-def _description(scene: Scene, thing: Thing, language: str, rng: random.Random) -> tuple[str, str]:
-    return "", describe(scene, language)
-
-
-def _second_turn(scene: Scene, thing: Thing, language: str, rng: random.Random) -> Question | None:
-    """'What colour is it?' after a turn that alone says which object is meant."""
-    if len(scene.things) == 1:
-        return None
-    attributes = list(ASKED[language])
-    rng.shuffle(attributes)
-    asked, told = attributes[:2]
-    reference = _reference(scene, thing, language, rng, hidden=(asked, told))
-    if reference is None:
-        return None
-    first = Question(
-        told,
-        language,
-        rng.choice(ASKED[language][told]).format(reference),
-        _attribute_answer(thing, told, language),
-    )
-    question = rng.choice(ASKED[language][asked]).format("它" if language == "zh" else "it")
-    return Question(
-        "second turn", language, question, _attribute_answer(thing, asked, language), first.as_context, thing.cell
-    )
-
-
-_PICTURE_ANSWERS = {
-    "count": _count,
-    "exists": _exists,
-    "background": _background,
-    "description": _description,
-}
-_NAMES = {"colour": tuple(COLOURS), "shape": SHAPES}
+# of Paint's prompts
+EXTRA_WORDS = [
+    " a drawing of painting with one two three",
+    "一幅画 画 张 图 里面 有 与 旁边 放着 的图画",
+    " to the there is are and",
+]
