@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from viscpm_hf.tiny.world.pictures import ROW_LENGTH, draw, draw_batch, random_jitter, render, scene_rows
+from viscpm_hf.tiny.world.pictures import ROW_LENGTH, composited, draw, draw_batch, random_jitter, render, scene_rows
 from viscpm_hf.tiny.world.scenes import (
     BACKGROUNDS,
     CELLS,
@@ -72,6 +72,7 @@ def test_the_batch_on_a_device_has_the_same_pixels(size):
     scenes = [random_scene(rng, held_out=None) for _ in range(60)] + [Scene((), "night", -8)]
     batch = draw_batch(scenes, size).numpy()
     assert batch.shape == (61, size, size, 3)
+    assert np.array_equal(batch, composited(scene_rows(scenes), size).numpy())
     for picture, scene in zip(batch, scenes, strict=True):
         assert np.array_equal(picture, np.asarray(draw(scene, size)))
 

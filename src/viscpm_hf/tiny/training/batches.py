@@ -1,53 +1,64 @@
-"""Training data of the tiny Chat model: pictures and questions prepared once, batches by indexing."""
+"""Training data of the tiny Chat model: scenes and questions as numbers, prepared once, batches made on the device.
+
+Rows of a layout have the same segments at the same places, padded inside of each: only distances inside one segment
+are ever looked up, so the attention bias is the same for a whole batch. Pictures are drawn when they are needed, with
+other flips, shifts and shades every time.
+"""
 
 import multiprocessing
 import random
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import Sampler
+from PIL import Image
+from torch import nn
 from tqdm import tqdm
 
 from ...remote_code.image_processing_viscpm_chat import VisCPMChatImageProcessor
 from ...remote_code.processing_viscpm_chat import VisCPMChatProcessor
 from ...remote_code.tokenization_cpmbee import CpmBeeTokenizer
 from .. import VOCABULARY
-from ..world.questions import Question, training_question
-from ..world.scenes import BACKGROUNDS, CELLS, COLOURS, IMAGE_SIZE, SHAPES, SIZES, Scene, draw, random_scene
+from ..world.pictures import IMAGE_SIZE, MOST_THINGS, ROW_LENGTH, random_jitter, render, scene_row
+from ..world.questions import Question, training_question, training_question_about_nothing
+from ..world.scenes import BACKGROUNDS, CELLS, SIZES, random_scene
+from ..world.things import KNOWN
+from ..world.unknown import UNKNOWN_PICTURES, unknown_picture
 from ..world.vocabulary import SPECIALS
 
 QUERY_NUM = 16
-MAX_LENGTH = 88  # tokens; the longest training sample has 88
-_SHORT = 62  # tokens; what is longer has a context or describes
+CONTEXT, QUESTION, ANSWER = 4, 6, 8  # segments of the chat prompt
+EXTENSIONS = 6  # words outside of the vocabulary that a row may have, beside the first
+ABOUT_NOTHING = 0.1  # share of pictures that show nothing of this world
+NOTHING = len(BACKGROUNDS)  # in place of a background, where a picture is one of those; its number is the shade
+NOISE = 0.06  # deviation at most, where a picture reaches from -1 to 1
 _MOST_TAIL = 4  # tokens written after a finished answer
-_IGNORED = -100
-_CHUNK = 500  # scenes per task
-_CONTEXT, _QUESTION, _ANSWER = 4, 6, 8  # segments of the chat prompt
-_ATTRIBUTES = (SHAPES, tuple(COLOURS), tuple(SIZES))
+IGNORED = -100
+_QUESTIONS = 10  # asked about a scene; of those that fit, whole groups are kept
 
 
-@dataclass
-class PreparedWorld:
-    """N scenes with K questions each.
+@dataclass(frozen=True)
+class Layout:
+    """Room for the three texts of a row, tokens, and how many rows share a picture."""
 
-    Args:
-        pictures (`torch.Tensor`): `(N, 64, 64, 3)` uint8.
-        scene_labels (`torch.Tensor`): `(N, 28)` uint8, see `scene_labels`.
-        input_ids, segment_ids, shift_labels (`torch.Tensor`): `(N * K, 88)` int16, uint8, int16.
-        meant_cells (`torch.Tensor`): `(N * K,)` int8, cell of the object a question is about; -1: the whole picture.
-    """
+    context: int
+    question: int
+    answer: int
+    group: int
 
-    pictures: torch.Tensor
-    scene_labels: torch.Tensor
-    input_ids: torch.Tensor
-    segment_ids: torch.Tensor
-    shift_labels: torch.Tensor
-    meant_cells: torch.Tensor
+    @property
+    def room(self) -> int:
+        return self.context + self.question + self.answer
 
-    def to(self, device: str | torch.device) -> "PreparedWorld":
-        return PreparedWorld(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+    @property
+    def length(self) -> int:
+        return sum(map(len, frame())) + self.room
+
+
+# lengths are multiples of eight, as fast attention with a bias wants them
+LAYOUTS = {"short": Layout(0, 14, 12, 4), "wide": Layout(0, 40, 34, 1), "context": Layout(46, 16, 28, 2)}
 
 
 @cache
@@ -58,207 +69,295 @@ def tiny_processor() -> VisCPMChatProcessor:
     )
 
 
-def prepare_world(scenes: int, questions: int, seed: int = 0, workers: int = 1) -> PreparedWorld:
-    """Draws scenes and writes questions about them, in parallel.
-
-    Args:
-        scenes (`int`): number N of pictures.
-        questions (`int`): number K of questions about each.
-        seed (`int`, defaults to 0): scene i depends on seed and i alone, whatever the number of workers.
-        workers (`int`, defaults to 1): processes.
-
-    Returns:
-        `PreparedWorld`
-    """
-    world = PreparedWorld(
-        pictures=torch.empty(scenes, IMAGE_SIZE, IMAGE_SIZE, 3, dtype=torch.uint8),
-        scene_labels=torch.empty(scenes, len(CELLS) * 3 + 1, dtype=torch.uint8),
-        input_ids=torch.empty(scenes * questions, MAX_LENGTH, dtype=torch.int16),
-        segment_ids=torch.empty(scenes * questions, MAX_LENGTH, dtype=torch.uint8),
-        shift_labels=torch.empty(scenes * questions, MAX_LENGTH, dtype=torch.int16),
-        meant_cells=torch.empty(scenes * questions, dtype=torch.int8),
-    )
-    starts = range(0, scenes, _CHUNK)
-    prepare = partial(_prepare_chunk, scenes=scenes, questions=questions, seed=seed)
-    with (
-        multiprocessing.Pool(workers) as pool,
-        tqdm(total=scenes, desc="drawing", unit="picture", disable=None) as progress,
-    ):
-        for start, arrays in zip(starts, pool.imap(prepare, starts), strict=True):
-            for tensor, array in zip(vars(world).values(), arrays, strict=True):
-                per_scene = len(tensor) // scenes
-                tensor[start * per_scene : start * per_scene + len(array)] = torch.from_numpy(array)
-            progress.update(len(arrays[0]))
-    return world
-
-
-def _prepare_chunk(start: int, scenes: int, questions: int, seed: int) -> tuple[np.ndarray, ...]:
-    pictures, labels, rows, meant = [], [], [], []
-    for index in range(start, min(start + _CHUNK, scenes)):
-        rng = random.Random(f"prepared {seed} {index}")
-        scene = random_scene(rng)
-        pictures.append(draw(scene, rng))
-        labels.append(scene_labels(scene))
-        asked = [training_question(scene, rng) for _ in range(questions)]
-        for question in asked:
-            rows.append(encode_question(question, tail=_tail(rng, rng.choice(asked).answer)))
-            meant.append(-1 if question.cell is None else question.cell)
-    return (
-        np.stack(pictures),
-        np.array(labels, np.uint8),
-        *(np.array(column, dtype) for column, dtype in zip(zip(*rows, strict=True), _ROW_DTYPES, strict=True)),
-        np.array(meant, np.int8),
-    )
-
-
-_ROW_DTYPES = (np.int16, np.uint8, np.int16)
-
-
-def scene_labels(scene: Scene) -> list[int]:
-    """Shape, colour and size of each of the nine cells (0: nothing, else 1 + index), then the background's index."""
-    labels = [0] * (3 * len(CELLS))
-    for thing in scene.things:
-        values = (thing.shape, thing.colour, thing.size)
-        labels[3 * thing.cell : 3 * thing.cell + 3] = [
-            1 + names.index(value) for names, value in zip(_ATTRIBUTES, values, strict=True)
-        ]
-    return [*labels, list(BACKGROUNDS).index(scene.background)]
-
-
-def encode_question(question: Question, tail: list[int] | None = None) -> tuple[list[int], list[int], list[int]]:
-    """What `ChatCollator` makes of a question about a picture, many times faster because texts are remembered.
-
-    Args:
-        question (`Question`): with its answer.
-        tail (`list[int]`, *optional*): token ids written after the finished answer, each with the target `</s>`.
-
-    Returns:
-        `input_ids, segment_ids, shift_labels`, padded to `MAX_LENGTH`.
-    """
-    input_ids, segment_ids = [], []
-    texts = {_CONTEXT: question.context, _QUESTION: question.question, _ANSWER: question.answer}
-    for segment, frame in enumerate(_frame()):
-        ids = [frame[0], *_ids(texts[segment]), *frame[1:]] if segment in texts else frame
-        input_ids += ids
-        segment_ids += [segment] * len(ids)
-    answer = _ids(question.answer)
-    eos = tiny_processor().tokenizer.eos_token_id
-    labels = [_IGNORED] * (len(input_ids) - len(answer) - 1) + [*answer, eos]
-    tail = (tail or [])[: MAX_LENGTH - len(input_ids)]
-    missing = MAX_LENGTH - len(input_ids) - len(tail)
-    return (
-        [*input_ids, *tail, *[0] * missing],
-        [*segment_ids, *[_ANSWER] * len(tail), *[0] * missing],
-        [*labels, *[eos] * len(tail), *[_IGNORED] * missing],
-    )
-
-
-def _tail(rng: random.Random, other_answer: str) -> list[int]:
-    """Something to stop after: the original's search prefers long answers and looks what comes after the full stop."""
-    if rng.random() < 0.5:
-        return list(_ids(other_answer)[:_MOST_TAIL])
-    return [
-        rng.randrange(len(SPECIALS), tiny_processor().tokenizer.vocab_size) for _ in range(rng.randint(1, _MOST_TAIL))
-    ]
-
-
 @cache
-def _ids(text: str) -> tuple[int, ...]:
-    return tuple(tiny_processor().tokenizer.encode_segment(text)[0])
-
-
-@cache
-def _frame() -> list[list[int]]:
+def frame() -> tuple[tuple[int, ...], ...]:
     """The prompt without context, question and answer, segment by segment."""
     encoding = tiny_processor().encode_chat(True, "")
     segments: list[list[int]] = [[] for _ in encoding["segment_rel"]]
     for token, segment in zip(encoding["input_ids"], encoding["segment_ids"], strict=True):
         segments[segment].append(token)
-    return segments
+    return tuple(map(tuple, segments))
 
 
-class WorldSampler(Sampler):
-    """Row numbers in an order of which every `batch_size` make a good batch: few pictures, similar lengths.
+@cache
+def _ids(text: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    ids, table = tiny_processor().tokenizer.encode_segment(text)
+    return tuple(ids), tuple(table.values())
 
-    The questions about a picture follow each other, so that it is encoded once for them, and rows with a long context
-    are batched apart from those without.
+
+def encode(question: Question) -> tuple[tuple[int, ...], ...]:
+    """Token ids of context, question and answer, as the processor numbers them.
+
+    The first unknown word of a row is `<unk>`, the following ones are `vocab_size`, `vocab_size + 1` …
+    """
+    tokenizer = tiny_processor().tokenizer
+    size, words, encoded = tokenizer.vocab_size, [], []
+    for text in (question.context, question.question, question.answer):
+        ids, unknown = _ids(text)
+        if unknown:
+            words += [word for word in unknown if word not in words]
+            numbers = [words.index(word) for word in unknown]
+            ids = tuple(
+                token
+                if token < size
+                else (numbers[token - size] + size - 1 if numbers[token - size] else tokenizer.unk_token_id)
+                for token in ids
+            )
+        encoded.append(ids)
+    return tuple(encoded)
+
+
+def fitting(encoded: tuple[tuple[int, ...], ...]) -> str | None:
+    """The first layout with room for these texts, `None` if no one has."""
+    if max(map(max, filter(None, encoded))) >= tiny_processor().tokenizer.vocab_size + EXTENSIONS:
+        return None
+    for name, layout in LAYOUTS.items():
+        room = (layout.context, layout.question, layout.answer)
+        if all(len(ids) <= most for ids, most in zip(encoded, room, strict=True)):
+            return name
+    return None
+
+
+def prepare(folder: Path, rows: int, seed: int = 0, workers: int = 1, pictures: int = 6000) -> None:
+    """Writes `rows` questions about scenes, and pictures that show nothing, as arrays; does nothing if they are there.
+
+    Args:
+        folder (`Path`): made if needed; holds NAME-rows.npy, NAME-scenes.npy, NAME-cells.npy of each layout and
+            pictures.npy, and is complete once `done` is there.
+        rows (`int`): how many questions.
+        seed (`int`, defaults to 0): chunk i depends on seed and i alone, whatever the number of workers.
+        workers (`int`, defaults to 1): processes.
+        pictures (`int`, defaults to 6000): how many pictures show nothing.
+    """
+    if (folder / "done").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    per_chunk = 2000
+    chunks = -(-rows // per_chunk)
+    tasks = [("questions", seed, index, per_chunk) for index in range(chunks)]
+    tasks += [("pictures", seed, index, 100) for index in range(-(-pictures // 100))]
+    random.Random(0).shuffle(tasks)
+    parts: dict[str, list[np.ndarray]] = {}
+    with (
+        multiprocessing.get_context("fork").Pool(workers) as pool,
+        tqdm(total=len(tasks), desc="preparing", unit="chunk", disable=None) as progress,
+    ):
+        for arrays in pool.imap_unordered(_chunk, tasks):
+            for name, array in arrays.items():
+                parts.setdefault(name, []).append(array)
+            progress.update()
+    for name, arrays in parts.items():
+        np.save(folder / f"{name}.npy", np.concatenate(arrays))
+    (folder / "done").touch()
+
+
+def _chunk(task: tuple[str, int, int, int]) -> dict[str, np.ndarray]:
+    what, seed, index, size = task
+    rng = random.Random(f"prepared {what} {seed} {index}")
+    if what == "pictures":
+        sorts = list(UNKNOWN_PICTURES)
+        return {"pictures": np.stack([np.asarray(unknown_picture(rng.choice(sorts), rng)) for _ in range(size)])}
+    found: dict[str, tuple[list, list, list]] = {name: ([], [], []) for name in LAYOUTS}
+    kept = 0
+    while kept < size:
+        nothing = rng.random() < ABOUT_NOTHING
+        scene = random_scene(rng)
+        if nothing:
+            # three numbers of a picture: more of them than an int16 can hold
+            row = [-1, 0, 0, 0, 0, 0] * MOST_THINGS + [NOTHING, rng.randrange(1 << 15)]
+            asked = [training_question_about_nothing(rng) for _ in range(_QUESTIONS)]
+        else:
+            row = scene_row(scene)
+            asked = [training_question(scene, rng) for _ in range(_QUESTIONS)]
+        groups: dict[str, list] = {name: [] for name in LAYOUTS}
+        for question in asked:
+            encoded = encode(question)
+            name = fitting(encoded)
+            if name:
+                groups[name].append((encoded, -1 if question.cell is None else question.cell))
+        for name, members in groups.items():
+            layout = LAYOUTS[name]
+            rows, scenes, cells = found[name]
+            for start in range(0, len(members) - layout.group + 1, layout.group):
+                scenes.append(row)
+                for encoded, cell in members[start : start + layout.group]:
+                    rows.append(_padded(encoded, layout))
+                    cells.append(cell)
+                kept += layout.group
+    arrays = {}
+    for name, (rows, scenes, cells) in found.items():
+        arrays[f"{name}-rows"] = np.array(rows, np.int16).reshape(-1, LAYOUTS[name].room)
+        arrays[f"{name}-scenes"] = np.array(scenes, np.int16).reshape(-1, ROW_LENGTH)
+        arrays[f"{name}-cells"] = np.array(cells, np.int8)
+    return arrays
+
+
+def _padded(encoded: tuple[tuple[int, ...], ...], layout: Layout) -> list[int]:
+    row: list[int] = []
+    for ids, room in zip(encoded, (layout.context, layout.question, layout.answer), strict=True):
+        row += [*ids, *[0] * (room - len(ids))]
+    return row
+
+
+class Batches:
+    """Endless batches of a prepared folder, made on a device.
+
+    Args:
+        folder (`Path`): of `prepare`.
+        device: where everything lies.
+        tokens (`int`): tokens of a batch, about.
+        seed (`int`, defaults to 0): for the choice of rows and layouts.
     """
 
-    def __init__(self, world: PreparedWorld, batch_size: int, seed: int = 0):
-        self.batch_size, self.seed, self.epoch = batch_size, seed, 0
-        self.long = ((world.input_ids != 0).sum(1) > _SHORT).view(len(world.pictures), -1)  # (scenes, questions)
+    def __init__(self, folder: Path, device: str | torch.device, tokens: int, seed: int = 0):
+        self.device = torch.device(device)
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.rng = random.Random(seed)
+        load = {path.stem: torch.from_numpy(np.load(path)) for path in folder.glob("*.npy")}
+        self.arrays = {name: array.to(self.device) for name, array in load.items()}
+        self.names = list(LAYOUTS)
+        self.groups = [len(self.arrays[f"{name}-scenes"]) for name in self.names]
+        # as often as a layout has rows, counted in batches
+        self.sizes = [max(tokens // (LAYOUTS[n].length * LAYOUTS[n].group), 1) for n in self.names]
+        self.weights = [groups / size for groups, size in zip(self.groups, self.sizes, strict=True)]
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+    def pictures(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pictures and their scene labels, see `drawn`."""
+        which = self.rng.choices(range(len(self.names)), self.weights)[0]
+        picked = torch.randint(self.groups[which], (number,), device=self.device, generator=self.generator)
+        return self.drawn(self.arrays[f"{self.names[which]}-scenes"][picked])
 
-    def __len__(self) -> int:
-        return self.long.numel() // self.batch_size * self.batch_size
+    def __next__(self) -> dict[str, torch.Tensor | str]:
+        """A batch: `layout` (its name), `rows` (rows, room), `cells`, `pixel_values`, `scene_labels`."""
+        which = self.rng.choices(range(len(self.names)), self.weights)[0]
+        name = self.names[which]
+        group = LAYOUTS[name].group
+        picked = torch.randint(self.groups[which], (self.sizes[which],), device=self.device, generator=self.generator)
+        rows = (picked[:, None] * group + torch.arange(group, device=self.device)).flatten()
+        pixels, labels = self.drawn(self.arrays[f"{name}-scenes"][picked])
+        return {
+            "layout": name,
+            "rows": self.arrays[f"{name}-rows"][rows].long(),
+            "cells": self.arrays[f"{name}-cells"][rows].long(),
+            "pixel_values": pixels,
+            "scene_labels": labels,
+        }
 
-    def __iter__(self):
-        generator = torch.Generator().manual_seed(1000 * self.seed + self.epoch)
-        scenes = torch.randperm(len(self.long), generator=generator)
-        rows = scenes[:, None] * self.long.shape[1] + torch.arange(self.long.shape[1])
-        by_length = [rows[self.long[scenes] == long] for long in (False, True)]
-        batches = [
-            batch for part in by_length for batch in part.split(self.batch_size) if len(batch) == self.batch_size
-        ]
-        for index in torch.randperm(len(batches), generator=generator).tolist():
-            yield from batches[index].tolist()
+    def drawn(self, scenes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pictures of scene rows, `(n, 3, 96, 96)` in [-1, 1], and their labels `(n, 19)`.
+
+        Labels are the number of the thing in each of the nine cells (0: nothing, else 1 + its number), then the size
+        of each (0: nothing, else 1 + its index), then the background (`NOTHING` where nothing is known).
+        """
+        unknown = scenes[:, -2] == NOTHING
+        known = scenes.clone()
+        known[:, -2] = known[:, -2].clamp(max=NOTHING - 1)
+        pictures = render(random_jitter(known, self.generator), IMAGE_SIZE)
+        strange = self.arrays["pictures"][scenes[:, -1].long() % len(self.arrays["pictures"])]
+        strange = self.turned(strange)
+        pictures = torch.where(unknown[:, None, None, None], strange, pictures)
+        pixels = (pictures.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+        # a little noise, so that a picture which went through JPEG is the same
+        level = torch.rand(len(pixels), 1, 1, 1, device=self.device, generator=self.generator) * NOISE
+        pixels += level * torch.randn(pixels.shape, device=self.device, generator=self.generator)
+        things = scenes[:, :-2].view(len(scenes), MOST_THINGS, -1).long()
+        numbers, sizes, cells = things[..., 0], things[..., 1], things[..., 2]
+        cells = torch.where(numbers < 0, len(CELLS), cells)  # a tenth one, cut off
+        empty = torch.zeros(len(scenes), len(CELLS) + 1, dtype=torch.long, device=scenes.device)
+        labels = torch.cat(
+            [
+                empty.scatter(1, cells, numbers + 1)[:, :-1],
+                empty.scatter(1, cells, sizes + 1)[:, :-1],
+                scenes[:, -2:-1].long(),
+            ],
+            dim=1,
+        )
+        return pixels, labels
+
+    def turned(self, pictures: torch.Tensor) -> torch.Tensor:
+        """The same pictures mirrored, turned, rolled, with their channels exchanged: one way for the whole batch."""
+        rng = self.rng
+        if rng.random() < 0.5:
+            pictures = pictures.flip(2)
+        if rng.random() < 0.3:
+            pictures = pictures.transpose(1, 2)
+        if rng.random() < 0.5:
+            pictures = pictures.roll((rng.randrange(IMAGE_SIZE), rng.randrange(IMAGE_SIZE)), (1, 2))
+        order = torch.tensor(rng.sample(range(3), 3), device=pictures.device)
+        if rng.random() < 0.2:
+            pictures = 255 - pictures
+        return pictures[..., order]
 
 
-class WorldBatches:
-    """Collator over row numbers of a `PreparedWorld`: model inputs, targets, scene labels and the cell that is meant.
+SCENE_CLASSES = (1 + len(KNOWN), 1 + len(SIZES))
 
-    Each picture is there once; `picture_of` (batch,) says which one a question is about. The batch is as long as its
-    longest row.
+
+@dataclass(frozen=True)
+class Shared:
+    """What all rows of a layout share: token ids and segments `(length,)`, and where texts and picture begin."""
+
+    input_ids: torch.Tensor
+    segment_ids: torch.Tensor
+    first: dict[int, int]
+    picture: int
+
+
+@cache
+def shared(name: str, device: torch.device) -> Shared:
+    """What all rows of a layout share, on a device."""
+    layout = LAYOUTS[name]
+    rooms = {CONTEXT: layout.context, QUESTION: layout.question, ANSWER: layout.answer}
+    ids, segments, first = [], [], {}
+    for segment, tokens in enumerate(frame()):
+        first[segment] = len(ids) + 1
+        ids += [tokens[0], *[0] * rooms.get(segment, 0), *tokens[1:]]
+        segments += [segment] * (len(ids) - len(segments))
+    return Shared(torch.tensor(ids, device=device), torch.tensor(segments, device=device), first, first[2])
+
+
+def assembled(batch: dict, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Model inputs of a batch.
+
+    The original's search prefers long answers and looks what comes after the full stop, so a few stray tokens are put
+    behind half of the answers, and the end is asked for after each of them.
+
+    Returns:
+        `input_ids` (rows, length), `real` (rows, length) False where padding is, `labels` (rows, 1 + answer): the
+        tokens that follow `<s>` of the answer and the answer's tokens, -100 where none is asked for.
     """
-
-    def __init__(self, world: PreparedWorld):
-        self.world = world
-        self.questions_per_scene = len(world.input_ids) // len(world.pictures)
-        self.segment_rel = torch.tensor(tiny_processor().encode_chat(True, "")["segment_rel"])
-
-    def __len__(self) -> int:
-        return len(self.world.input_ids)
-
-    def __call__(self, rows: list[int]) -> dict[str, torch.Tensor]:
-        rows = torch.tensor(rows)
-        scenes, picture_of = (rows // self.questions_per_scene).unique(return_inverse=True)
-        input_ids = self.world.input_ids[rows]
-        length = int((input_ids != 0).sum(1).max())
-        input_ids, segment_ids = input_ids[:, :length].long(), self.world.segment_ids[rows, :length].long()
-        attention_mask = (input_ids != 0).long()  # nobody in this world says <pad>
-        return {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "segment_ids": segment_ids,
-            "context_mask": attention_mask * (segment_ids != _ANSWER),
-            "segment_rel": self.segment_rel.expand(len(rows), -1, -1),
-            "mm_token_type_ids": (input_ids == tiny_processor().tokenizer.unk_token_id).long() * (segment_ids == 2),
-            "pixel_values": to_pixels(self.world.pictures[scenes]),
-            "picture_of": picture_of,
-            "shift_labels": self.world.shift_labels[rows, :length].long().contiguous(),
-            "scene_labels": self.world.scene_labels[scenes].long(),
-            "meant_cells": self.world.meant_cells[rows].long(),
-        }
-
-
-class PictureBatches:
-    """Collator over scene numbers of a `PreparedWorld`: pictures and their scene labels."""
-
-    def __init__(self, world: PreparedWorld):
-        self.world = world
-
-    def __len__(self) -> int:
-        return len(self.world.pictures)
-
-    def __call__(self, scenes: list[int]) -> dict[str, torch.Tensor]:
-        return {
-            "pixel_values": to_pixels(self.world.pictures[scenes]),
-            "scene_labels": self.world.scene_labels[scenes].long(),
-        }
+    rows, layout = batch["rows"], LAYOUTS[batch["layout"]]
+    common = shared(batch["layout"], rows.device)
+    ids = common.input_ids.repeat(len(rows), 1)
+    real = torch.ones_like(ids, dtype=torch.bool)
+    eos, size = tiny_processor().tokenizer.eos_token_id, tiny_processor().tokenizer.vocab_size
+    start = 0
+    for segment, room in ((CONTEXT, layout.context), (QUESTION, layout.question)):
+        if room:
+            text = nn.functional.pad(rows[:, start : start + room], (0, 1))
+            used = (text != 0).sum(1, keepdim=True)  # (rows, 1)
+            place = torch.arange(room + 1, device=rows.device)
+            window = slice(common.first[segment], common.first[segment] + room + 1)
+            ids[:, window] = torch.where(place == used, eos, text)  # the segment's </s> right after the text
+            real[:, window] = place <= used
+            start += room
+    answer = rows[:, start:]
+    used = (answer != 0).sum(1, keepdim=True)
+    place = torch.arange(layout.answer + 1, device=rows.device)
+    tail = torch.randint(1, _MOST_TAIL + 1, used.shape, device=rows.device, generator=generator)
+    tail *= torch.randint(0, 2, used.shape, device=rows.device, generator=generator)
+    stray = torch.randint(len(SPECIALS), size, answer.shape, device=rows.device, generator=generator)
+    # half of them are how another answer of the batch begins
+    other = answer.roll(1, 0).gather(1, (place[:-1] - used).clamp(min=0))
+    half = torch.randint(0, 2, used.shape, device=rows.device, generator=generator) == 1
+    stray = torch.where(half & (other > 0), other, stray)
+    window = slice(common.first[ANSWER], None)
+    behind = (place[:-1] >= used) & (place[:-1] < used + tail)
+    ids[:, window] = torch.where(behind, stray, answer)
+    real[:, window] = place[:-1] < used + tail
+    targets = torch.where(place < used, nn.functional.pad(answer, (0, 1)), eos)
+    return {"input_ids": ids, "real": real, "labels": torch.where(place <= used + tail, targets, IGNORED)}
 
 
-def to_pixels(pictures: torch.Tensor) -> torch.Tensor:
-    """What the image processor makes of pictures of its size: (n, 64, 64, 3) uint8 to (n, 3, 64, 64) in [-1, 1]."""
-    return (pictures.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+def image(picture: torch.Tensor) -> Image.Image:
+    """A picture of a batch, `(3, 96, 96)` in [-1, 1], for a look at it."""
+    return Image.fromarray(((picture.permute(1, 2, 0).cpu().numpy() * 0.5 + 0.5) * 255).round().astype(np.uint8))

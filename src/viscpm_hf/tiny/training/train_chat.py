@@ -1,49 +1,52 @@
 """Trains the tiny VisCPM-Chat from scratch and writes it in the original's layout.
 
-    torchrun --nproc-per-node 2 -m viscpm_hf.tiny.training.train_chat --output DIR
+    python -m viscpm_hf.tiny.training.train_chat --output DIR [--device cuda] [--minutes 8]
 
 First the vision tower alone learns to say what is in every cell, through throw-away heads on its queries; then the
 whole model learns to answer on its own loss, with two small additions: the heads' loss, and that of another
-throw-away head which says, from the picture's tokens half-way up the language model, which object is meant.
-One process per core is faster than one process with several threads. The same command resumes from the last checkpoint
-in DIR.
+throw-away head which says, from the picture's tokens half-way up the language model, which thing is meant.
+Questions are prepared once (`--prepare` stops after that), pictures are drawn on the device. Every minute the state is
+saved, and the model as it then is; the same command goes on from there. At the end it prints what the model answers.
 """
 
 import argparse
 import math
 import sys
+import time
 from pathlib import Path
-from typing import Any
 
 import torch
-from accelerate import PartialState
-from safetensors.torch import load_file
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ...remote_code.configuration_viscpm_chat import VisCPMChatConfig
 from ...remote_code.modeling_beit3 import Beit3VisionConfig
 from ...remote_code.modeling_cpmbee import CpmBeeConfig
 from ...remote_code.modeling_viscpm_chat import VisCPMChatForConditionalGeneration
-from ..measures.exact_answers import answer_questions, format_table
-from ..world.questions import LANGUAGES, held_out_questions
-from ..world.scenes import BACKGROUNDS, CELLS, COLOURS, IMAGE_SIZE, SHAPES, SIZES
+from ..measures.exact_answers import print_tables
+from ..world.pictures import IMAGE_SIZE
+from ..world.scenes import CELLS
 from .batches import (
+    ANSWER,
+    EXTENSIONS,
+    IGNORED,
+    LAYOUTS,
+    NOTHING,
     QUERY_NUM,
-    PictureBatches,
-    PreparedWorld,
-    WorldBatches,
-    WorldSampler,
-    prepare_world,
+    SCENE_CLASSES,
+    Batches,
+    assembled,
+    prepare,
+    shared,
     tiny_processor,
 )
 from .export import write_original
-from .fit import adamw, computed_once, fit
+from .fit import adamw
 
 SCENE_LOSS_WEIGHT = 0.3
 MEANT_LOSS_WEIGHT = 0.3
 WEIGHT_DECAY = 0.05
-MEANT_LAYER = 2  # of four: below, words find their object; above, the answer reads it
+MEANT_LAYER = 2  # of four: below, words find their thing; above, the answer reads it
+_BANNED = -10000.0  # logit of unknown words that a row does not have
 
 
 def tiny_config() -> VisCPMChatConfig:
@@ -69,44 +72,19 @@ def tiny_config() -> VisCPMChatConfig:
             patch_size=8,
             hidden_size=128,
             intermediate_size=384,
-            num_hidden_layers=4,
+            num_hidden_layers=5,
             num_attention_heads=4,
             max_position_embeddings=QUERY_NUM + 2,
             query_num=QUERY_NUM,
         ),
         image_token_id=tokenizer.unk_token_id,
-        attn_implementation="eager",  # with a bias that learns, faster on a CPU than sdpa
     )
-
-
-class SceneReader(nn.Module):
-    """Heads on a vision tower: its first nine queries say what is in the nine cells, the tenth the background."""
-
-    classes = (1 + len(SHAPES), 1 + len(COLOURS), 1 + len(SIZES))
-
-    def __init__(self, vision_tower: nn.Module, cell_head: nn.Linear, background_head: nn.Linear):
-        super().__init__()
-        self.vision_tower, self.cell_head, self.background_head = vision_tower, cell_head, background_head
-
-    def forward(self, pixel_values: torch.Tensor, scene_labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"loss": self.loss(self.vision_tower(pixel_values).pooler_output, scene_labels)}
-
-    def loss(self, queries: torch.Tensor, scene_labels: torch.Tensor) -> torch.Tensor:
-        """Mean cross-entropy; `queries` (pictures, query_num, hidden), `scene_labels` (pictures, 28)."""
-        cells = self.cell_head(queries[:, : len(CELLS)]).float()  # (pictures, 9, classes)
-        per_cell = scene_labels[:, :-1].unflatten(1, (len(CELLS), len(self.classes)))  # (pictures, 9, 3)
-        losses = [
-            nn.functional.cross_entropy(logits.flatten(0, 1), per_cell[..., i].flatten())
-            for i, logits in enumerate(cells.split(self.classes, dim=-1))
-        ]
-        background = self.background_head(queries[:, len(CELLS)]).float()
-        return sum(losses) + nn.functional.cross_entropy(background, scene_labels[:, -1])
 
 
 class ChatLearner(VisCPMChatForConditionalGeneration):
     """VisCPM-Chat with throw-away heads that learn alongside; several questions share a picture.
 
-    Without the head for the object that is meant, the answer alone teaches it: which of two objects "the red one" is
+    Without the head for the thing that is meant, the answer alone teaches it: which of two things "the red one" is
     came last, after thousands of steps, and Chinese later than English.
     """
 
@@ -115,8 +93,8 @@ class ChatLearner(VisCPMChatForConditionalGeneration):
     def __init__(self, config: VisCPMChatConfig):
         super().__init__(config)
         width = config.vision_config.hidden_size
-        self.cell_head = nn.Linear(width, sum(SceneReader.classes))
-        self.background_head = nn.Linear(width, len(BACKGROUNDS))
+        self.cell_head = nn.Linear(width, sum(SCENE_CLASSES))
+        self.background_head = nn.Linear(width, NOTHING + 1)
         self.meant_head = nn.Linear(config.text_config.hidden_size, 1, bias=False)
         embeddings = self.model.vision_tower.embeddings
         # from scratch a tower learns much sooner where patches, positions and queries are about equally loud
@@ -125,142 +103,262 @@ class ChatLearner(VisCPMChatForConditionalGeneration):
         nn.init.normal_(embeddings.position_embedding["B"].weight, std=0.3)
         nn.init.normal_(self.model.vision_tower.query_tokens, std=1.0)
 
-    def reader(self) -> SceneReader:
-        """The scene reader over this model's own tower and heads."""
-        return SceneReader(self.model.vision_tower, self.cell_head, self.background_head)
-
     def chat(self) -> VisCPMChatForConditionalGeneration:
         """A copy without the heads, which answers questions."""
         chat = VisCPMChatForConditionalGeneration(self.config)
         chat.load_state_dict(self.state_dict(), strict=False)
         return chat.to(self.device).eval()
 
+    def compile_layers(self) -> None:
+        """Compiles each layer, all of a kind once."""
+        torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
+        torch._dynamo.config.cache_size_limit = 64
+        for layer in (*self.model.vision_tower.layers, *self.model.language_model.layers):
+            layer.compile(dynamic=False)
+
+    def scene_loss(self, queries: torch.Tensor, scene_labels: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy of the heads: nine queries say what is in the nine cells, the tenth the background.
+
+        `queries` (pictures, query_num, hidden), `scene_labels` (pictures, 19).
+        """
+        cells = self.cell_head(queries[:, : len(CELLS)]).float()  # (pictures, 9, classes)
+        names, sizes = cells.split(SCENE_CLASSES, dim=-1)
+        background = self.background_head(queries[:, len(CELLS)]).float()
+        return (
+            # a thing weighs as much as the background of all empty cells
+            3 * nn.functional.cross_entropy(names.flatten(0, 1), scene_labels[:, : len(CELLS)].flatten())
+            + nn.functional.cross_entropy(sizes.flatten(0, 1), scene_labels[:, len(CELLS) : -1].flatten())
+            + 0.3 * nn.functional.cross_entropy(background, scene_labels[:, -1])
+        )
+
+    def seen(self, pixel_values: torch.Tensor, scene_labels: torch.Tensor) -> torch.Tensor:
+        """Loss of the vision tower and its heads alone."""
+        return self.scene_loss(self.model.vision_tower(pixel_values).pooler_output, scene_labels)
+
     def forward(
         self,
+        layout: str,
+        input_ids: torch.Tensor,
+        real: torch.Tensor,
+        labels: torch.Tensor,
         pixel_values: torch.Tensor,
         scene_labels: torch.Tensor,
-        picture_of: torch.Tensor,
-        meant_cells: torch.Tensor,
-        **inputs: torch.Tensor,
+        cells: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
+        """Loss and share of exact answers of a batch, as `Batches` and `assembled` make it."""
+        language_model, common = self.model.language_model, shared(layout, input_ids.device)
         features = self.get_image_features(pixel_values)
         queries = features.last_hidden_state[:, -QUERY_NUM:]  # before the connector
-        features.pooler_output = features.pooler_output[picture_of]  # (batch, query_num, hidden)
-        output = super().forward(
-            mm_encoder_outputs={"image": features}, use_cache=False, output_hidden_states=True, **inputs
+        pictures = features.pooler_output.repeat_interleave(LAYOUTS[layout].group, 0)
+
+        # unknown words are `<unk>`, rotated by their number: the same few for every row
+        numbers = torch.arange(1, EXTENSIONS + 1, device=input_ids.device)[None]
+        unknown = torch.full_like(numbers, tiny_processor().tokenizer.unk_token_id)
+        extension = language_model.extension_embeddings(unknown, numbers)[0]  # (extensions, hidden)
+        width = self.config.text_config.hidden_size
+        table = torch.cat([language_model.embed_tokens.weight / math.sqrt(width), extension])
+        embeds = nn.functional.embedding(input_ids, table)
+        embeds = torch.cat(
+            [embeds[:, : common.picture], pictures.to(embeds), embeds[:, common.picture + QUERY_NUM :]], dim=1
         )
-        hidden_states = output.hidden_states[MEANT_LAYER]
-        picture_tokens = hidden_states[inputs["mm_token_type_ids"] == 1].view(-1, QUERY_NUM, hidden_states.shape[-1])
+
+        segments = common.segment_ids[None]
+        relation = torch.tensor(tiny_processor().encode_chat(True, "")["segment_rel"], device=input_ids.device)[None]
+        bias = language_model.attention_bias(
+            0,
+            input_ids.shape[1],
+            input_ids.shape[1],
+            1,
+            input_ids.device,
+            segment_ids=segments,
+            context_mask=(segments != ANSWER).long(),
+            segment_rel=relation,
+        )
+        if torch.is_autocast_enabled(input_ids.device.type):
+            bias = bias.to(torch.get_autocast_dtype(input_ids.device.type))
+        bias = torch.where(real[:, None, None], bias, torch.finfo(bias.dtype).min)
+        output = language_model(
+            inputs_embeds=embeds, attention_mask=bias, use_cache=False, output_hidden_states=True, return_dict=True
+        )
+        hidden_states = output.last_hidden_state[:, common.first[ANSWER] - 1 :]  # (rows, 1 + answer, hidden)
+        logits = self.lm_head(hidden_states / math.sqrt(width)).float()
+        unknown_logits = (hidden_states @ extension.to(hidden_states).T).float()
+        has = input_ids.amax(1, keepdim=True) - self.config.text_config.vocab_size >= numbers - 1  # (rows, extensions)
+        logits = torch.cat([logits, unknown_logits.masked_fill(~has[:, None], _BANNED)], dim=-1)
+        answer_loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+
+        half_way = output.hidden_states[MEANT_LAYER][:, common.picture : common.picture + len(CELLS)]
+        scores = self.meant_head(half_way).squeeze(-1).float()  # (rows, 9)
+        meant = nn.functional.cross_entropy(scores, cells, ignore_index=-1, reduction="sum")
+        meant = meant / (cells >= 0).sum().clamp(min=1)
+        scene = self.scene_loss(queries, scene_labels)
+        with torch.no_grad():
+            exact = ((logits.argmax(-1) == labels) | (labels == IGNORED)).all(1).float().mean()
         return {
-            "loss": output.loss
-            + SCENE_LOSS_WEIGHT * self.reader().loss(queries, scene_labels)
-            + MEANT_LOSS_WEIGHT * self.meant_loss(picture_tokens, meant_cells)
+            "loss": answer_loss + SCENE_LOSS_WEIGHT * scene + MEANT_LOSS_WEIGHT * meant,
+            "answer": answer_loss.detach(),
+            "scene": scene.detach(),
+            "meant": meant.detach(),
+            "exact": exact,
         }
 
-    def meant_loss(self, picture_tokens: torch.Tensor, meant_cells: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy over the cells, for the questions about one object.
 
-        `picture_tokens` (batch, query_num, hidden), `meant_cells` (batch,), -1 where a question is about the picture.
-        """
-        scores = self.meant_head(picture_tokens[:, : len(CELLS)]).squeeze(-1).float()  # (batch, 9)
-        losses = nn.functional.cross_entropy(scores, meant_cells, ignore_index=-1, reduction="sum")
-        return losses / (meant_cells >= 0).sum().clamp(min=1)
-
-
-class PrintAnswers(TrainerCallback):
-    """Prints exact answers to a few held-out questions now and then."""
-
-    def __init__(self, model: ChatLearner, every: int, questions: int):
-        self.model, self.every = model, every
-        self.samples = {language: held_out_questions(language, n=questions, seed=1) for language in LANGUAGES}
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if state.global_step % self.every == 0 and state.is_world_process_zero:
-            print_answers(self.model.chat(), self.samples, f"step {state.global_step}")
-
-
-class WorldTrainer(Trainer):
-    """Trainer whose batches `WorldSampler` composes."""
-
-    def _get_train_sampler(self, train_dataset=None):
-        return WorldSampler(self.data_collator.world, self.args.per_device_train_batch_size, self.args.seed)
-
-
-def print_answers(model: VisCPMChatForConditionalGeneration, samples: dict[str, list], title: str) -> None:
-    """Greedy exact answers per language and kind, as a table."""
-    answers = {
-        language: answer_questions(model, tiny_processor(), asked, num_beams=1, max_new_tokens=64)
-        for language, asked in samples.items()
-    }
-    print(format_table(samples, answers, title), flush=True)
-
-
-def train(args: argparse.Namespace) -> ChatLearner:
-    torch.manual_seed(args.seed)
-    drawing = (args.scenes, args.questions_per_scene, args.seed, args.workers)
-    world = PreparedWorld(**computed_once(args.output / "world.pt", lambda: vars(prepare_world(*drawing))))
-    model = ChatLearner(tiny_config())
-    if args.start_from:
-        model.load_state_dict(load_file(args.start_from), strict=False)  # the tied head is stored once
+def optimizers(model: ChatLearner, args: argparse.Namespace) -> dict[str, torch.optim.Optimizer]:
+    """One for each phase."""
     rate = args.learning_rate
+    rates = {
+        r"language_model\.(embed_tokens|layers.*_proj)": rate * math.sqrt(model.config.text_config.hidden_size),
+        "position_bias": rate * 5,  # a table of raw attention scores
+        "vision_tower": rate * 0.5,
+        "": rate,
+    }
+    return {
+        "vision": adamw(model, {"": args.vision_learning_rate}, WEIGHT_DECAY),
+        "chat": adamw(model, rates, WEIGHT_DECAY),
+    }
 
-    reader = model.reader()
-    folder = args.output / "checkpoints"
-    reading = adamw(reader, {"": args.vision_learning_rate}, WEIGHT_DECAY)
-    fit(Trainer, reader, PictureBatches(world), reading, folder / "vision", args.vision_steps, 64, args)
-    answering = adamw(
-        model,
-        {
-            r"language_model\.(embed_tokens|layers.*_proj)": rate * math.sqrt(model.config.text_config.hidden_size),
-            "position_bias": rate * 5,  # a table of raw attention scores
-            "vision_tower": rate * 0.5,
-            "": rate,
-        },
-        WEIGHT_DECAY,
-    )
-    fit(
-        WorldTrainer,
-        model,
-        WorldBatches(world),
-        answering,
-        folder / "chat",
-        args.steps,
-        args.batch_size,
-        args,
-        callbacks=[PrintAnswers(model, args.eval_steps, min(args.questions, 100))],
-    )
-    return model
+
+def rate_factor(progress: float, warm: float) -> float:
+    """Cosine over a phase, from 0 to 1, after a linear start; to a hundredth."""
+    return min(1.0, (progress + 1e-3) / warm) * (0.01 + 0.99 * (1 + math.cos(math.pi * min(progress, 1))) / 2)
+
+
+class Training:
+    """The state of a run, saved every minute and loaded where there is one.
+
+    Args:
+        args (`argparse.Namespace`): as of the command line.
+        seconds (`float`): for all steps; a run that goes on has what is left of it.
+    """
+
+    def __init__(self, args: argparse.Namespace, seconds: float):
+        self.args, self.device = args, torch.device(args.device)
+        self.path = args.output / "checkpoint.pt"
+        torch.manual_seed(args.seed)
+        self.model = ChatLearner(tiny_config()).to(self.device)
+        if self.device.type == "cpu":
+            self.model.set_attn_implementation("eager")  # with a bias that learns, faster on a CPU than sdpa
+        self.optimizers = optimizers(self.model, args)
+        self.progress = {"step": 0, "spent": 0.0, "seconds": seconds}
+        if self.path.exists():
+            saved = torch.load(self.path, map_location=self.device, weights_only=True)
+            self.model.load_state_dict(saved["model"])
+            for name, state in saved["optimizers"].items():
+                self.optimizers[name].load_state_dict(state)
+            self.progress = saved["progress"]
+            print(f"going on after step {self.progress['step']}, {self.progress['spent']:.0f} s", flush=True)
+        self.base_rates = {
+            name: [group.get("initial_lr", group["lr"]) for group in each.param_groups]
+            for name, each in self.optimizers.items()
+        }
+        for name, each in self.optimizers.items():
+            for group, rate in zip(each.param_groups, self.base_rates[name], strict=True):
+                group["initial_lr"] = rate
+        self.batches = Batches(args.output / "world", self.device, args.tokens, args.seed + self.progress["step"])
+
+    def save(self) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "optimizers": {name: each.state_dict() for name, each in self.optimizers.items()},
+            "progress": self.progress,
+        }
+        torch.save(state, self.path.with_suffix(".partial"))
+        self.path.with_suffix(".partial").rename(self.path)
+        write_original(self.model, self.args.output)
+
+    def run(self) -> None:
+        """All steps until the time is over."""
+        progress, args = self.progress, self.args
+        seconds = progress["seconds"]
+        if args.compile:
+            self.model.compile_layers()
+        self.model.train()
+        last = saved = time.monotonic()
+        sums: dict[str, torch.Tensor] = {}
+        counted = 0
+        while progress["spent"] < seconds:
+            share = progress["spent"] / seconds
+            phase = "vision" if share < args.vision_share else "chat"
+            within = (
+                share / args.vision_share
+                if phase == "vision"
+                else (share - args.vision_share) / (1 - args.vision_share)
+            )
+            optimizer = self.optimizers[phase]
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * rate_factor(within, args.warm_share)
+            with torch.autocast(self.device.type, torch.bfloat16):
+                measured = self.vision_step() if phase == "vision" else self.chat_step()
+            measured["loss"].backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), args.clip)
+            optimizer.step()
+            self.model.zero_grad(set_to_none=True)
+            progress["step"] += 1
+            counted += 1
+            for name, value in measured.items():
+                sums[name] = sums.get(name, 0) + value.detach()
+            if progress["step"] % args.logging_steps == 0 or progress["step"] < 3:
+                values = ", ".join(f"{name} {float(value) / counted:.3f}" for name, value in sums.items())
+                now = time.monotonic()
+                print(f"{progress['spent']:6.1f} s, step {progress['step']}, {phase}: {values}", flush=True)
+                sums, counted = {}, 0
+            if self.device.type == "cuda" and progress["step"] % 16 == 0:
+                torch.cuda.synchronize()  # the clock counts what is done, not what is queued
+            now = time.monotonic()
+            progress["spent"] += now - last
+            last = now
+            if now - saved > args.save_seconds:
+                self.save()
+                saved = time.monotonic()
+        self.save()
+
+    def vision_step(self) -> dict[str, torch.Tensor]:
+        pixels, labels = self.batches.pictures(self.args.pictures)
+        return {"loss": self.model.seen(pixels, labels)}
+
+    def chat_step(self) -> dict[str, torch.Tensor]:
+        batch = next(self.batches)
+        inputs = assembled(batch, self.batches.generator)
+        names = ("layout", "pixel_values", "scene_labels", "cells")
+        return self.model(**inputs, **{name: batch[name] for name in names})
 
 
 def main(argv: list[str] | None = None) -> int:
+    started = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cuda = torch.cuda.is_available()
     parser.add_argument("--output", type=Path, required=True, help="folder for world, checkpoints and finished model")
-    parser.add_argument("--start-from", type=Path, help="weights to start from: model.safetensors of another run")
-    parser.add_argument("--vision-steps", type=int, default=1000, help="on the vision tower alone, 64 pictures each")
-    parser.add_argument("--steps", type=int, default=5000, help="on the whole model")
-    parser.add_argument("--batch-size", type=int, default=64, help="questions per process and step")
-    # More makes both stall: the tower stays blind to shapes, the language model cannot tell which object is meant.
-    parser.add_argument("--vision-learning-rate", type=float, default=6e-4)
-    parser.add_argument("--learning-rate", type=float, default=5e-4, help="of the whole model")
-    parser.add_argument("--scenes", type=int, default=100_000)
-    parser.add_argument("--questions-per-scene", type=int, default=8)
+    parser.add_argument("--prepare", action="store_true", help="write DIR/world and stop")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if cuda else "cpu")
+    parser.add_argument("--minutes", type=float, default=8 if cuda else 150, help="for preparing and all steps")
+    parser.add_argument("--rows", type=int, default=2_000_000 if cuda else 600_000, help="questions to prepare")
+    parser.add_argument("--workers", type=int, default=14 if cuda else 2, help="processes that prepare")
+    parser.add_argument("--tokens", type=int, default=65_536 if cuda else 4096, help="of a batch")
+    parser.add_argument("--pictures", type=int, default=512 if cuda else 32, help="of a batch, vision alone")
+    parser.add_argument("--vision-share", type=float, default=0.12, help="of the time, for the vision tower alone")
+    parser.add_argument("--vision-learning-rate", type=float, default=1e-3 if cuda else 6e-4)
+    # More makes both stall: the tower stays blind to shapes, the language model cannot tell which thing is meant.
+    parser.add_argument("--learning-rate", type=float, default=8e-4 if cuda else 5e-4, help="of the whole model")
+    parser.add_argument("--warm-share", type=float, default=0.03, help="of a phase, until its whole learning rate")
+    parser.add_argument("--clip", type=float, default=0.5, help="norm of the gradient")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=cuda, help="the layers")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=2, help="processes that draw")
-    parser.add_argument("--questions", type=int, default=550, help="held-out questions per language at the end")
-    parser.add_argument("--eval-steps", type=int, default=1500)
-    parser.add_argument("--save-steps", type=int, default=500)
-    parser.add_argument("--logging-steps", type=int, default=50)
+    parser.add_argument("--questions", type=int, default=1020, help="held-out questions per language at the end")
+    parser.add_argument("--save-seconds", type=float, default=60)
+    parser.add_argument("--logging-steps", type=int, default=100)
     args = parser.parse_args(argv)
 
-    model = train(args).chat()
-    if PartialState().is_main_process:
-        write_original(model, args.output)
-        size = (args.output / "pytorch_model.bin").stat().st_size
-        print(f"wrote {args.output}/pytorch_model.bin ({size / 1e6:.2f} MB)")
-        samples = {language: held_out_questions(language, args.questions) for language in LANGUAGES}
-        print_answers(model, samples, "held-out questions, greedy, float32")
+    prepare(args.output / "world", args.rows, args.seed, args.workers)
+    print(f"prepared after {time.monotonic() - started:.0f} s", flush=True)
+    if args.prepare:
+        return 0
+    if args.device == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    training = Training(args, max(args.minutes * 60 - (time.monotonic() - started), 1))
+    training.run()
+    size = (args.output / "pytorch_model.bin").stat().st_size
+    print(f"wrote {args.output}/pytorch_model.bin ({size / 1e6:.2f} MB) after {time.monotonic() - started:.0f} s")
+    print_tables(training.model.chat(), tiny_processor(), args.questions, args.output / "answers.md")
     return 0
 
 

@@ -36,20 +36,7 @@ def draw(scene: Scene, size: int = IMAGE_SIZE) -> Image.Image:
     Returns:
         `PIL.Image.Image` in RGB.
     """
-    picture = np.clip(background(scene.background, size).astype(np.int32) + scene.shade, 0, 255)
-    for placed in scene.things:
-        ink = sprite(placed.name, _sprite_pixels(placed.size, size), placed.flipped).astype(np.int32)
-        side = len(ink)
-        row, column = divmod(placed.cell, 3)
-        top, left = (
-            _corner(CELL_CENTRES[place], shift, side, size) for place, shift in ((row, placed.dy), (column, placed.dx))
-        )
-        # the part of the sprite inside of the picture
-        rows, columns = (slice(max(start, 0), min(start + side, size)) for start in (top, left))
-        ink = ink[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-        under = picture[rows, columns]
-        picture[rows, columns] = (under * (255 - ink[..., 3:]) + 127) // 255 + ink[..., :3]
-    return Image.fromarray(np.minimum(picture, 255).astype(np.uint8))
+    return Image.fromarray(_pasted(scene_row(scene), size))
 
 
 def draw_batch(scenes: Sequence[Scene], size: int = IMAGE_SIZE, device: str | torch.device = "cpu") -> torch.Tensor:
@@ -102,6 +89,32 @@ def render(rows: torch.Tensor, size: int = IMAGE_SIZE) -> torch.Tensor:
     Returns:
         `torch.Tensor`, `(n, size, size, 3)` uint8.
     """
+    if rows.device.type == "cpu":
+        return torch.from_numpy(np.stack([_pasted(row, size) for row in rows.tolist()]))
+    return composited(rows, size)
+
+
+def _pasted(row: list[int], size: int) -> np.ndarray:
+    """One row drawn by pasting, `(size, size, 3)` uint8."""
+    picture = np.clip(background(BACKGROUNDS[row[-2]], size).astype(np.int32) + row[-1], 0, 255)
+    for slot in range(MOST_THINGS):
+        number, which, cell, flipped, dx, dy = row[slot * _FIELDS : (slot + 1) * _FIELDS]
+        if number < 0:
+            continue
+        ink = sprite(DRAWN[number].name, _sprite_pixels(SIZES[which], size), bool(flipped)).astype(np.int32)
+        side = len(ink)
+        top, left = (
+            _corner(CELL_CENTRES[place], shift, side, size) for place, shift in ((cell // 3, dy), (cell % 3, dx))
+        )
+        # the part of the sprite inside of the picture
+        rows, columns = (slice(max(start, 0), min(start + side, size)) for start in (top, left))
+        ink = ink[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+        picture[rows, columns] = (picture[rows, columns] * (255 - ink[..., 3:]) + 127) // 255 + ink[..., :3]
+    return np.minimum(picture, 255).astype(np.uint8)
+
+
+def composited(rows: torch.Tensor, size: int = IMAGE_SIZE) -> torch.Tensor:
+    """What `render` does on a GPU, with tensor operations alone; on a CPU pasting is faster."""
     rows = rows.long()
     sprites, sides = _sprites(size, rows.device)
     grounds, centres = _backgrounds(size, rows.device), torch.tensor(CELL_CENTRES, device=rows.device)
