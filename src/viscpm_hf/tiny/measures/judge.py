@@ -21,7 +21,7 @@ from torch import nn
 from ..training.loop import SPEEDS, train_for
 from ..training.paint_data import COLOURS, NO_COLOUR, SEEN, THINGS_SEEN, boxes, draw_rows, to_pixels
 from ..training.paint_learners import light_norms
-from ..world.pictures import scene_row
+from ..world.pictures import IMAGE_SIZE, scene_row
 from ..world.prompts import KINDS, training_wish, wish
 from ..world.scenes import BACKGROUNDS, jittered, random_scene
 from ..world.things import DRAWN, SHAPES
@@ -267,7 +267,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, metavar="FILE")
     parser.add_argument("--minutes", type=float, default=6)
-    parser.add_argument("--size", type=int, default=64, help="of pictures")
+    parser.add_argument("--size", type=int, default=IMAGE_SIZE, help="of pictures")
     parser.add_argument("--scenes", type=int, help="by default 60000 on a GPU, else 10000")
     parser.add_argument("--batch-size", type=int, help="by default 256 on a GPU, else 32")
     parser.add_argument("--held-out", type=int, default=2000, help="drawings to be right about")

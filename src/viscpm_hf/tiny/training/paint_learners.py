@@ -124,7 +124,7 @@ class PaintLearner(nn.Module):
 
     What is painted where is settled at the highest noise levels, which the plain loss on the noise hardly weighs: an
     error in the picture counts SNR times there. And even there what is left of the picture gives things away more
-    often than not, which is easier to learn from than words. So the head asks each of 8x8 pixels inside of the UNet,
+    often than not, which is easier to learn from than words. So the head asks each pixel of its second level of the UNet,
     with the same weights, what is there; and some samples are blind: noise with nothing in it, where only the words
     tell.
 

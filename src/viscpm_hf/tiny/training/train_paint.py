@@ -21,19 +21,20 @@ from tqdm import tqdm
 
 from ...remote_code.modeling_cpmbee import CpmBeeConfig, CpmBeeModel
 from ...remote_code.modeling_viscpm_paint import VisCPMPaintTextProjection
+from ..world.pictures import IMAGE_SIZE
 from .export import write_original_paint
 from .loop import SPEEDS, train_for
 from .paint_data import MAP_PIXELS, PaintData, _tokenizer, draw_rows, prepare_paint, seen_maps, to_pixels
 from .paint_learners import PaintLearner, TextLearner, VaeLearner, light_norms
 
 CROSS_ATTENTION_DIM = 128
-PHASES = {"vae": 0.20, "decoder": 0.07, "words": 0.08, "paint": 0.65}  # shares of the time
+PHASES = {"vae": 0.21, "decoder": 0.08, "words": 0.07, "paint": 0.64}  # shares of the time
 BATCH_SIZES = {"cuda": (128, 128, 1024, 512), "cpu": (8, 8, 64, 32)}
 SCENES = {"cuda": 200_000, "cpu": 20_000}
 
 
 def tiny_vae(size: int) -> AutoencoderKL:
-    """An autoencoder that makes 16x16 latents of 64x64 pictures; with a factor of 8 colours wash out."""
+    """An autoencoder that makes 24x24 latents of 96x96 pictures; with a factor of 8 colours wash out."""
     return AutoencoderKL(
         sample_size=size,
         block_out_channels=(32, 48, 64),
@@ -180,7 +181,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=150, help="of training in all")
     parser.add_argument("--prepare", action="store_true", help="only write prompts, which needs no GPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--size", type=int, default=64, help="of the pictures, a multiple of 16")
+    parser.add_argument("--size", type=int, default=IMAGE_SIZE, help="of the pictures, a multiple of 32")
     parser.add_argument("--scenes", type=int, help="by default 200000 on a GPU, else 20000")
     parser.add_argument("--prompts", type=int, default=4, help="for each scene")
     parser.add_argument("--workers", type=int, help="processes that write prompts; by default one for each processor")
