@@ -142,7 +142,8 @@ class Judge(nn.Module):
                 name = f"{tuple(COLOURS)[colour[n, y, x]]} {name}"
             row, column = (y + 0.5) / side, (x + 0.5) / side
             found[n].append(Found(name, 3 * int(3 * row) + int(3 * column), row, column))
-        return [Look(tuple(each), BACKGROUNDS[ground]) for each, ground in zip(found, grounds, strict=True)]
+        in_order = (tuple(sorted(each, key=lambda thing: thing.cell)) for each in found)
+        return [Look(each, BACKGROUNDS[ground]) for each, ground in zip(in_order, grounds, strict=True)]
 
 
 def middle_maps(rows: torch.Tensor, side: int) -> tuple[torch.Tensor, torch.Tensor]:

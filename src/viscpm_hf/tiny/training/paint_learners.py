@@ -24,7 +24,7 @@ def scene_loss(logits: torch.Tensor, maps: torch.Tensor, colours: torch.Tensor) 
 
     Args:
         logits (`torch.Tensor`): `(batch, len(SEEN) + len(COLOURS), parts)`.
-        maps, colours (`torch.Tensor`): `(batch, 8, 8)` for pictures of 64 pixels, as in `PaintData`.
+        maps, colours (`torch.Tensor`): `(batch, size / 8, size / 8)`, as in `PaintData`.
     """
     what, colour = logits.float().split((len(SEEN), len(COLOURS)), 1)
     maps, colours = maps.long().flatten(1), colours.long().flatten(1)
@@ -124,7 +124,7 @@ class PaintLearner(nn.Module):
 
     What is painted where is settled at the highest noise levels, which the plain loss on the noise hardly weighs: an
     error in the picture counts SNR times there. And even there what is left of the picture gives things away more
-    often than not, which is easier to learn from than words. So the head asks each pixel of its second level of the UNet,
+    often than not, which is easier to learn from than words. So the head asks each pixel of the UNet's second level,
     with the same weights, what is there; and some samples are blind: noise with nothing in it, where only the words
     tell.
 
@@ -156,7 +156,7 @@ class PaintLearner(nn.Module):
         self.register_buffer("weights", (5 / snr).clamp(max=1) * (1 / signal).clamp(max=most_weight), persistent=False)
 
     def _keep_middle(self, module, args, output):
-        self.middle = output  # (batch, channels, 8, 8)
+        self.middle = output  # (batch, channels, size / 8, size / 8)
 
     def forward(self) -> torch.Tensor:
         data, batch_size = self.data, self.batch_size
