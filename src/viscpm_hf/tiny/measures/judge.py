@@ -105,8 +105,8 @@ class Judge(nn.Module):
         for beside, level in list(zip(self.beside, levels, strict=True))[:0:-1]:
             level = beside(level)
             up = level if up is None else level + nn.functional.interpolate(up, level.shape[-2:], mode="nearest")
-        border = pixels[:, :, (0, 0, -1, -1), (0, -1, 0, -1)].mean(2)
-        ground = self.background(torch.cat([x.mean((2, 3)), border.to(x.dtype)], 1))
+        corners = pixels[:, :, :: pixels.shape[2] - 1, :: pixels.shape[3] - 1].mean((2, 3))
+        ground = self.background(torch.cat([x.mean((2, 3)), corners.to(x.dtype)], 1))
         return self.things(self.last(up)), ground
 
     @torch.no_grad()
@@ -194,9 +194,11 @@ class JudgeLearner(nn.Module):
         cross_entropy = nn.functional.cross_entropy
         losses = cross_entropy(what, middles, ignore_index=_IGNORED, reduction="none")
         at = middles > 0
-        loss = (losses * at).sum() / at.sum() + 10 * (losses * ~at).mean()
         of_colour = cross_entropy(colours, self.colours[n].long(), ignore_index=NO_COLOUR, reduction="none")
-        return loss + of_colour.sum() / at.sum() + cross_entropy(grounds.float(), self.grounds[n])
+        parts = [(losses * at).sum() / at.sum(), 10 * (losses * ~at).mean(), of_colour.sum() / at.sum()]
+        parts.append(cross_entropy(grounds.float(), self.grounds[n]))
+        self.loss_parts = torch.stack(parts).detach()
+        return sum(parts)
 
     @staticmethod
     def worn(pixels: torch.Tensor) -> torch.Tensor:

@@ -69,7 +69,8 @@ def train_for(
     """Trains a learner in place until its time is up, from the state in a file if there is one.
 
     Args:
-        learner (`nn.Module`): `learner()` returns a scalar loss; it draws its batch with torch's generator.
+        learner (`nn.Module`): `learner()` returns a scalar loss; it draws its batch with torch's generator. What the
+            loss is made of may lie in a tensor `learner.loss_parts`, which is printed.
         seconds (`float`): of training, those before an interruption counted in.
         rates (`dict[str, float]`): highest learning rates of AdamW, see `parameter_groups`; they fall with the time
             that is left.
@@ -164,9 +165,11 @@ def train_for(
                 total, number = losses.tolist()
                 losses.zero_()
                 speed_now = (step - first_step) / (elapsed - before)
+                parts = getattr(learner, "loss_parts", None)  # of the last step
+                of = "" if parts is None else f" (last {', '.join(f'{part:.3f}' for part in parts.tolist())})"
                 print(
                     f"{name}: {elapsed:.0f} of {seconds:.0f} s, step {step} ({speed_now:.1f}/s), "
-                    f"loss {total / max(number, 1):.4f}",
+                    f"loss {total / max(number, 1):.4f}{of}",
                     file=sys.stderr,
                     flush=True,
                 )

@@ -181,7 +181,9 @@ class PaintLearner(nn.Module):
         losses = (predicted - noise).square().mean((1, 2, 3)) * self.weights[timesteps] * ~blind
         logits = self.scene_head(self.middle.float()).flatten(2)
         asked = scene_loss(logits, data.maps[scenes], data.colours[scenes])
-        return losses.sum() / (~blind).sum() + SCENE_LOSS_WEIGHT * asked
+        painted = losses.sum() / (~blind).sum()
+        self.loss_parts = torch.stack([painted, asked]).detach()
+        return painted + SCENE_LOSS_WEIGHT * asked
 
 
 def light_norms(module: nn.Module) -> None:
