@@ -1,13 +1,20 @@
 """Guards the training of the tiny Chat model: it learns, resumes, and writes an original checkpoint that converts."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
 from viscpm_hf.checkpoint import convert_chat
-from viscpm_hf.tiny.training.batches import WorldBatches, prepare_world
+from viscpm_hf.tiny.training import train_chat
+from viscpm_hf.tiny.training.batches import LAYOUTS, assembled, encode, fitting, tiny_processor
 from viscpm_hf.tiny.training.export import write_original
 from viscpm_hf.tiny.training.train_chat import ChatLearner, main, tiny_config
+from viscpm_hf.tiny.world.pictures import draw
+from viscpm_hf.tiny.world.questions import Question, training_question
+from viscpm_hf.tiny.world.scenes import random_scene
 
 
 @pytest.fixture(scope="module")
@@ -16,15 +23,10 @@ def model():
     return ChatLearner(tiny_config()).eval()
 
 
-@pytest.fixture(scope="module")
-def batch():
-    return WorldBatches(prepare_world(scenes=8, questions=1))(list(range(8)))
-
-
 def test_the_checkpoint_is_small_and_converts_losslessly(model, tmp_path):
     checkpoint = write_original(model, tmp_path / "original")
     tensors = torch.load(checkpoint, weights_only=True)
-    assert sum(tensor.numel() for tensor in tensors.values()) <= 3_900_000
+    assert sum(tensor.numel() for tensor in tensors.values()) <= 4_000_000
     assert checkpoint.stat().st_size <= 8_000_000
     repo = convert_chat(
         checkpoint,
@@ -43,38 +45,66 @@ def test_the_checkpoint_is_small_and_converts_losslessly(model, tmp_path):
     assert converted.config.vision_config.num_attention_heads == model.config.vision_config.num_attention_heads
 
 
-def test_the_loss_is_the_models_own_plus_those_of_the_heads(model, batch):
-    scenes = model.reader()(batch["pixel_values"], batch["scene_labels"])["loss"]
-    heads = ("scene_labels", "picture_of", "meant_cells")
-    inputs = {name: tensor for name, tensor in batch.items() if name not in heads}
-    inputs["pixel_values"] = batch["pixel_values"][batch["picture_of"]]
-    plain = model.chat()(**inputs, output_hidden_states=True)
-    # tokens 1 to 16 of the image segment are the picture's
-    starts = batch["mm_token_type_ids"].int().argmax(1)
-    picture = torch.stack([plain.hidden_states[2][i, s : s + 16] for i, s in enumerate(starts)])
-    meant = model.meant_loss(picture, batch["meant_cells"])
-    torch.testing.assert_close(model(**batch)["loss"], plain.loss + 0.3 * scenes + 0.3 * meant)
-    assert 3 < scenes < 10 and 1 < meant < 5  # near the entropy of an untrained guess
-
-
-def test_questions_about_the_whole_picture_mean_no_cell(model):
-    tokens = torch.randn(4, 16, 192, generator=torch.Generator().manual_seed(0))
-    cells = torch.tensor([-1, 3, -1, 8])
-    expected = torch.nn.functional.cross_entropy(model.meant_head(tokens[[1, 3], :9])[..., 0], cells[[1, 3]])
-    torch.testing.assert_close(model.meant_loss(tokens, cells), expected)
-    assert model.meant_loss(tokens, torch.full((4,), -1)) == 0
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_is_trained_is_what_is_asked(model, layout, monkeypatch):
+    """Logits of a padded row are those of the released model's own prompt, unknown words included."""
+    rng, asked = random.Random(layout), []
+    while len(asked) < 4:
+        scene = random_scene(rng)
+        question = training_question(scene, rng)
+        if layout == "wide" and len(asked) == 3:
+            question = Question("outside", "zh", "法国的首都是哪里？在饿着肚子的时候会怎么样？为了", question.answer)
+        if fitting(encode(question)) == layout:
+            asked.append((scene, question))
+    rooms = (LAYOUTS[layout].context, LAYOUTS[layout].question, LAYOUTS[layout].answer)
+    rows = torch.zeros(len(asked), sum(rooms), dtype=torch.long)
+    for row, (_, question) in zip(rows, asked, strict=True):
+        for start, ids in zip((0, rooms[0], rooms[0] + rooms[1]), encode(question), strict=True):
+            row[start : start + len(ids)] = torch.tensor(ids)
+    pixels = torch.stack([torch.from_numpy(np.array(draw(s))).permute(2, 0, 1) / 127.5 - 1 for s, _ in asked])
+    inputs = assembled({"layout": layout, "rows": rows}, torch.Generator().manual_seed(0))
+    seen = []
+    entropy = torch.nn.functional.cross_entropy
+    monkeypatch.setattr(
+        train_chat.nn.functional,
+        "cross_entropy",
+        lambda logits, *args, **kwargs: (seen.append(logits), entropy(logits, *args, **kwargs))[1],
+    )
+    zeros = torch.zeros(len(asked), 19, dtype=torch.long)
+    pictures = pixels[:: LAYOUTS[layout].group]  # those of a group share one
+    model(layout, **inputs, pixel_values=pictures, scene_labels=zeros[: len(pictures)], cells=zeros[:, 0])
+    logits = seen[0].view(len(asked), rooms[2] + 1, -1)
+    monkeypatch.undo()
+    chat, size = model.chat(), tiny_processor().tokenizer.vocab_size
+    for number, (_, question) in enumerate(asked):
+        encoding = tiny_processor().encode_chat(True, question.question, question.context, question.answer)
+        prompt = tiny_processor().pad([encoding])
+        first = encoding["segment_ids"].index(8)
+        names = ("unk_allowed", "ext_table_mask", "ext_table_words", "image_bounds")
+        prompt = {name: value for name, value in prompt.items() if name not in names}
+        picture = pictures[number // LAYOUTS[layout].group][None]
+        expected = chat(**prompt, pixel_values=picture).logits[0, first:]
+        trained = logits[number, : len(expected), : expected.shape[1]]
+        torch.testing.assert_close(trained, expected, atol=2e-5, rtol=1e-4)
+        assert expected.shape[1] == size or trained[:, size:].abs().max() > 0
 
 
 def test_training_learns_resumes_and_writes(tmp_path, capsys):
-    arguments = f"--output {tmp_path} --vision-steps 2 --batch-size 8 --scenes 64 --questions-per-scene 2 --workers 1"
-    arguments += " --save-steps 3 --logging-steps 1 --eval-steps 5 --questions 10"
-    assert main([*arguments.split(), "--steps", "3"]) == 0
+    """A short run sees its loss fall, the same command goes on where it was, and both leave a checkpoint."""
+    arguments = f"--output {tmp_path} --device cpu --rows 60 --unknown 4 --workers 1 --tokens 256 --pictures 2"
+    arguments += " --logging-steps 4 --save-seconds 1 --questions 10 --vision-share 0.5 --minutes 0.15"
+    assert main(arguments.split()) == 0
     first = torch.load(tmp_path / "pytorch_model.bin", weights_only=True)
-    assert main([*arguments.split(), "--steps", "6"]) == 0
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert state["progress"]["spent"] >= state["progress"]["seconds"]
+    state["progress"]["seconds"] += 2  # as if it had been stopped
+    torch.save(state, tmp_path / "checkpoint.pt")
+    assert main(arguments.split()) == 0
     last = torch.load(tmp_path / "pytorch_model.bin", weights_only=True)
-    assert [folder.name for folder in (tmp_path / "checkpoints" / "chat").iterdir()] == ["checkpoint-6"]
     assert torch.equal(first["vpm.mim_head.weight"], last["vpm.mim_head.weight"])
     assert not torch.equal(first["llm.input_embedding.weight"], last["llm.input_embedding.weight"])
     printed = capsys.readouterr().out
-    assert "| step 5 |" in printed and printed.count("| held-out questions, greedy, float32 |") == 2
-    assert "{'train_runtime" in printed
+    assert f"going on after step {state['progress']['step']}" in printed
+    assert printed.count("| exact answers, greedy |") == 2 and printed.count("| honest answers |") == 2
+    losses = [float(line.split("loss ")[1].split(",")[0]) for line in printed.splitlines() if ", vision: " in line]
+    assert losses[-1] < losses[0]

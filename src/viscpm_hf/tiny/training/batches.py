@@ -132,10 +132,10 @@ def prepare(folder: Path, rows: int, seed: int = 0, workers: int = 1, pictures: 
     if (folder / "done").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    per_chunk = 2000
+    per_chunk = min(rows, 2000)
     chunks = -(-rows // per_chunk)
     tasks = [("questions", seed, index, per_chunk) for index in range(chunks)]
-    tasks += [("pictures", seed, index, 100) for index in range(-(-pictures // 100))]
+    tasks += [("pictures", seed, index, min(pictures, 100)) for index in range(-(-pictures // 100))]
     random.Random(0).shuffle(tasks)
     parts: dict[str, list[np.ndarray]] = {}
     with (
@@ -227,10 +227,14 @@ class Batches:
         picked = torch.randint(self.groups[which], (number,), device=self.device, generator=self.generator)
         return self.drawn(self.arrays[f"{self.names[which]}-scenes"][picked])
 
-    def __next__(self) -> dict[str, torch.Tensor | str]:
-        """A batch: `layout` (its name), `rows` (rows, room), `cells`, `pixel_values`, `scene_labels`."""
-        which = self.rng.choices(range(len(self.names)), self.weights)[0]
-        name = self.names[which]
+    def batch(self, layout: str | None = None) -> dict[str, torch.Tensor | str]:
+        """A batch of a layout, by default of any.
+
+        Returns:
+            `layout` (its name), `rows` (rows, room), `cells` (rows,), `pixel_values` and `scene_labels` as of `drawn`.
+        """
+        name = layout or self.rng.choices(self.names, self.weights)[0]
+        which = self.names.index(name)
         group = LAYOUTS[name].group
         picked = torch.randint(self.groups[which], (self.sizes[which],), device=self.device, generator=self.generator)
         rows = (picked[:, None] * group + torch.arange(group, device=self.device)).flatten()
@@ -294,10 +298,11 @@ SCENE_CLASSES = (1 + len(KNOWN), 1 + len(SIZES))
 
 @dataclass(frozen=True)
 class Shared:
-    """What all rows of a layout share: token ids and segments `(length,)`, and where texts and picture begin."""
+    """What all rows of a layout share: token ids and segments `(length,)`, the segments' relations, first places."""
 
     input_ids: torch.Tensor
     segment_ids: torch.Tensor
+    segment_rel: torch.Tensor
     first: dict[int, int]
     picture: int
 
@@ -312,7 +317,9 @@ def shared(name: str, device: torch.device) -> Shared:
         first[segment] = len(ids) + 1
         ids += [tokens[0], *[0] * rooms.get(segment, 0), *tokens[1:]]
         segments += [segment] * (len(ids) - len(segments))
-    return Shared(torch.tensor(ids, device=device), torch.tensor(segments, device=device), first, first[2])
+    relations = tiny_processor().encode_chat(True, "")["segment_rel"]
+    tensors = (torch.tensor(each, device=device) for each in (ids, segments, relations))
+    return Shared(*tensors, first, first[2])
 
 
 def assembled(batch: dict, generator: torch.Generator) -> dict[str, torch.Tensor]:

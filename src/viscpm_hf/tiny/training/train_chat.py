@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...remote_code.configuration_viscpm_chat import VisCPMChatConfig
 from ...remote_code.modeling_beit3 import Beit3VisionConfig
@@ -40,12 +41,14 @@ from .batches import (
     tiny_processor,
 )
 from .export import write_original
-from .fit import adamw
+from .optimizer import adamw, rate_factor
 
 SCENE_LOSS_WEIGHT = 0.3
 MEANT_LOSS_WEIGHT = 0.3
 WEIGHT_DECAY = 0.05
 MEANT_LAYER = 2  # of four: below, words find their thing; above, the answer reads it
+# cuDNN's knows no gradient of a bias
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 _BANNED = -10000.0  # logit of unknown words that a row does not have
 
 
@@ -112,28 +115,31 @@ class ChatLearner(VisCPMChatForConditionalGeneration):
     def compile_layers(self) -> None:
         """Compiles each layer, all of a kind once."""
         torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
-        torch._dynamo.config.cache_size_limit = 64
-        for layer in (*self.model.vision_tower.layers, *self.model.language_model.layers):
+        torch._dynamo.config.recompile_limit = 64
+        for layer in self.compiled_layers():
             layer.compile(dynamic=False)
 
-    def scene_loss(self, queries: torch.Tensor, scene_labels: torch.Tensor) -> torch.Tensor:
-        """Mean cross-entropy of the heads: nine queries say what is in the nine cells, the tenth the background.
+    def compiled_layers(self) -> list[nn.Module]:
+        return [*self.model.vision_tower.layers, *self.model.language_model.layers]
+
+    def scene_loss(self, queries: torch.Tensor, scene_labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross-entropy of the heads, and how many things they name right.
+
+        Nine queries say what is in the nine cells, the tenth the background.
 
         `queries` (pictures, query_num, hidden), `scene_labels` (pictures, 19).
         """
         cells = self.cell_head(queries[:, : len(CELLS)]).float()  # (pictures, 9, classes)
-        names, sizes = cells.split(SCENE_CLASSES, dim=-1)
+        names, sizes = (each.flatten(0, 1) for each in cells.split(SCENE_CLASSES, dim=-1))
+        named, sized = (scene_labels[:, :-1].view(-1, 2, len(CELLS))[:, i].flatten() for i in range(2))
+        there = named > 0
+        right = ((names.argmax(-1) == named) & there).sum() / there.sum().clamp(min=1)
+        losses = nn.functional.cross_entropy(names, named, reduction="none")
+        # most cells are empty: each half counts by itself
+        empty, full = ((losses * which).sum() / which.sum().clamp(min=1) for which in (~there, there))
+        size = nn.functional.cross_entropy(sizes, sized)
         background = self.background_head(queries[:, len(CELLS)]).float()
-        return (
-            # a thing weighs as much as the background of all empty cells
-            3 * nn.functional.cross_entropy(names.flatten(0, 1), scene_labels[:, : len(CELLS)].flatten())
-            + nn.functional.cross_entropy(sizes.flatten(0, 1), scene_labels[:, len(CELLS) : -1].flatten())
-            + 0.3 * nn.functional.cross_entropy(background, scene_labels[:, -1])
-        )
-
-    def seen(self, pixel_values: torch.Tensor, scene_labels: torch.Tensor) -> torch.Tensor:
-        """Loss of the vision tower and its heads alone."""
-        return self.scene_loss(self.model.vision_tower(pixel_values).pooler_output, scene_labels)
+        return full + empty + size + 0.3 * nn.functional.cross_entropy(background, scene_labels[:, -1]), right
 
     def forward(
         self,
@@ -163,7 +169,6 @@ class ChatLearner(VisCPMChatForConditionalGeneration):
         )
 
         segments = common.segment_ids[None]
-        relation = torch.tensor(tiny_processor().encode_chat(True, "")["segment_rel"], device=input_ids.device)[None]
         bias = language_model.attention_bias(
             0,
             input_ids.shape[1],
@@ -172,7 +177,7 @@ class ChatLearner(VisCPMChatForConditionalGeneration):
             input_ids.device,
             segment_ids=segments,
             context_mask=(segments != ANSWER).long(),
-            segment_rel=relation,
+            segment_rel=common.segment_rel[None],
         )
         if torch.is_autocast_enabled(input_ids.device.type):
             bias = bias.to(torch.get_autocast_dtype(input_ids.device.type))
@@ -191,7 +196,7 @@ class ChatLearner(VisCPMChatForConditionalGeneration):
         scores = self.meant_head(half_way).squeeze(-1).float()  # (rows, 9)
         meant = nn.functional.cross_entropy(scores, cells, ignore_index=-1, reduction="sum")
         meant = meant / (cells >= 0).sum().clamp(min=1)
-        scene = self.scene_loss(queries, scene_labels)
+        scene, seen = self.scene_loss(queries, scene_labels)
         with torch.no_grad():
             exact = ((logits.argmax(-1) == labels) | (labels == IGNORED)).all(1).float().mean()
         return {
@@ -199,6 +204,7 @@ class ChatLearner(VisCPMChatForConditionalGeneration):
             "answer": answer_loss.detach(),
             "scene": scene.detach(),
             "meant": meant.detach(),
+            "seen": seen,
             "exact": exact,
         }
 
@@ -218,20 +224,14 @@ def optimizers(model: ChatLearner, args: argparse.Namespace) -> dict[str, torch.
     }
 
 
-def rate_factor(progress: float, warm: float) -> float:
-    """Cosine over a phase, from 0 to 1, after a linear start; to a hundredth."""
-    return min(1.0, (progress + 1e-3) / warm) * (0.01 + 0.99 * (1 + math.cos(math.pi * min(progress, 1))) / 2)
-
-
 class Training:
     """The state of a run, saved every minute and loaded where there is one.
 
     Args:
         args (`argparse.Namespace`): as of the command line.
-        seconds (`float`): for all steps; a run that goes on has what is left of it.
     """
 
-    def __init__(self, args: argparse.Namespace, seconds: float):
+    def __init__(self, args: argparse.Namespace):
         self.args, self.device = args, torch.device(args.device)
         self.path = args.output / "checkpoint.pt"
         torch.manual_seed(args.seed)
@@ -239,24 +239,30 @@ class Training:
         if self.device.type == "cpu":
             self.model.set_attn_implementation("eager")  # with a bias that learns, faster on a CPU than sdpa
         self.optimizers = optimizers(self.model, args)
-        self.progress = {"step": 0, "spent": 0.0, "seconds": seconds}
+        for each in self.optimizers.values():
+            for group in each.param_groups:
+                group["initial_lr"] = group["lr"]
+        self.progress = {"step": 0, "spent": 0.0, "seconds": 0.0}
         if self.path.exists():
-            saved = torch.load(self.path, map_location=self.device, weights_only=True)
-            self.model.load_state_dict(saved["model"])
-            for name, state in saved["optimizers"].items():
-                self.optimizers[name].load_state_dict(state)
-            self.progress = saved["progress"]
+            self.load()
             print(f"going on after step {self.progress['step']}, {self.progress['spent']:.0f} s", flush=True)
-        self.base_rates = {
-            name: [group.get("initial_lr", group["lr"]) for group in each.param_groups]
-            for name, each in self.optimizers.items()
-        }
-        for name, each in self.optimizers.items():
-            for group, rate in zip(each.param_groups, self.base_rates[name], strict=True):
-                group["initial_lr"] = rate
         self.batches = Batches(args.output / "world", self.device, args.tokens, args.seed + self.progress["step"])
 
+    def load(self) -> None:
+        saved = torch.load(self.path, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(saved["model"])
+        for name, state in saved["optimizers"].items():
+            self.optimizers[name].load_state_dict(state)
+        self.progress = saved["progress"]
+
     def save(self) -> None:
+        """Saves the state and the model as it is; after a step into the void, takes the last state instead."""
+        if not all(torch.isfinite(parameter).all() for parameter in self.model.parameters()):
+            print("the weights are no numbers any more", flush=True)
+            spent = self.progress["spent"]
+            self.load()
+            self.progress["spent"] = spent
+            return
         state = {
             "model": self.model.state_dict(),
             "optimizers": {name: each.state_dict() for name, each in self.optimizers.items()},
@@ -266,13 +272,42 @@ class Training:
         self.path.with_suffix(".partial").rename(self.path)
         write_original(self.model, self.args.output)
 
-    def run(self) -> None:
-        """All steps until the time is over."""
-        progress, args = self.progress, self.args
-        seconds = progress["seconds"]
-        if args.compile:
+    def warm_up(self) -> None:
+        """One batch of each shape, so that compiling is not counted; without it where that fails."""
+        if self.args.compile:
             self.model.compile_layers()
+        state = {name: value.clone() for name, value in self.model.state_dict().items()}
+        try:
+            for layout in (None, *LAYOUTS):
+                self._backward("vision" if layout is None else "chat", layout)
+        except Exception as error:  # whatever a compiler says
+            if not self.args.compile:
+                raise
+            print(f"not compiled: {error!r}"[:2000], flush=True)
+            for layer in self.model.compiled_layers():
+                layer._compiled_call_impl = None
+        self.model.zero_grad(set_to_none=True)
+        self.model.load_state_dict(state)
+
+    def run(self, deadline: float) -> None:
+        """All steps until the time is over; `deadline` on the monotonic clock counts for a fresh run."""
         self.model.train()
+        with sdpa_kernel(KERNELS):
+            self.warm_up()
+            now = time.monotonic()
+            self.progress["seconds"] = self.progress["seconds"] or max(deadline - now, 1)
+            print(f"training for {self.progress['seconds'] - self.progress['spent']:.0f} s", flush=True)
+            self._steps(self.progress, self.progress["seconds"])
+        self.save()
+
+    def _backward(self, phase: str, layout: str | None = None) -> dict[str, torch.Tensor]:
+        with torch.autocast(self.device.type, torch.bfloat16):
+            measured = self.vision_step() if phase == "vision" else self.chat_step(layout)
+        measured["loss"].backward()
+        return measured
+
+    def _steps(self, progress: dict, seconds: float) -> None:
+        args = self.args
         last = saved = time.monotonic()
         sums: dict[str, torch.Tensor] = {}
         counted = 0
@@ -287,9 +322,7 @@ class Training:
             optimizer = self.optimizers[phase]
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * rate_factor(within, args.warm_share)
-            with torch.autocast(self.device.type, torch.bfloat16):
-                measured = self.vision_step() if phase == "vision" else self.chat_step()
-            measured["loss"].backward()
+            measured = self._backward(phase)
             nn.utils.clip_grad_norm_(self.model.parameters(), args.clip)
             optimizer.step()
             self.model.zero_grad(set_to_none=True)
@@ -299,7 +332,6 @@ class Training:
                 sums[name] = sums.get(name, 0) + value.detach()
             if progress["step"] % args.logging_steps == 0 or progress["step"] < 3:
                 values = ", ".join(f"{name} {float(value) / counted:.3f}" for name, value in sums.items())
-                now = time.monotonic()
                 print(f"{progress['spent']:6.1f} s, step {progress['step']}, {phase}: {values}", flush=True)
                 sums, counted = {}, 0
             if self.device.type == "cuda" and progress["step"] % 16 == 0:
@@ -310,14 +342,14 @@ class Training:
             if now - saved > args.save_seconds:
                 self.save()
                 saved = time.monotonic()
-        self.save()
 
     def vision_step(self) -> dict[str, torch.Tensor]:
         pixels, labels = self.batches.pictures(self.args.pictures)
-        return {"loss": self.model.seen(pixels, labels)}
+        loss, right = self.model.scene_loss(self.model.model.vision_tower(pixels).pooler_output, labels)
+        return {"loss": loss, "seen": right}
 
-    def chat_step(self) -> dict[str, torch.Tensor]:
-        batch = next(self.batches)
+    def chat_step(self, layout: str | None = None) -> dict[str, torch.Tensor]:
+        batch = self.batches.batch(layout)
         inputs = assembled(batch, self.batches.generator)
         names = ("layout", "pixel_values", "scene_labels", "cells")
         return self.model(**inputs, **{name: batch[name] for name in names})
@@ -331,14 +363,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--prepare", action="store_true", help="write DIR/world and stop")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if cuda else "cpu")
     parser.add_argument("--minutes", type=float, default=8 if cuda else 150, help="for preparing and all steps")
-    parser.add_argument("--rows", type=int, default=2_000_000 if cuda else 600_000, help="questions to prepare")
+    parser.add_argument("--rows", type=int, default=1_600_000 if cuda else 600_000, help="questions to prepare")
+    parser.add_argument("--unknown", type=int, default=6000, help="pictures of nothing to prepare")
     parser.add_argument("--workers", type=int, default=14 if cuda else 2, help="processes that prepare")
     parser.add_argument("--tokens", type=int, default=65_536 if cuda else 4096, help="of a batch")
     parser.add_argument("--pictures", type=int, default=512 if cuda else 32, help="of a batch, vision alone")
     parser.add_argument("--vision-share", type=float, default=0.12, help="of the time, for the vision tower alone")
-    parser.add_argument("--vision-learning-rate", type=float, default=1e-3 if cuda else 6e-4)
+    parser.add_argument("--vision-learning-rate", type=float, default=8e-4 if cuda else 6e-4)
     # More makes both stall: the tower stays blind to shapes, the language model cannot tell which thing is meant.
-    parser.add_argument("--learning-rate", type=float, default=8e-4 if cuda else 5e-4, help="of the whole model")
+    parser.add_argument("--learning-rate", type=float, default=7e-4 if cuda else 5e-4, help="of the whole model")
     parser.add_argument("--warm-share", type=float, default=0.03, help="of a phase, until its whole learning rate")
     parser.add_argument("--clip", type=float, default=0.5, help="norm of the gradient")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=cuda, help="the layers")
@@ -348,14 +381,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--logging-steps", type=int, default=100)
     args = parser.parse_args(argv)
 
-    prepare(args.output / "world", args.rows, args.seed, args.workers)
+    prepare(args.output / "world", args.rows, args.seed, args.workers, args.unknown)
     print(f"prepared after {time.monotonic() - started:.0f} s", flush=True)
     if args.prepare:
         return 0
     if args.device == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    training = Training(args, max(args.minutes * 60 - (time.monotonic() - started), 1))
-    training.run()
+        torch.set_float32_matmul_precision("high")
+    training = Training(args)
+    training.run(started + 60 * args.minutes)
     size = (args.output / "pytorch_model.bin").stat().st_size
     print(f"wrote {args.output}/pytorch_model.bin ({size / 1e6:.2f} MB) after {time.monotonic() - started:.0f} s")
     print_tables(training.model.chat(), tiny_processor(), args.questions, args.output / "answers.md")
