@@ -48,7 +48,8 @@ def test_beside_a_middle_nothing_is_asked():
 
 def test_drawings_of_training_and_of_the_test_do_not_meet():
     shown, asked = (
-        {tuple(row[:-1].tolist()) for row in drawings(400, 0, held_out).unflatten(0, (-1,))} for held_out in (False, True)
+        {tuple(row[:-1].tolist()) for row in drawings(400, 0, held_out).unflatten(0, (-1,))}
+        for held_out in (False, True)
     )
     assert len(asked) > 380 and not shown & asked
 

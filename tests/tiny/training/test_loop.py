@@ -57,3 +57,16 @@ def test_the_average_forgets_the_beginning_and_can_be_lent():
     with average.in_place():
         assert linear.weight.item() == pytest.approx(5.0, abs=0.05)
     assert linear.weight.item() == 7.0
+
+
+def test_after_a_loss_that_is_no_number_it_goes_back(tmp_path, monkeypatch, capsys):
+    class Breaks(Learner):
+        calls = 0
+
+        def forward(self):
+            self.calls += 1
+            return super().forward() * (float("nan") if self.calls == 5 else 1.0)
+
+    learner = train_for(Breaks(), 0.5, {"": 0.1}, tmp_path / "a.pt", decay=0.9, show_seconds=0)
+    assert "back to the last good state" in capsys.readouterr().err
+    assert (learner.weight - 0.5).abs().max() < 0.5

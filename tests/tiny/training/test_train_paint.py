@@ -9,6 +9,7 @@ from paint import GOLDEN, golden_components
 from safetensors.torch import load_file
 
 from viscpm_hf.checkpoint import convert_paint
+from viscpm_hf.remote_code.modeling_viscpm_paint import VisCPMPaintTextProjection
 from viscpm_hf.tiny.training.paint_data import (
     NO_COLOUR,
     SEEN,
@@ -28,7 +29,6 @@ from viscpm_hf.tiny.training.train_paint import (
     tiny_unet,
     tiny_vae,
 )
-from viscpm_hf.remote_code.modeling_viscpm_paint import VisCPMPaintTextProjection
 from viscpm_hf.tiny.world.pictures import scene_rows
 from viscpm_hf.tiny.world.scenes import Placed, Scene
 from viscpm_hf.tiny.world.things import COLOURS

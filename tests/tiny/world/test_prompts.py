@@ -80,7 +80,9 @@ def test_a_prompt_names_its_things_and_what_is_not_usual(language):
             assert prompt.cell in (None, MIDDLE) and prompt.relation in (None, "left")
         for name in prompt.names:
             thing = BY_NAME[name]
-            words = (thing.chinese, thing.chinese.replace("的", "")) if language == "zh" else (thing.name, thing.plural)
+            words = (
+                (thing.chinese, thing.chinese.replace("的", "")) if language == "zh" else (thing.name, thing.plural)
+            )
             assert any(word in prompt.text for word in words), prompt
         assert "  " not in prompt.text and " ," not in prompt.text and not re.search(r"\ba [aeio]", prompt.text)
 

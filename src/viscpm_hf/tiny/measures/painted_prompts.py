@@ -1,6 +1,6 @@
 """How often a tiny Paint model paints what held-out prompts ask for, judged by judge.py and by the tiny Chat model.
 
-    python -m viscpm_hf.tiny.measures.painted_prompts [REPO] [--scheduler dpm++ --steps 20] [--sheet painted.png]
+python -m viscpm_hf.tiny.measures.painted_prompts [REPO] [--scheduler dpm++ --steps 20] [--sheet painted.png]
 """
 
 import argparse

@@ -1,9 +1,10 @@
-"""Trains for a given time on whatever device is there: a learner whose call draws its own batch and returns a loss.
+"""Trains for a given time on whatever device is there: a learner that draws its own batches and returns a loss.
 
-Everything a step needs lies on the device, so that on a GPU whole steps are replayed as a CUDA graph: models this small
+Everything a step needs lies on the device, so that on a GPU whole steps are replayed as a CUDA graph: models so small
 would otherwise wait for Python.
 """
 
+import math
 import signal
 import sys
 import time
@@ -65,6 +66,7 @@ def train_for(
     speed: str = "graph",
     compiled: Callable[[], None] | None = None,
     at_save: Callable[[], None] | None = None,
+    show_seconds: float = 10,
 ) -> nn.Module:
     """Trains a learner in place until its time is up, from the state in a file if there is one.
 
@@ -82,6 +84,7 @@ def train_for(
             `"eager"` does neither.
         compiled (`Callable`, *optional*): compiles what is worth it, in place.
         at_save (`Callable`, *optional*): called after each save but the last, with the average in place.
+        show_seconds (`float`, defaults to 10): between two lines about the loss.
 
     Returns:
         the learner, in evaluation mode.
@@ -132,6 +135,8 @@ def train_for(
         torch.save(state, file.with_suffix(".partial"))
         file.with_suffix(".partial").replace(file)
 
+    kept = [*parameters, *(average.values if average else ())]
+    good, caution = [each.detach().clone() for each in kept], 1.0
     run, start = None, time.perf_counter()
     elapsed = saved = shown = before
     if on_gpu and speed == "compile" and compiled and elapsed < seconds:
@@ -140,7 +145,7 @@ def train_for(
     while elapsed < seconds:
         done = elapsed / seconds
         falling = LAST_RATE + (1 - LAST_RATE) * (1 - max(0.0, (done - 0.3) / 0.7)) ** 1.5
-        now = falling * min(1.0, (step + 1) / WARM_UP_STEPS, done * 20 + 0.05)
+        now = caution * falling * min(1.0, (step + 1) / WARM_UP_STEPS, done * 20 + 0.05)
         for group in optimizer.param_groups:
             if on_gpu:
                 group["lr"].fill_(group["highest"] * now)
@@ -161,7 +166,7 @@ def train_for(
             if on_gpu:
                 torch.cuda.synchronize()
             elapsed = before + time.perf_counter() - start
-            if elapsed - shown > 10 or elapsed >= seconds:
+            if elapsed - shown > show_seconds or elapsed >= seconds:
                 total, number = losses.tolist()
                 losses.zero_()
                 speed_now = (step - first_step) / (elapsed - before)
@@ -174,6 +179,15 @@ def train_for(
                     flush=True,
                 )
                 shown = elapsed
+                if math.isfinite(total):
+                    torch._foreach_copy_(good, [each.detach() for each in kept])
+                else:  # in place, as a graph knows its tensors by their addresses
+                    caution /= 2
+                    print(f"{name}: back to the last good state, slower", file=sys.stderr, flush=True)
+                    with torch.no_grad():
+                        torch._foreach_copy_(kept, good)
+                        for moments in optimizer.state.values():
+                            torch._foreach_zero_(list(moments.values()))
             if elapsed - saved > SAVE_SECONDS and elapsed < seconds:
                 save(finished=False)
                 saved = elapsed

@@ -12,7 +12,7 @@ from .paint_data import COLOURS, NO_COLOUR, SEEN, THINGS_SEEN, PaintData, to_pix
 SCHEDULER = DDPMScheduler(**pipeline_repo.SCHEDULER)
 EMPTY_PROMPT_SHARE = 0.1  # of the training samples, for classifier-free guidance
 BLIND_SHARE = 0.2  # of the training samples at most: nothing but noise, for the scene head alone
-SCENE_LOSS_WEIGHT = 0.1
+SCENE_LOSS_WEIGHT = 0.2
 _FOREGROUND_WEIGHT = 4.0
 _KL_WEIGHT = 3e-4
 

@@ -1,7 +1,7 @@
 """Prompts in Chinese and English for the tiny Paint model: one thing in a place, two things, or several of a kind.
 
-The world is a part of Chat's: large things only. Where a prompt does not say it, one thing is in the middle, things that
-are told one after the other stand from left to right, and the background is white.
+The world is a part of Chat's: large things only. Where a prompt does not say it, one thing is in the middle, things
+that are told one after the other stand from left to right, and the background is white.
 """
 
 import hashlib
@@ -279,11 +279,17 @@ def _chinese(
             if ground is None:
                 text = rng.choice((both, f"有{both}", f"图里有{both}", f"画{both}"))
             else:
-                text = rng.choice((f"{ground}有{both}", f"{both}在{ground}", f"{both}，背景是{behind}", f"{ground}的{both}"))
+                text = rng.choice(
+                    (f"{ground}有{both}", f"{both}在{ground}", f"{both}，背景是{behind}", f"{ground}的{both}")
+                )
         else:
             side, other = rng.choice(_SIDES["zh"][relation]), rng.choice(_SIDES["zh"][_OPPOSITE[relation]])
             forms = (f"{first}在{second}的{side}", f"{first}在{second}{side}", f"{second}的{side}有{first}")
-            forms += (f"{second}{side}是{first}", f"{side}是{first}，{other}是{second}", f"{first}在{side}，{second}在{other}")
+            forms += (
+                f"{second}{side}是{first}",
+                f"{side}是{first}，{other}是{second}",
+                f"{first}在{side}，{second}在{other}",
+            )
             forms += (f"{other}有{second}，{side}有{first}", f"{second}在{first}的{other}")
             text = rng.choice(forms)
             if ground is not None:
@@ -324,7 +330,11 @@ def _english(
         if place is None:
             text = f"{noun}{comma}{ground}"
         else:
-            forms = (f"{noun} {place}{comma}{ground}", f"{noun} {place}{comma}{ground}", f"{place}, {noun}{comma}{ground}")
+            forms = (
+                f"{noun} {place}{comma}{ground}",
+                f"{noun} {place}{comma}{ground}",
+                f"{place}, {noun}{comma}{ground}",
+            )
             if comma:
                 forms += (f"{noun} {ground}, {place}", f"{noun} {ground} {place}", f"{place} {ground}, {noun}")
             text = rng.choice(forms)
