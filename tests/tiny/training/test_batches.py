@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def batches(folder):
-    return Batches(folder, "cpu", tokens=2048)
+    return Batches(folder, "cpu", pictures=16)
 
 
 def test_no_held_out_combination_is_prepared(folder):

@@ -91,7 +91,7 @@ def test_what_is_trained_is_what_is_asked(model, layout, monkeypatch):
 
 def test_training_learns_resumes_and_writes(tmp_path, capsys):
     """A short run sees its loss fall, the same command goes on where it was, and both leave a checkpoint."""
-    arguments = f"--output {tmp_path} --device cpu --rows 60 --unknown 4 --workers 1 --tokens 256 --pictures 2"
+    arguments = f"--output {tmp_path} --device cpu --rows 60 --unknown 4 --workers 1 --pictures 2"
     arguments += " --logging-steps 4 --save-seconds 1 --questions 10 --vision-share 0.5 --minutes 0.15"
     assert main(arguments.split()) == 0
     first = torch.load(tmp_path / "pytorch_model.bin", weights_only=True)

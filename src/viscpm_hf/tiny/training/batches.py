@@ -58,7 +58,7 @@ class Layout:
 
 
 # lengths are multiples of eight, as fast attention with a bias wants them
-LAYOUTS = {"short": Layout(0, 14, 12, 4), "wide": Layout(0, 40, 34, 1), "context": Layout(46, 16, 28, 2)}
+LAYOUTS = {"short": Layout(0, 14, 12, 4), "wide": Layout(0, 40, 34, 2), "context": Layout(46, 16, 28, 2)}
 
 
 @cache
@@ -205,11 +205,11 @@ class Batches:
     Args:
         folder (`Path`): of `prepare`.
         device: where everything lies.
-        tokens (`int`): tokens of a batch, about.
+        pictures (`int`): of a batch; rows are as many times more as share one.
         seed (`int`, defaults to 0): for the choice of rows and layouts.
     """
 
-    def __init__(self, folder: Path, device: str | torch.device, tokens: int, seed: int = 0):
+    def __init__(self, folder: Path, device: str | torch.device, pictures: int, seed: int = 0):
         self.device = torch.device(device)
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.rng = random.Random(seed)
@@ -217,15 +217,19 @@ class Batches:
         self.arrays = {name: array.to(self.device) for name, array in load.items()}
         self.names = list(LAYOUTS)
         self.groups = [len(self.arrays[f"{name}-scenes"]) for name in self.names]
-        # as often as a layout has rows, counted in batches
-        self.sizes = [max(tokens // (LAYOUTS[n].length * LAYOUTS[n].group), 1) for n in self.names]
-        self.weights = [groups / size for groups, size in zip(self.groups, self.sizes, strict=True)]
+        self.number = pictures
 
-    def pictures(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def pictures(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Pictures and their scene labels, see `drawn`."""
-        which = self.rng.choices(range(len(self.names)), self.weights)[0]
-        picked = torch.randint(self.groups[which], (number,), device=self.device, generator=self.generator)
-        return self.drawn(self.arrays[f"{self.names[which]}-scenes"][picked])
+        name = self._any()
+        return self.drawn(self.arrays[f"{name}-scenes"][self._picked(name)])
+
+    def _any(self) -> str:
+        return self.rng.choices(self.names, self.groups)[0]
+
+    def _picked(self, name: str) -> torch.Tensor:
+        groups = len(self.arrays[f"{name}-scenes"])
+        return torch.randint(groups, (self.number,), device=self.device, generator=self.generator)
 
     def batch(self, layout: str | None = None) -> dict[str, torch.Tensor | str]:
         """A batch of a layout, by default of any.
@@ -233,10 +237,8 @@ class Batches:
         Returns:
             `layout` (its name), `rows` (rows, room), `cells` (rows,), `pixel_values` and `scene_labels` as of `drawn`.
         """
-        name = layout or self.rng.choices(self.names, self.weights)[0]
-        which = self.names.index(name)
-        group = LAYOUTS[name].group
-        picked = torch.randint(self.groups[which], (self.sizes[which],), device=self.device, generator=self.generator)
+        name = layout or self._any()
+        group, picked = LAYOUTS[name].group, self._picked(name)
         rows = (picked[:, None] * group + torch.arange(group, device=self.device)).flatten()
         pixels, labels = self.drawn(self.arrays[f"{name}-scenes"][picked])
         return {

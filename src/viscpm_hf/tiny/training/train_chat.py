@@ -246,7 +246,7 @@ class Training:
         if self.path.exists():
             self.load()
             print(f"going on after step {self.progress['step']}, {self.progress['spent']:.0f} s", flush=True)
-        self.batches = Batches(args.output / "world", self.device, args.tokens, args.seed + self.progress["step"])
+        self.batches = Batches(args.output / "world", self.device, args.pictures, args.seed + self.progress["step"])
 
     def load(self) -> None:
         saved = torch.load(self.path, map_location=self.device, weights_only=True)
@@ -344,7 +344,7 @@ class Training:
                 saved = time.monotonic()
 
     def vision_step(self) -> dict[str, torch.Tensor]:
-        pixels, labels = self.batches.pictures(self.args.pictures)
+        pixels, labels = self.batches.pictures()
         loss, right = self.model.scene_loss(self.model.model.vision_tower(pixels).pooler_output, labels)
         return {"loss": loss, "seen": right}
 
@@ -366,8 +366,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=1_600_000 if cuda else 600_000, help="questions to prepare")
     parser.add_argument("--unknown", type=int, default=6000, help="pictures of nothing to prepare")
     parser.add_argument("--workers", type=int, default=14 if cuda else 2, help="processes that prepare")
-    parser.add_argument("--tokens", type=int, default=65_536 if cuda else 4096, help="of a batch")
-    parser.add_argument("--pictures", type=int, default=512 if cuda else 32, help="of a batch, vision alone")
+    parser.add_argument(
+        "--pictures", type=int, default=256 if cuda else 32, help="of a batch; two or four questions each"
+    )
     parser.add_argument("--vision-share", type=float, default=0.12, help="of the time, for the vision tower alone")
     parser.add_argument("--vision-learning-rate", type=float, default=8e-4 if cuda else 6e-4)
     # More makes both stall: the tower stays blind to shapes, the language model cannot tell which thing is meant.

@@ -818,7 +818,7 @@ KINDS = tuple(_ASKERS)
 # how often training asks what
 _TRAINING_WEIGHTS = {
     "what": 1.5,
-    "description": 1.5,
+    "description": 2.5,
     "count": 1.5,
     "exists": 1.5,
     "where": 1.5,
