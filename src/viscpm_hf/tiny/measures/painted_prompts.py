@@ -24,7 +24,10 @@ from ..world.prompts import LANGUAGES, SPLITS, Prompt, held_out_prompts
 from ..world.things import BY_NAME, KNOWN
 from .judge import Found, Judge, Look, train_judge
 
-CHECKS = ("thing", "both things", "number", "place", "relation", "background", "colour", "shape")
+CHECKS = {
+    "combinations": ("thing", "both things", "number", "place", "relation", "background"),
+    "shapes": ("colour", "shape", "number", "place", "background"),
+}
 ASKED = {"zh": "图里有什么？", "en": "What is in the picture?"}
 _APART = 0.15  # of the picture at least, between things one of which is left of or above the other
 SCHEDULERS = {
@@ -137,10 +140,10 @@ def ask_chat(
 
 def format_table(checks: dict[str, dict[str, list[bool]]], title: str) -> str:
     """Shares as a Markdown table; `checks` is column → check → right or not."""
-    rows = [row for row in next(iter(checks.values())) if any(own[row] for own in checks.values())]
+    rows = list(dict.fromkeys(row for own in checks.values() for row in own))
     lines = [f"| {title} | {' | '.join(checks)} |", "|---|" + "---|" * len(checks)]
     for row in rows:
-        columns = [own[row] for own in checks.values()]
+        columns = [own.get(row) for own in checks.values()]
         cells = [f"{100 * sum(right) / len(right):.1f} % of {len(right)}" if right else "–" for right in columns]
         lines.append(f"| {row} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -191,7 +194,7 @@ def main(argv: list[str] | None = None) -> int:
         settings = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale}
         pictures = paint_prompts(pipeline, prompts, args.seed, args.batch_size, **settings)
         found = [check_picture(prompt, look) for prompt, look in zip(prompts, judge.look(pictures), strict=True)]
-        own = {check: [each[check] for each in found if check in each] for check in CHECKS}
+        own = {check: [each[check] for each in found if check in each] for check in CHECKS[split]}
         if model is not None:
             own["all things, asking Chat"] = ask_chat(prompts, pictures, model, processor)
         checks[f"{split}: {language}"] = own

@@ -220,6 +220,12 @@ def write_training_prompts(scene: Scene, relation: str | None, rng: random.Rando
     return [replace(prompt, text=_sloppy(prompt.text, rng)) for prompt in prompts]
 
 
+def training_prompts(number: int, seed: int = 0) -> list[Prompt]:
+    """Some of the prompts that training uses, both languages in turn."""
+    rng = random.Random(f"training prompts {seed}")
+    return [write_prompt(LANGUAGES[i % 2], *training_wish(rng), rng) for i in range(number)]
+
+
 def prompt_phrases() -> list[str]:
     """Texts that together hold every word of a prompt, for the vocabulary."""
     texts = []
