@@ -17,7 +17,7 @@ from viscpm_hf.tiny.world.scenes import (
     place_is_held_out,
     random_scene,
 )
-from viscpm_hf.tiny.world.things import BY_NAME, CHINESE_COLOURS, FACTS, KINDS, KNOWN, THINGS
+from viscpm_hf.tiny.world.things import BY_NAME, FACTS, KINDS, KNOWN, THINGS
 
 
 def combinations(scene):
