@@ -8,6 +8,7 @@
 * chat.py: `viscpm chat`, conversation.py: what is said without --question; paint.py: `viscpm paint`, painting.py: its
   pictures; examples.py: what the tiny models understand; batch.py: `viscpm batch
   chat|paint`, batching.py: what it does
+* evaluate.py: `viscpm evaluate`; evaluate_qa90.py, evaluate_images.py, evaluate_tiny.py: its tables
 """
 
 from .app import main

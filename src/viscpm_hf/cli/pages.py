@@ -6,7 +6,7 @@ import typer
 
 from ..language import is_chinese, say
 
-_ORDER = "chat paint serve batch convert verify export refresh push fit quantize".split()  # others follow
+_ORDER = "chat paint serve batch convert verify export refresh push fit quantize evaluate".split()  # others follow
 _CHINESE_TITLES = {
     "ARGUMENTS_PANEL_TITLE": "参数",
     "OPTIONS_PANEL_TITLE": "选项",
