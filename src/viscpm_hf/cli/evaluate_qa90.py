@@ -48,7 +48,7 @@ def qa90(
     ],
     output: Annotated[
         Path,
-        typer.Option(metavar="DIR", help=say("folder for answers, verdicts, scores", "存放回答、评判和分数的文件夹")),
+        typer.Option(metavar="DIR", help=say("folder for answers, verdicts, scores", "存放结果的文件夹")),
     ],
     model: Model = None,
     server: Annotated[

@@ -1,4 +1,4 @@
-"""Chat completions over HTTP, of a judge or of a running server: in parallel, patient, and what went wrong in a line."""
+"""Chat completions over HTTP, of a judge or of a running server: in parallel, patient, errors in a line."""
 
 import asyncio
 import json
@@ -12,10 +12,8 @@ from ..checkpoint.errors import first_line
 from ..language import shortened
 
 IN_A_ROW = 5  # requests that failed after all their tries: then something else is wrong
-_PARAMETERS = {
-    "max_tokens": "max_completion_tokens",
-    "temperature": None,
-}  # that newer models call otherwise or refuse
+# what newer models call otherwise, or refuse
+_PARAMETERS = {"max_tokens": "max_completion_tokens", "temperature": None}
 
 
 class EndpointError(ValueError):

@@ -8,6 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..checkpoint.errors import CheckpointError
+from ..checkpoint.files.json_file import quoted
 from ..language import say
 from .answers import Answerer
 from .endpoint import Endpoint
@@ -112,6 +114,7 @@ def collect_verdicts(
 
     Raises:
         EndpointError: the judge answers nobody; verdicts up to then are kept.
+        CheckpointError: it gave no verdict at all.
     """
     prompts = {q.question_id: judging_prompt(q, answers[q.question_id], material) for q in questions}
     settings = {"judge": judge, "address": endpoint.base_url, "prompts": digest_of(list(prompts.values()))}
@@ -135,6 +138,9 @@ def collect_verdicts(
                 failed = judge_all(endpoint, judge, wanted, record, concurrency, tries)
         rows = journal.sort(prompts)
     scored = {row["question_id"]: tuple(row["tuple"]) for row in rows if row["tuple"] is not None}
+    if not scored:
+        reply = next((text for row in rows for text in row["malformed"]), next(iter(failed.values()), ""))
+        raise CheckpointError(f"{judge} gave two scores for none of {len(questions)} answers ({quoted(reply)}).")
     result = Result(
         model,
         judge,
@@ -157,16 +163,14 @@ def as_json(result: Result) -> str:
 def as_table(result: Result, markdown: bool = False) -> str:
     """The README's table: a result with its 95 % confidence intervals over the published figures."""
     columns = list(result.scores)
-    header = [
-        say("model", "模型"),
-        say("language", "语言"),
-        *(say(name, _CHINESE.get(name, name)) for name in columns),
-    ]
-    rows = [[result.model, result.language, *map(_cell, result.scores.values())]]
+    header = [say("model", "模型"), say("judge", "评判"), say("language", "语言")]
+    header += [say(name, _CHINESE.get(name, name)) for name in columns]
+    rows = [[result.model, result.judge, result.language, *map(_cell, result.scores.values())]]
     for name, published in PUBLISHED.items():
         if columns == list(_CHINESE):
             label = say(f"{name}, published", f"{name}，原版 README")
-            rows.append([label, result.language, *(f"{value:.1f}" for value in published[result.language])])
+            figures = [f"{value:.1f}" for value in published[result.language]]
+            rows.append([label, "GPT-4, 2023", result.language, *figures])
     return table(header, rows, markdown)
 
 

@@ -161,10 +161,11 @@ def _context(row: dict[str, Any], what: str) -> str:
     captions = [captions] if isinstance(captions, str) else captions
     if not isinstance(captions, list) or not all(isinstance(each, str) for each in captions):
         raise CheckpointError(f"{what} has captions={quoted(captions)}, expected a list of texts.")
-    if not isinstance(boxes, list) or not all(
-        isinstance(each, dict) and {"category", "bbox"} <= each.keys() for each in boxes
-    ):
-        raise CheckpointError(f"{what} has instances={quoted(boxes)}, expected a list with category and bbox.")
+    boxes = boxes if isinstance(boxes, list) else [None]
+    if not all(isinstance(each, dict) and {"category", "bbox"} <= each.keys() for each in boxes):
+        raise CheckpointError(
+            f"{what} has instances={quoted(row.get('instances'))}, expected a list with category and bbox."
+        )
     lines = [f"{box['category']}: {box['bbox']}" for box in boxes]
     return "\n".join(captions) + "\n\n" + "\n".join(lines)
 

@@ -73,7 +73,7 @@ def require_settings(path: Path, settings: dict[str, Any], made: bool) -> None:
             return
         changes = [f"{name} {quoted(before.get(name))}, now {quoted(settings.get(name))}" for name in other]
         raise CheckpointError(
-            f"{path.parent} holds results of another run ({listed(changes, 4)}): choose another --output, or remove it."
+            f"{path.parent} holds results of another run ({listed(changes, 4)}): choose another --output."
         )
     replace_text(path, json.dumps(settings, ensure_ascii=False, indent=2) + "\n")
 
