@@ -15,7 +15,7 @@ from .answers import Answerer
 from .endpoint import Endpoint
 from .judge import MAX_TOKENS, TEMPERATURE, Verdict, judge_all
 from .questions import Material, Question, judging_prompt, language_of
-from .runs import Journal, digest_of, replace_text
+from .runs import Journal, digest_of, replace_bytes
 from .scores import PUBLISHED, Score, relative_scores
 from .tables import table
 
@@ -151,7 +151,7 @@ def collect_verdicts(
         sum(row["prompt_tokens"] for row in rows),
         sum(row["completion_tokens"] for row in rows),
     )
-    replace_text(folder / RESULTS, as_json(result) + "\n")
+    replace_bytes(folder / RESULTS, (as_json(result) + "\n").encode())
     return result
 
 

@@ -75,14 +75,14 @@ def require_settings(path: Path, settings: dict[str, Any], made: bool) -> None:
         raise CheckpointError(
             f"{path.parent} holds results of another run ({listed(changes, 4)}): choose another --output."
         )
-    replace_text(path, json.dumps(settings, ensure_ascii=False, indent=2) + "\n")
+    replace_bytes(path, (json.dumps(settings, ensure_ascii=False, indent=2) + "\n").encode())
 
 
-def replace_text(path: Path, text: str) -> None:
+def replace_bytes(path: Path, data: bytes) -> None:
     """Writes a file that is never seen half written."""
     partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
+    with open(partial, "wb") as file:
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
@@ -133,9 +133,9 @@ class Journal:
         """Puts the lines into an order, those of no key in it last, and gives them back."""
         order = {key: number for number, key in enumerate(keys)}
         rows = sorted(self.rows.values(), key=lambda row: order.get(row[self.key], len(order)))
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        if self.path.read_text(encoding="utf-8") != text:
-            replace_text(self.path, text)
+        data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+        if self.path.read_bytes() != data:
+            replace_bytes(self.path, data)
             self._file.close()
             self._file = open(self.path, "ab")
         return rows
