@@ -20,9 +20,10 @@ def add_to(group: typer.Typer) -> None:
             "按描述（如 COCO）作画，并计算 FID 与 CLIP 分数。",
         ),
         epilog=say(
-            "Run it again with the same --output to go on where it was. On several GPUs: accelerate launch -m viscpm_hf "
-            "evaluate images …",
-            "用同样的 --output 再运行一次即可继续。多块 GPU：accelerate launch -m viscpm_hf evaluate images …",
+            "Run it again with the same --output to go on where it was. On several GPUs begin the command with: "
+            "accelerate launch -m viscpm_hf evaluate images",
+            "用同样的 --output 再运行一次即可继续。多块 GPU 时，命令的开头是："
+            "accelerate launch -m viscpm_hf evaluate images",
         ),
     )(images)
 
@@ -134,13 +135,19 @@ def images(
     settings = {"steps": steps, "size": size, "negative": None, "guidance": guidance, "candidates": candidates}
     loading = {"memory": memory, "quantization": quantization, "dtype": dtype}
     scoring = (references, inception, inception_sha256, {"en": clip, "zh": chinese_clip})
-    return _images(
-        prompts, output, model, limit, scoring, no_ranker, seed, batch, scheduler, settings, loading, device, form
-    )
+    painting = (no_ranker, seed, batch, scheduler, settings, loading, device)
+    return _images(prompts, output, model, limit, painting, scoring, form)
 
 
 @verb
-def _images(files, output, model, limit, scoring, no_ranker, seed, batch, scheduler, settings, loading, device, form):
+def _images(files, output, model, limit, painting, scoring, form):
+    from .remarks import only_ours
+
+    with only_ours():
+        return _paint_and_score(files, output, model, limit, painting, scoring, form)
+
+
+def _paint_and_score(files, output, model, limit, painting, scoring, form):
     from contextlib import nullcontext
     from datetime import timedelta
 
@@ -151,15 +158,16 @@ def _images(files, output, model, limit, scoring, no_ranker, seed, batch, schedu
     from ..evaluation.fid import KNOWN_SHA256, Inception, frechet_distance, pictures_in
     from ..evaluation.runs import claimed, model_settings
     from .painting import Painter, check_candidates, check_size
-    from .remarks import only_ours, tell
+    from .remarks import tell
 
+    no_ranker, seed, batch, scheduler, settings, loading, device = painting
+    real, network, sha256, clips = scoring
     sets = [images.PromptSet(path.stem, read_prompts(path, limit, seed), output / path.stem) for path in files]
     check_size(model, settings["size"])
     check_candidates(model, settings["candidates"])
-    real, inception_file, sha256, clips = scoring
     inception = None
-    if inception_file is not None:  # what is wrong with it is said before days of painting
-        inception = Inception(inception_file, sha256 or KNOWN_SHA256)
+    if network is not None:  # what is wrong with it is said before days of painting
+        inception = Inception(network, sha256 or KNOWN_SHA256)
         frechet_distance(inception)
         pictures_in(real)
     # others may paint for days after one is done
@@ -175,7 +183,7 @@ def _images(files, output, model, limit, scoring, no_ranker, seed, batch, schedu
         options = {"width": width, "height": height, "guidance_scale": painter.guidance}
         return painter.painter, {**options, "num_inference_steps": painter.steps}
 
-    with claimed(output) if state.is_main_process else nullcontext(), only_ours():
+    with claimed(output) if state.is_main_process else nullcontext():
         folder = _folder(model)
         about = model_settings(folder, None if model else "VisCPM-Paint-tiny")
         ranked = not no_ranker and _has_ranker(folder)
@@ -222,9 +230,9 @@ def _remark(results, tell, enough):
         if result.fid is not None and min(result.count, result.real) < enough:
             tell(
                 say(
-                    f"warning: {result.prompts}: the FID of {result.count} pictures to {result.real} real ones is far "
-                    "above that of 30,000, which the published figures are of: compare it with none of another number",
-                    f"警告：{result.prompts}：{result.count} 张图片对 {result.real} 张真实图片的 FID 会明显高于 30000 张"
-                    "时的值，不能与发布的数字比较",
+                    f"warning: {result.prompts}: an FID of {result.count} pictures to {result.real} real ones cannot "
+                    "be compared with the published ones, which are of 30,000",
+                    f"警告：{result.prompts}：{result.count} 张图片对 {result.real} 张真实图片的 FID 不能与已发布的"
+                    "相比，后者用了 30000 张",
                 )
             )

@@ -137,13 +137,20 @@ def qa90(
 
 
 @verb
-def _qa90(questions_file, images, output, answering, files, judging, only_estimate, form):
+def _qa90(questions, images, output, answering, files, judging, only_estimate, form):
+    from .remarks import only_ours
+
+    with only_ours():
+        return _answer_and_judge(questions, images, output, answering, files, judging, only_estimate, form)
+
+
+def _answer_and_judge(questions_file, images, output, answering, files, judging, only_estimate, form):
     from ..evaluation import qa90
     from ..evaluation.endpoint import Endpoint
     from ..evaluation.judge import estimate
     from ..evaluation.questions import find_pictures, judging_prompt, read_material, read_questions
     from ..evaluation.runs import claimed
-    from .remarks import only_ours, tell
+    from .remarks import tell
 
     judge, judge_url, judge_key, concurrency, patience, price, again = judging
     questions = read_questions(questions_file)
@@ -156,7 +163,7 @@ def _qa90(questions_file, images, output, answering, files, judging, only_estima
     # whatever is wrong with the judge's address or key is said before a model is loaded
     endpoint = Endpoint(judge_url, judge_key, patience) if judge else None
     pictures = find_pictures(questions, images)
-    with claimed(output), only_ours():
+    with claimed(output):
         settings, load = _answerer(*answering, patience)
         answers = qa90.collect_answers(questions, pictures, output, settings, load)
         tell(say(f"Answers: {output / qa90.ANSWERS}", f"回答：{output / qa90.ANSWERS}"))
