@@ -54,7 +54,7 @@ def images(
         typer.Option(
             min=1,
             metavar="N",
-            help=say("so many prompts of a file, drawn by the seed (default: all)", "按种子抽取的条数（默认：全部）"),
+            help=say("so many prompts of a file, drawn by the seed (default: all)", "按种子抽取的条数，默认全部"),
         ),
     ] = None,
     references: Annotated[
@@ -90,7 +90,7 @@ def images(
             min=1,
             max=64,
             metavar="N",
-            help=say("pictures the ranker chooses from (default: 4)", "供重排序挑选的候选数（默认：4）"),
+            help=say("pictures the ranker chooses from (default: 4)", "供重排序挑选的候选数，默认 4"),
         ),
     ] = None,
     seed: Annotated[
@@ -114,7 +114,7 @@ def images(
     size: Annotated[tuple | None, typer.Option(parser=_size, metavar="WxH", help=say("in pixels", "像素"))] = None,
     guidance: Annotated[
         float | None,
-        typer.Option(parser=_guidance, metavar="X", help=say("default: 7.5", "遵循提示词的程度（默认：7.5）")),
+        typer.Option(parser=_guidance, metavar="X", help=say("default: 7.5", "遵循提示词的程度，默认 7.5")),
     ] = None,
     scheduler: Annotated[
         Literal["ddpm", "dpm++"] | None,
