@@ -4,8 +4,9 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
-from diffusers import DiffusionPipeline
+from diffusers import DPMSolverMultistepScheduler
 from paint import golden_pipeline, ranker_parts
 from PIL import Image
 from test_fid_and_clip import Network, chinese_clip_folder, clip_folder, scripted
@@ -105,9 +106,12 @@ def test_each_prompt_has_its_seed_and_what_is_painted_stays(run, paint_repo, tmp
     painted = pictures(folder)
     assert list(painted) == [f"{number:06}.png" for number in range(6)]
     painter = VisCPMPaint(paint_repo, False, False, False)
-    painter.pipeline.scheduler = DiffusionPipeline.from_pretrained(paint_repo).scheduler
+    config = painter.pipeline.scheduler.config
+    painter.pipeline.scheduler = DPMSolverMultistepScheduler.from_config(config, timestep_spacing="trailing")
+    expected = painter.generate(PROMPTS[3], generator=8, num_inference_steps=2)
     with Image.open(folder / "000003.png") as picture:
         assert picture.text["prompt"] == PROMPTS[3] and picture.text["seed"] == "8"
+        assert (np.asarray(picture) == np.asarray(expected)).all()
 
     kept = {name: (folder / name).stat().st_mtime_ns for name in painted if name != "000003.png"}
     (folder / "000003.png").unlink()
