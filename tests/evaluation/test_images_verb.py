@@ -207,11 +207,10 @@ def test_two_processes_paint_the_same_and_merge_their_scores(run, prompts, paint
     words += ["--chinese-clip", chinese_clip_folder(tmp_path / "clip", PROMPTS), "--format", "json"]
     code, out, err = run(*words)
     alone = json.loads(out)[0]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     options = ["--prompts", prompts, "--model", paint_repo, "--output", tmp_path / "two", *FAST, *words]
-    done = subprocess.run(
-        [*launch, "-m", "viscpm_hf", "evaluate", "images", *map(str, options)], capture_output=True, text=True
-    )
+    command = [*launch, "-m", "viscpm_hf", "evaluate", "images", *map(str, options)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     both = json.loads(done.stdout)[0]
     assert both.pop("fid") == pytest.approx(alone.pop("fid"), rel=1e-5)
