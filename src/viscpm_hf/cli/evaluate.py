@@ -3,7 +3,7 @@
 import typer
 
 from ..language import say
-from . import evaluate_images, evaluate_qa90
+from . import evaluate_images, evaluate_qa90, evaluate_tiny
 
 
 def add_to(app: typer.Typer) -> None:
@@ -14,6 +14,6 @@ def add_to(app: typer.Typer) -> None:
         ),
         no_args_is_help=False,
     )
-    for verb in (evaluate_qa90, evaluate_images):
+    for verb in (evaluate_qa90, evaluate_images, evaluate_tiny):
         verb.add_to(group)
     app.add_typer(group, name="evaluate")
