@@ -54,7 +54,7 @@ def images(
         typer.Option(
             min=1,
             metavar="N",
-            help=say("so many prompts of a file, drawn by the seed (default: all)", "按种子抽取的条数，默认全部"),
+            help=say("so many prompts of a file, drawn by the seed (default: all)", "抽取的条数，默认全部"),
         ),
     ] = None,
     references: Annotated[
@@ -64,7 +64,7 @@ def images(
     inception: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help=say("TorchScript inception-2015-12-05.pt, for FID", "TorchScript 网络，算 FID 用")
+            metavar="FILE", help=say("Inception as TorchScript, for FID", "TorchScript 的 Inception，算 FID 用")
         ),
     ] = None,
     inception_sha256: Annotated[
@@ -90,7 +90,7 @@ def images(
             min=1,
             max=64,
             metavar="N",
-            help=say("pictures the ranker chooses from (default: 4)", "供重排序挑选的候选数，默认 4"),
+            help=say("pictures the ranker chooses from (default: 4)", "重排序的候选数，默认 4"),
         ),
     ] = None,
     seed: Annotated[

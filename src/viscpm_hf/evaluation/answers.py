@@ -53,7 +53,7 @@ class LocalChat:
 
 
 class ServedChat:
-    """A server's `/v1/chat/completions`. Without sampling parameters `viscpm serve` answers with the original's beams.
+    """A server's `/v1/chat/completions`. Without sampling parameters ours answers with the original's beams.
 
     Args:
         endpoint (`Endpoint`): the server.
