@@ -47,6 +47,11 @@ class SmallQA90:
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
         return path
 
+    def picture(self, row):
+        """The picture of a question."""
+        path = self.images / row["image"]
+        return Image.open(path if path.exists() else path.with_name(f"COCO_val2014_{path.name}"))
+
     @property
     def options(self):
         """Of the command."""

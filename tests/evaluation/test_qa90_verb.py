@@ -5,14 +5,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
-from PIL import Image
+import uvicorn
 from stub_endpoint import KEY, StubEndpoint
 
 from viscpm_hf import VisCPMChat
 from viscpm_hf.cli import main
+from viscpm_hf.serving.api import create_app
+from viscpm_hf.serving.engine import Engine
+from viscpm_hf.serving.server import bound_socket
 from viscpm_hf.tiny import tiny_chat_repo
 
 
@@ -34,7 +38,7 @@ def lines(path):
 
 
 def judging(qa90, stub, *more):
-    return [*qa90.judging, "--judge", "stub", "--judge-url", stub.url, "--judge-key", "JUDGE_KEY", *more]
+    return [*qa90.judging, "--judge", "stub", "--judge-url", stub.url, "--judge-key-env", "JUDGE_KEY", *more]
 
 
 def test_answers_are_the_classes_and_scores_are_the_judges(run, small_qa90, tmp_path):
@@ -60,8 +64,8 @@ def test_answers_are_the_classes_and_scores_are_the_judges(run, small_qa90, tmp_
         rows = lines(tmp_path / "out" / "answers.jsonl")
         assert [row["question_id"] for row in rows] == list(range(12))
         chat = VisCPMChat(tiny_chat_repo(), image_safety_checker=False)
-        picture = Image.open(small_qa90.images / small_qa90.rows[3]["image"])
-        assert rows[4]["text"] == chat.chat(picture, small_qa90.rows[4]["text"])[0] and len(rows[4]["text"]) > 5
+        answer, *_ = chat.chat(small_qa90.picture(small_qa90.rows[4]), small_qa90.rows[4]["text"])
+        assert rows[4]["text"] == answer and len(answer) > 5
         assert any(rows[4]["text"] in prompt for prompt in stub.prompts)
         verdicts = lines(tmp_path / "out" / "verdicts.jsonl")
         assert [row["question_id"] for row in verdicts] == list(range(12))
@@ -76,6 +80,29 @@ def test_answers_are_the_classes_and_scores_are_the_judges(run, small_qa90, tmp_
         code, out, err = run(*judging(small_qa90, stub, "--again"))
         assert code == 0 and len(stub.prompts) == asked + 1 and "warning" not in err
         assert [row["tuple"] for row in lines(tmp_path / "out" / "verdicts.jsonl")][4] == [10, 9]
+
+
+def test_a_running_server_answers_as_its_model_does(run, small_qa90, tmp_path, monkeypatch):
+    """Our own, with a key, several questions at a time."""
+    engine = Engine(VisCPMChat(tiny_chat_repo(), image_safety_checker=False))
+    config = uvicorn.Config(create_app(engine, api_key=KEY), log_level="warning")
+    server = uvicorn.Server(config)
+    with bound_socket("127.0.0.1", 0) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            words = ["--server", f"http://127.0.0.1:{listener.getsockname()[1]}/v1"]
+            code, out, err = run(*words)
+            assert code == 1 and err.splitlines()[-1].startswith("error: http://127.0.0.1:") and "401" in err
+            assert run(*words, "--server-key-env", "JUDGE_KEY")[0] == 0
+        finally:
+            server.should_exit = True
+            thread.join()
+            engine.close()
+    served = lines(tmp_path / "out" / "answers.jsonl")
+    chat = VisCPMChat(tiny_chat_repo(), image_safety_checker=False)
+    items = [{"image": small_qa90.picture(row), "question": row["text"]} for row in small_qa90.rows]
+    assert [row["text"] for row in served] == [answer for answer, *_ in chat.batch_chat(items)]
 
 
 def test_a_run_killed_by_kill_9_goes_on_where_it_was(run, small_qa90, tmp_path):
@@ -135,7 +162,7 @@ def test_what_cannot_be_is_one_sentence(run, tmp_path, arguments, code, said):
 
 def test_the_judge_is_looked_at_before_a_model_is_loaded(run, small_qa90, tmp_path, monkeypatch):
     monkeypatch.delenv("JUDGE_KEY")
-    code, out, err = run(*small_qa90.judging, "--judge", "gpt-4", "--judge-key", "JUDGE_KEY")
+    code, out, err = run(*small_qa90.judging, "--judge", "gpt-4", "--judge-key-env", "JUDGE_KEY")
     assert code == 1 and "set JUDGE_KEY" in err and not (tmp_path / "out").exists()
     code, out, err = run(*small_qa90.judging, "--estimate")
     assert (code, out) == (0, "") and "Judging 12 answers by a judge" in err and not (tmp_path / "out").exists()

@@ -65,9 +65,9 @@ def qa90(
         str | None,
         typer.Option(metavar="NAME", help=say("id of its model, if it has several", "服务有多个模型时选哪个")),
     ] = None,
-    server_key: Annotated[
+    server_key_env: Annotated[
         str,
-        typer.Option(metavar="VARIABLE", help=say("environment variable with its key", "存放其密钥的环境变量")),
+        typer.Option(metavar="NAME", help=say("environment variable with its key", "存放其密钥的环境变量")),
     ] = "VISCPM_API_KEY",
     batch: Annotated[
         int, typer.Option(min=1, max=256, metavar="N", help=say("questions at a time", "同时回答的问题数"))
@@ -86,9 +86,9 @@ def qa90(
         str | None,
         typer.Option(metavar="URL", help=say("OpenAI-compatible address (default: OpenAI's)", "OpenAI 兼容的地址")),
     ] = None,
-    judge_key: Annotated[
+    judge_key_env: Annotated[
         str,
-        typer.Option(metavar="VARIABLE", help=say("environment variable with its key", "存放其密钥的环境变量")),
+        typer.Option(metavar="NAME", help=say("environment variable with its key", "存放其密钥的环境变量")),
     ] = "OPENAI_API_KEY",
     concurrency: Annotated[
         int,
@@ -131,8 +131,8 @@ def qa90(
     if server is not None and (model is not None or any(loading.values())):
         raise typer.TyperException("Got --server with an option of a model here: give one or the other.")
     files = None if missing else (references, captions, rules)
-    answering = (server, served_model, server_key, model, loading, batch)
-    judging = (judge, judge_url, judge_key, concurrency, patience, price, again)
+    answering = (server, served_model, server_key_env, model, loading, batch)
+    judging = (judge, judge_url, judge_key_env, concurrency, patience, price, again)
     return _qa90(questions, images, output, answering, files, judging, estimate, form)
 
 
