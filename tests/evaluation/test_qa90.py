@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 
+from viscpm_hf.evaluation.captions import language_of
 from viscpm_hf.evaluation.judge import estimate, parse_scores
 from viscpm_hf.evaluation.questions import (
     find_pictures,
     judging_prompt,
-    language_of,
     read_material,
     read_questions,
 )
@@ -45,7 +45,8 @@ def test_the_judge_is_asked_as_published(small_qa90):
     questions = read_questions(small_qa90.questions)
     material = read_material(questions, small_qa90.references, small_qa90.captions, small_qa90.rules)
     assert judging_prompt(questions[0], "一个圆形。", material) == PUBLISHED
-    assert language_of(questions) == "zh" and language_of(questions[2:3]) == "en"
+    texts = [question.text for question in questions]
+    assert language_of(texts) == "zh" and language_of(texts[2:3]) == "en"
     found = find_pictures(questions, small_qa90.images)
     assert [path.name for path in found.values()][:2] == ["COCO_val2014_000000000000.png", "000000000001.png"]
 

@@ -1,6 +1,7 @@
 """Prompts to paint: lines of a text, rows of a JSONL file, or COCO's captions."""
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..checkpoint.errors import CheckpointError
@@ -33,9 +34,9 @@ def read_prompts(path: Path, limit: int | None = None, seed: int = 0) -> list[st
     return prompts
 
 
-def language_of(prompts: list[str]) -> str:
-    """`"zh"` if most have Chinese characters, else `"en"`."""
-    return "zh" if 2 * sum(bool(CHINESE.search(prompt)) for prompt in prompts) > len(prompts) else "en"
+def language_of(texts: Sequence[str]) -> str:
+    """`"zh"` if most texts have Chinese characters, else `"en"`."""
+    return "zh" if 2 * sum(bool(CHINESE.search(text)) for text in texts) > len(texts) else "en"
 
 
 def _coco(path):

@@ -68,7 +68,7 @@ def frechet_distance(inception: Inception):
     try:
         from torchmetrics.image.fid import FrechetInceptionDistance
     except ImportError as error:
-        raise ImportError('FID needs torchmetrics: pip install "torchmetrics>=1.6"') from error
+        raise ImportError('FID needs torchmetrics: pip install "torchmetrics>=1.8"') from error
     return FrechetInceptionDistance(inception, reset_real_features=False)
 
 

@@ -12,9 +12,10 @@ from ..checkpoint.errors import CheckpointError
 from ..checkpoint.files.json_file import quoted
 from ..language import say
 from .answers import Answerer
+from .captions import language_of
 from .endpoint import Endpoint
 from .judge import MAX_TOKENS, TEMPERATURE, Verdict, judge_all
-from .questions import Material, Question, judging_prompt, language_of
+from .questions import Material, Question, judging_prompt
 from .runs import Journal, digest_of, replace_bytes
 from .scores import PUBLISHED, Score, relative_scores
 from .tables import table
@@ -144,7 +145,7 @@ def collect_verdicts(
     result = Result(
         model,
         judge,
-        language_of(questions),
+        language_of([question.text for question in questions]),
         relative_scores(questions, scored),
         [row["question_id"] for row in rows if row["tuple"] is None],
         failed,

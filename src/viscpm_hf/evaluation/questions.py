@@ -10,7 +10,6 @@ from PIL import Image
 from ..checkpoint.errors import CheckpointError, first_line, listed
 from ..checkpoint.files.disk import open_regular
 from ..checkpoint.files.json_file import named, quoted, read_json_file
-from ..paint import CHINESE
 from .runs import read_lines
 
 PREFIX = "COCO_val2014_"  # of the pictures' names in COCO, which the questions leave out
@@ -68,11 +67,6 @@ def read_questions(path: str | Path) -> list[Question]:
     if len({question.question_id for question in questions}) < len(questions):
         raise CheckpointError(f"{path} has a question_id twice.")
     return questions
-
-
-def language_of(questions: Sequence[Question]) -> str:
-    """`"zh"` if most questions have Chinese characters, else `"en"`."""
-    return "zh" if 2 * sum(bool(CHINESE.search(question.text)) for question in questions) > len(questions) else "en"
 
 
 def find_pictures(questions: Sequence[Question], folder: Path) -> dict[str, Path]:
