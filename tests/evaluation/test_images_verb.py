@@ -1,6 +1,8 @@
 """Guards `viscpm evaluate images`: prompts, pictures that do not depend on how they were painted, and the table."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 
@@ -200,19 +202,31 @@ def test_what_cannot_be_is_one_sentence_before_anything_is_painted(run, tmp_path
 
 
 def test_two_processes_paint_the_same_and_merge_their_scores(run, prompts, paint_repo, tmp_path):
-    """Started as accelerate starts them; the table comes once."""
+    """Told of each other as `accelerate launch` does it; the table comes once."""
     network, sha256 = tmp_path / "network.pt", scripted(Network(), tmp_path / "network.pt")
     (tmp_path / "clip").mkdir()
     words = ["--batch", "2", "--references", PICTURES, "--inception", network, "--inception-sha256", sha256]
     words += ["--chinese-clip", chinese_clip_folder(tmp_path / "clip", PROMPTS), "--format", "json"]
     code, out, err = run(*words)
     alone = json.loads(out)[0]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     options = ["--prompts", prompts, "--model", paint_repo, "--output", tmp_path / "two", *FAST, *words]
-    command = [*launch, "-m", "viscpm_hf", "evaluate", "images", *map(str, options)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    both = json.loads(done.stdout)[0]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "viscpm_hf", "evaluate", "images", *map(str, options)],
+            env={**os.environ, **together, "LOCAL_WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    printed = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], printed
+    assert printed[1] == ("", "")
+    both = json.loads(printed[0][0])[0]
     assert both.pop("fid") == pytest.approx(alone.pop("fid"), rel=1e-5)
     assert both.pop("clip") == pytest.approx(alone.pop("clip"), abs=1e-3)
     assert both.pop("clip_error") == pytest.approx(alone.pop("clip_error"), abs=1e-3)
