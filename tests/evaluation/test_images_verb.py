@@ -18,7 +18,7 @@ from viscpm_hf.checkpoint.errors import CheckpointError
 from viscpm_hf.cli import main
 from viscpm_hf.evaluation.captions import read_prompts
 from viscpm_hf.evaluation.painting import batches_of
-from viscpm_hf.tiny import PICTURES
+from viscpm_hf.tiny import CHAT_CHECKPOINT, PICTURES
 
 PROMPTS = ["海上生明月", "北京", "a red car", "天涯共此时", "月", "明月"]
 FAST = ["--steps", "2", "--scheduler", "dpm++", "--device", "cpu"]
@@ -193,6 +193,9 @@ def test_a_prompt_that_cannot_be_painted_is_said_and_left_out(run, tmp_path, pro
         (["--references", "nowhere", "--inception", PICTURES / "1_circle_and_star.png"], 1, "has the SHA-256"),
         (["--limit", "7"], 1, "holds 6 prompts, expected 7"),
         (["--size", "33x32"], 1, "expected multiples of"),
+        (["--clip", "nowhere"], 1, "is not a CLIP that can be loaded"),
+        (["--model", "nowhere"], 1, "nowhere does not exist, expected a converted folder"),
+        (["--model", CHAT_CHECKPOINT], 1, "has no model_index.json, expected a converted VisCPM-Paint"),
     ],
 )
 def test_what_cannot_be_is_one_sentence_before_anything_is_painted(run, tmp_path, arguments, code, said):

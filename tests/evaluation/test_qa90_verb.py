@@ -158,6 +158,7 @@ def test_a_run_killed_by_kill_9_goes_on_where_it_was(run, small_qa90, tmp_path):
 def test_what_cannot_be_is_one_sentence(run, tmp_path, arguments, code, said):
     found, out, err = run(*arguments)
     assert (found, out) == (code, "") and err.startswith("error: ") and err.count("\n") == 1 and said in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_judge_is_looked_at_before_a_model_is_loaded(run, small_qa90, tmp_path, monkeypatch):

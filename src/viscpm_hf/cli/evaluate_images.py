@@ -153,8 +153,10 @@ def _paint_and_score(files, output, model, limit, painting, scoring, form):
 
     from accelerate import PartialState
 
+    from ..checkpoint.repo import check_is_converted
     from ..evaluation import images
     from ..evaluation.captions import read_prompts
+    from ..evaluation.clip import require_clip
     from ..evaluation.fid import KNOWN_SHA256, Inception, frechet_distance, pictures_in
     from ..evaluation.runs import claimed, model_settings
     from .painting import Painter, check_candidates, check_size
@@ -163,6 +165,8 @@ def _paint_and_score(files, output, model, limit, painting, scoring, form):
     no_ranker, seed, batch, scheduler, settings, loading, device = painting
     real, network, sha256, clips = scoring
     sets = [images.PromptSet(path.stem, read_prompts(path, limit, seed), output / path.stem) for path in files]
+    if model is not None:
+        check_is_converted(model, "VisCPM-Paint", "paint --sd-base SD_BASE", "model_index.json")
     check_size(model, settings["size"])
     check_candidates(model, settings["candidates"])
     inception = None
@@ -170,6 +174,8 @@ def _paint_and_score(files, output, model, limit, painting, scoring, form):
         inception = Inception(network, sha256 or KNOWN_SHA256)
         frechet_distance(inception)
         pictures_in(real)
+    for clip in filter(None, clips.values()):
+        require_clip(clip)
     # others may paint for days after one is done
     state = PartialState(cpu=device == "cpu", timeout=timedelta(days=14))
     own = {"scheduler": scheduler, **{key: value for key, value in settings.items() if key != "candidates"}}

@@ -6,13 +6,27 @@ from pathlib import Path
 
 import torch
 from tqdm import tqdm
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from ..checkpoint.errors import CheckpointError, first_line
 from ..language import say
 from .fid import open_picture
 
 KINDS = ("clip", "chinese_clip")  # model types
+
+
+def require_clip(path: str | os.PathLike) -> None:
+    """Stops, before days of painting, where there is no CLIP.
+
+    Raises:
+        CheckpointError: there is none, or another model.
+    """
+    try:
+        kind = AutoConfig.from_pretrained(path).model_type
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is not a CLIP that can be loaded ({first_line(error)}).") from error
+    if kind not in KINDS:
+        raise CheckpointError(f"{path} holds a {kind}, expected one of {', '.join(KINDS)}.")
 
 
 class ClipScore:
@@ -27,15 +41,12 @@ class ClipScore:
     """
 
     def __init__(self, path: str | os.PathLike, device: torch.device):
+        require_clip(path)
         try:
             self.processor = AutoProcessor.from_pretrained(path)
             self.model = AutoModel.from_pretrained(path, dtype=torch.float32).to(device).eval()
         except (OSError, ValueError, KeyError) as error:
             raise CheckpointError(f"{path} is not a CLIP that can be loaded ({first_line(error)}).") from error
-        if self.model.config.model_type not in KINDS:
-            raise CheckpointError(
-                f"{path} holds a {self.model.config.model_type}, expected one of {', '.join(KINDS)}."
-            )
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str], paths: Sequence[Path], batch_size: int = 32) -> list[float]:

@@ -107,18 +107,25 @@ def paint_sets(
     Raises:
         CheckpointError: a folder has pictures that were painted with other settings.
     """
-    if state.is_main_process:
-        for each in sets:
-            each.folder.mkdir(parents=True, exist_ok=True)
-            own = {"prompts": digest_of(each.prompts), "seed": seed, "batch": batch_size, "candidates": candidates}
-            require_settings(each.folder / "settings.json", {**own, **settings}, bool(each.painted or each.refused))
+    # before anybody paints
+    begun = {each.name: bool(each.painted or each.refused) for each in sets}
+
+    def keep_settings(each):
+        own = {"prompts": digest_of(each.prompts), "seed": seed, "batch": batch_size, "candidates": candidates}
+        require_settings(each.folder / "settings.json", {**own, **settings}, begun[each.name])
+
+    for each in sets:
+        if state.is_main_process and begun[each.name]:
+            keep_settings(each)
     state.wait_for_everyone()
     shares = [batches_of(each.prompts, batch_size)[state.process_index :: state.num_processes] for each in sets]
-    if not all(
-        is_painted(s.folder, n) for s, share in zip(sets, shares, strict=True) for batch in share for n in batch
-    ):
+    own = [(each.folder, n) for each, share in zip(sets, shares, strict=True) for batch in share for n in batch]
+    if not all(is_painted(*one) for one in own):
         painter, options = load()
         for each, share in zip(sets, shares, strict=True):
+            each.folder.mkdir(parents=True, exist_ok=True)
+            if state.is_main_process and not begun[each.name]:
+                keep_settings(each)
             paint_missing(painter, each.prompts, share, each.folder, seed, candidates, **options)
         del painter
         if state.device.type == "cuda":

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..checkpoint.errors import CheckpointError, listed
 from ..checkpoint.files.disk import read_small
 from ..checkpoint.files.json_file import load_json, quoted, read_json_file
 
+LOCK = ".viscpm.lock"
 MOST_BYTES = 512 << 20  # of a file of lines
 
 
@@ -34,14 +35,14 @@ def digest_of(value: Any) -> str:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Makes a folder for results, and no other process may work in it meanwhile.
+    """Makes a folder for results, and no other process may work in it meanwhile. It is removed if nothing came.
 
     Raises:
         CheckpointError: one does, or it cannot be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".viscpm.lock", timeout=0)
+        lock = FileLock(folder / LOCK, timeout=0)
         lock.acquire()
     except Timeout as error:
         raise CheckpointError(f"Another process is working in {folder}; wait for it or choose another.") from error
@@ -51,6 +52,10 @@ def claimed(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        with suppress(OSError):  # it holds results
+            if os.listdir(folder) == [LOCK]:
+                os.unlink(folder / LOCK)  # before it is released: who waits for it must see that it is gone
+                folder.rmdir()
         lock.release()
 
 
@@ -112,7 +117,8 @@ class Journal:
         rows = read_lines(path) if whole else []
         if any(key not in row for row in rows):
             raise CheckpointError(f"{path} has lines without {key}; remove it, or choose another --output.")
-        require_settings(path.with_suffix(".settings.json"), settings, bool(rows))
+        self._settings = path.with_suffix(".settings.json")
+        require_settings(self._settings, settings, bool(rows))
         self.rows = {row[key]: row for row in rows}
         self._file = open(path, "ab")
 
@@ -121,6 +127,9 @@ class Journal:
 
     def __exit__(self, *_) -> None:
         self._file.close()
+        if not self.rows:
+            self.path.unlink()
+            self._settings.unlink()
 
     def add(self, row: dict[str, Any]) -> None:
         """Adds a line, which counts instead of an earlier one with its key."""
