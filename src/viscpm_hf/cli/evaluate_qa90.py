@@ -11,7 +11,8 @@ from .options import Device, Dtype, Memory, Model, Quantization
 from .program import verb
 
 Format = Annotated[
-    Literal["text", "markdown", "json"], typer.Option("--format", help=say("of the table", "表格的格式"))
+    Literal["text", "markdown", "json"],
+    typer.Option("--format", metavar="KIND", help=say("text, markdown or json", "text、markdown 或 json")),
 ]
 
 
@@ -80,7 +81,7 @@ def qa90(
         ),
     ] = None,
     references: _file("the reference's answers, for judging", "参考回答，评判用") = None,
-    captions: _file("captions and boxes of the pictures, for judging", "图片的描述与包围盒，评判用") = None,
+    captions: _file("captions and boxes of the pictures, for judging", "图片描述与包围盒") = None,
     rules: _file("what the judge is told, for judging", "评判规则，评判用") = None,
     judge_url: Annotated[
         str | None,
