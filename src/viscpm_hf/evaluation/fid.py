@@ -60,8 +60,8 @@ class Inception(torch.nn.Module):
         return features
 
 
-def frechet_distance(inception: Inception):
-    """torchmetrics' metric over that network; its statistics are sums, added up over processes by `compute()`.
+def frechet_distance(inception: Inception) -> torch.nn.Module:
+    """torchmetrics' `FrechetInceptionDistance` over that network; its statistics are sums, added up over processes by `compute()`.
 
     Real statistics stay when it is reset, so that several sets are compared with one.
     """
@@ -84,7 +84,9 @@ def pictures_in(folder: Path) -> list[Path]:
     return found
 
 
-def add_pictures(metric, paths: Sequence[Path], real: bool, size: tuple[int, int], batch_size: int = 32) -> None:
+def add_pictures(
+    metric: torch.nn.Module, paths: Sequence[Path], real: bool, size: tuple[int, int], batch_size: int = 32
+) -> None:
     """Adds pictures to the statistics.
 
     Args:
