@@ -61,9 +61,9 @@ class Inception(torch.nn.Module):
 
 
 def frechet_distance(inception: Inception) -> torch.nn.Module:
-    """torchmetrics' `FrechetInceptionDistance` over that network; its statistics are sums, added up over processes by `compute()`.
+    """torchmetrics' `FrechetInceptionDistance` over that network.
 
-    Real statistics stay when it is reset, so that several sets are compared with one.
+    Its statistics are sums, which `compute()` adds up over processes. Real ones stay when it is reset, so that several sets are compared with one.
     """
     try:
         from torchmetrics.image.fid import FrechetInceptionDistance
