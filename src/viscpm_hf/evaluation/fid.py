@@ -63,7 +63,8 @@ class Inception(torch.nn.Module):
 def frechet_distance(inception: Inception) -> torch.nn.Module:
     """torchmetrics' `FrechetInceptionDistance` over that network.
 
-    Its statistics are sums, which `compute()` adds up over processes. Real ones stay when it is reset, so that several sets are compared with one.
+    Its statistics are sums, which `compute()` adds up over processes. Real ones stay when it is reset, so that
+    several sets are compared with one.
     """
     try:
         from torchmetrics.image.fid import FrechetInceptionDistance
