@@ -2,14 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from ..language import say
 from .evaluate_qa90 import Format
-from .options import Device, Dtype, Memory, Model, Quantization
-from .paint import _guidance, _size
+from .options import Candidates, Device, Dtype, Guidance, Memory, Model, Quantization, Scheduler, Size, Steps
 from .program import verb
 
 
@@ -84,15 +83,7 @@ def images(
     no_ranker: Annotated[
         bool, typer.Option("--no-ranker", help=say("leave out the model's ranker", "不用模型的重排序"))
     ] = False,
-    candidates: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=64,
-            metavar="N",
-            help=say("pictures the ranker chooses from (default: 4)", "重排序的候选数，默认 4"),
-        ),
-    ] = None,
+    candidates: Candidates = None,
     seed: Annotated[
         int,
         typer.Option(
@@ -105,21 +96,10 @@ def images(
     batch: Annotated[
         int, typer.Option(min=1, max=256, metavar="N", help=say("prompts at a time", "同时作画的提示词数"))
     ] = 4,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=1000, metavar="N", help=say("of denoising (default: 50, with dpm++ 20)", "去噪步数（默认：50）")
-        ),
-    ] = None,
-    size: Annotated[tuple | None, typer.Option(parser=_size, metavar="WxH", help=say("in pixels", "像素"))] = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option(parser=_guidance, metavar="X", help=say("default: 7.5", "遵循提示词的程度，默认 7.5")),
-    ] = None,
-    scheduler: Annotated[
-        Literal["ddpm", "dpm++"] | None,
-        typer.Option(help=say("default: the model's own", "默认：模型自身的")),
-    ] = None,
+    steps: Steps = None,
+    size: Size = None,
+    guidance: Guidance = None,
+    scheduler: Scheduler = None,
     form: Format = "text",
     memory: Memory = None,
     quantization: Quantization = None,
