@@ -178,6 +178,7 @@ def _chat(new: Path) -> None:
     repo.copy_code(new, repo.CHAT_CODE)
     _set(new / "config.json", {"auto_map": repo.CHAT_AUTO_MAP})
     config = VisCPMChatConfig.from_pretrained(new)
+    _set(new / "config.json", {"text_config": {"logit_scale": config.text_config.logit_scale}})
     _save_again(new, VisCPMChatProcessor)
     _generation(new, config.text_config, repo.CHAT_GENERATION)
 
@@ -186,6 +187,7 @@ def _cpmbee(new: Path) -> None:
     repo.copy_code(new, repo.CPMBEE_CODE)
     _set(new / "config.json", {"auto_map": repo.CPMBEE_AUTO_MAP})
     config = CpmBeeConfig.from_pretrained(new)
+    _set(new / "config.json", {"logit_scale": config.logit_scale})
     _save_again(new, CpmBeeTokenizer)
     _generation(new, config, repo.CPMBEE_GENERATION)
 
@@ -199,7 +201,8 @@ def _paint(new: Path) -> None:
     own = {"_class_name": pipeline_repo.CLASS_NAME, **repo.PAINT_CODE, **absent}
     _set(new / repo.INDEX, own)
     _set(new / "text_encoder" / "config.json", {"auto_map": pipeline_repo.TEXT_ENCODER_AUTO_MAP})
-    CpmBeeConfig.from_pretrained(new / "text_encoder")
+    config = CpmBeeConfig.from_pretrained(new / "text_encoder")
+    _set(new / "text_encoder" / "config.json", {"logit_scale": config.logit_scale})
     pipeline_repo.check_parts(new)
     _save_again(new / "tokenizer", CpmBeeTokenizer)
 
@@ -210,16 +213,15 @@ def _set(path: Path, fields: Mapping) -> None:
     after = _merged(before, fields)
     if after == before:
         return
-    if list(before) == sorted(before):
-        after = dict(sorted(after.items()))
     path.write_text(json.dumps(after, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _merged(before, new):
-    """Settings with newer ones over them, section by section; in the order of the newer."""
+    """Settings with newer ones over them, section by section; in the order of the newer, or sorted as they were."""
     if not isinstance(before, dict) or not isinstance(new, Mapping):
         return new
-    return {key: _merged(before.get(key), new[key]) if key in new else before[key] for key in [*new, *before]}
+    keys = [*new, *before] if list(before) != sorted(before) else sorted({*new, *before})
+    return {key: _merged(before.get(key), new[key]) if key in new else before[key] for key in keys}
 
 
 def _save_again(new: Path, kind: type) -> None:
