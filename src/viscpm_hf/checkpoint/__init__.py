@@ -1,6 +1,7 @@
 """Original checkpoints: converting them, proving a conversion, going back.
 
 * chat.py, paint.py, cpmbee.py: `convert_chat`, `convert_paint`, `convert_cpmbee`; job.py: what they have in common
+* adapter.py: LoRA adapters of peft; merge.py: adding one to a repository's weights
 * verify.py: byte-for-byte comparison; export.py: the way back; refresh.py: code and card of this version
 * repo.py: everything in a repository but the weights; pipeline_repo.py: the same for Paint; parts.py: what is taken
   from other repositories
@@ -16,6 +17,7 @@ from .errors import CheckpointError, listed, printable
 from .export import export_original
 from .files.hub import push_to_hub
 from .files.weights import DTYPES
+from .merge import merge_adapter
 from .refresh import Refreshed, refresh, refresh_on_hub
 from .verify import verify
 
@@ -43,6 +45,7 @@ __all__ = [
     "convert_paint",
     "export_original",
     "listed",
+    "merge_adapter",
     "printable",
     "push_to_hub",
     "refresh",
