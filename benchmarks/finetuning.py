@@ -287,7 +287,7 @@ def measure_peak(repo: Path, config, mode: str, tuned: dict, batch: int, checkpo
             rows.append(sample | {"image": f"{number}.png"})
         Path(folder, "data.json").write_text(json.dumps(rows), encoding="utf-8")
         command = ["finetune", "chat", "--model", repo, "--data", f"{folder}/data.json", "--output", f"{folder}/out"]
-        command += ["--mode", mode, "--max_length", length, "--max_steps", 3, "--use_cpu", "--save_strategy", "no"]
+        command += ["--mode", mode, "--max_length", length, "--max_steps", 2, "--use_cpu", "--save_strategy", "no"]
         command += ["--per_device_train_batch_size", batch, "--gradient_checkpointing", str(checkpointing).lower()]
         command += [f"--{name.replace('_', '-')}" for name, value in tuned.items() if value]
         measured = run([sys.executable, "-m", "viscpm_hf", *command]).anonymous

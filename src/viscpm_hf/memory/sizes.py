@@ -103,6 +103,11 @@ class Model:
         config = self.language_config
         return config["hidden_size"], config["intermediate_size"], config["num_attention_heads"] * config["head_dim"]
 
+    @property
+    def language_parameters(self) -> int:
+        """Numbers in the whole language model."""
+        return sum(self.parts[name].parameters * (self.blocks if name == "blocks" else 1) for name in LANGUAGE)
+
     def language_bytes(self, dtype: torch.dtype | None = None) -> int:
         """Bytes of the whole language model."""
         return sum(self.parts[name].nbytes(dtype) * (self.blocks if name == "blocks" else 1) for name in LANGUAGE)

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 
 import torch
 
+from ..remote_code.modeling_beit3 import POSITION_OFFSET, Beit3VisionConfig
 from .machine import Machine
 from .plans import BITSANDBYTES, CUDA_CONTEXT, NF4, NF4_ON_CPU, REPACKING, VOCABULARY_ENTRY
 from .sizes import LANGUAGE, Model
 
-PARTS = (*LANGUAGE, "vision_tower", "connector")
+VISION = ("vision_tower", "connector")
 LIBRARIES = 560_000_000  # bytes a process has that trains, before it loads a model
 LOGIT = 12  # bytes
 ADAM = 8  # bytes for each trained weight
@@ -106,7 +107,7 @@ def plan_training(model: Model, machine: Machine, training: Training) -> Trainin
     memory |= {"trained weights": 4 * trained, "Adam": ADAM * trained}
     memory |= max(_moments(model, training, trained), key=lambda moment: sum(moment.values()))
     if cuda:
-        whole = sum(model.parts[name].parameters * _copies(model, name) for name in PARTS)
+        whole = model.language_parameters + sum(model.parts[name].parameters for name in VISION)
         everywhere = training.mode == "full" and training.tune_llm
         loading = LIBRARIES + whole * (4 if everywhere else training.dtype.itemsize)
         return TrainingPlan(training, trained, {**memory, "CUDA": CUDA_CONTEXT}, 0, loading)
@@ -125,22 +126,22 @@ def trained_weights(model: Model, training: Training) -> int:
         if training.tune_vision:
             ends += depth * 2 * (4 * 2 * seen + 2 * (seen + seen_wide)) + seen + 3 * hidden
         return training.r * ends
-    tower, patches = model.parts["vision_tower"].parameters, 3 * vision["patch_size"] ** 2 * seen
-    language = sum(model.parts[name].parameters * _copies(model, name) for name in LANGUAGE)
-    branches = 1 if training.tune_vision else 0.5
-    return int(branches * (tower - patches)) + model.parts["connector"].parameters + training.tune_llm * language
-
-
-def _copies(model, name):
-    return model.blocks if name == "blocks" else 1
+    side = vision["image_size"] // vision["patch_size"]
+    picture = (3 * vision["patch_size"] ** 2 + 2) * seen  # embedding of patches, and what stands before them
+    places, queries = (side**2 + 1 + POSITION_OFFSET) * seen, vision["query_num"] * seen
+    places_of_queries = Beit3VisionConfig.max_position_embeddings * seen
+    tower = model.parts["vision_tower"].parameters - picture
+    if not training.tune_vision:  # layers exist twice, for picture and queries
+        tower = (tower - places - places_of_queries - queries) // 2 + places_of_queries + queries
+    return tower + model.parts["connector"].parameters + training.tune_llm * model.language_parameters
 
 
 def _frozen(model, training, cuda):
     """Bytes of what is not trained, and how many of them stay pages of files."""
     frozen = mapped = 0
     extra = {}
-    for name in PARTS:
-        part, copies = model.parts[name], _copies(model, name)
+    for name in (*LANGUAGE, *VISION):
+        part, copies = model.parts[name], model.blocks if name == "blocks" else 1
         if training.mode == "qlora" and name == "blocks":
             frozen += int((NF4 if cuda else NF4_ON_CPU) * part.parameters) * copies
             if not cuda:
