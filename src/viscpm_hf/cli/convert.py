@@ -1,4 +1,4 @@
-"""`viscpm convert chat|paint|cpmbee`: from an original checkpoint to a repository."""
+"""`viscpm convert chat|paint|cpmbee|lora`: from an original checkpoint to a repository."""
 
 import sys
 from pathlib import Path
@@ -83,6 +83,12 @@ def add_to(app: typer.Typer) -> None:
     group.command(help=say("CPM-Bee, a text model, for transformers.", "纯文本的 CPM-Bee，供 transformers 使用。"))(
         cpmbee
     )
+    group.command(
+        help=say(
+            "LoRA weights of CPM-Bee by OpenDelta, to a peft adapter.",
+            "OpenDelta 为 CPM-Bee 训练的 LoRA 权重，转为 peft 适配器。",
+        )
+    )(lora)
     app.add_typer(group, name="convert")
 
 
@@ -249,6 +255,43 @@ def cpmbee(
     )
     _tell(checkpoint, folder)
     _push(folder, push_to_hub, private)
+
+
+@verb
+def lora(
+    source: Annotated[
+        Path,
+        typer.Option(
+            "--input",
+            metavar="FILE",
+            help=say(
+                ".bin, .pt or safetensors file with lora_A and lora_B",
+                "含 lora_A 与 lora_B 的 .bin、.pt 或 safetensors 文件",
+            ),
+        ),
+    ],
+    model: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help=say("converted VisCPM-Chat or CPM-Bee they are for", "所对应的转换后的 VisCPM-Chat 或 CPM-Bee"),
+        ),
+    ],
+    output: Output,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help=say(
+                "they were trained with; default: of a config.json beside them, else 16",
+                "训练时的 lora_alpha；默认：同目录 config.json 中的值，否则 16",
+            ),
+        ),
+    ] = None,
+) -> None:
+    from ..checkpoint import convert_lora
+
+    _tell(source, convert_lora(source, model, output, alpha=alpha))
 
 
 def _require_repo_id(name: str | None) -> None:

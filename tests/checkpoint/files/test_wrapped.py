@@ -200,7 +200,7 @@ REFUSED = {
         lambda weights: {
             f"base_model.model.llm.encoder.layers.{i}.project_q.lora_A.weight": torch.ones(2) for i in (0, 1)
         },
-        "is a LoRA adapter; merge it",
+        "is a LoRA adapter; make one for a converted model of it with `viscpm convert lora`",
     ),
     "unmerged": (
         lambda weights: (

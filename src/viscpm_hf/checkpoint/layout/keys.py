@@ -226,8 +226,11 @@ def check_family(
             "which `viscpm export` makes of one."
         )
     if lora := [name for name in names if re.search(r"\.lora(_[AB])?\.", name) and not family.leaves_out(name)]:
-        what = "is a LoRA adapter" if len(lora) == len(names) else f"holds a LoRA adapter, such as {lora[0]}"
-        raise CheckpointError(f"{path} {what}; merge it into the weights (peft: merge_and_unload()) and save those.")
+        if len(lora) == len(names):
+            advice = "is a LoRA adapter; make one for a converted model of it with `viscpm convert lora`."
+        else:
+            advice = f"holds a LoRA adapter, such as {lora[0]}; merge it (peft: merge_and_unload()) and save that."
+        raise CheckpointError(f"{path} {advice}")
     if not any(name.startswith(ORIGINAL) for name in names):
         raise CheckpointError(
             f"{path} is no {family.name} checkpoint: its tensors have names such as {listed(names, 3)}."
