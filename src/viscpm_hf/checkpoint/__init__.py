@@ -6,6 +6,7 @@
 * verify.py: byte-for-byte comparison; export.py: the way back; refresh.py: code and card of this version
 * repo.py: everything in a repository but the weights; pipeline_repo.py: the same for Paint; parts.py: what is taken
   from other repositories
+* publishing/: uploading to the Hub; cards.py: model cards
 * files/: formats, disks and the network; layout/: names, shapes and configurations; errors.py: messages
 """
 
@@ -16,10 +17,10 @@ from .chat import VARIANTS, convert_chat
 from .cpmbee import convert_cpmbee
 from .errors import CheckpointError, listed, printable
 from .export import export_original
-from .files.hub import push_to_hub
 from .files.weights import DTYPES
 from .lora import convert_lora
 from .merge import merge_adapter
+from .publishing import push_to_hub
 from .refresh import Refreshed, refresh, refresh_on_hub
 from .verify import verify
 

@@ -151,3 +151,9 @@ Host = Annotated[
 Port = Annotated[
     int, typer.Option(metavar="N", min=0, max=65535, help=say("0: any that is free", "端口；0 表示任一空闲端口"))
 ]
+Public = Annotated[
+    bool, typer.Option("--public", help=say("on the Hub: for everybody to see", "在 Hub 上：公开，人人可见"))
+]
+Private = Annotated[
+    bool, typer.Option("--private", help=say("on the Hub: for yourself, as without", "在 Hub 上：私有，与不写相同"))
+]
