@@ -33,7 +33,7 @@ _RESULT, _WEIGHTS = ".result", "diffusion_pytorch_model"
 _OF_RUNS = {BEGUN, LEFT_OUT, "trainer_state.json", "pytorch_lora_weights.safetensors", "training_args.bin"}
 # settings that may change when a run goes on
 _FREE = ("images", "cache", "strict", "prepare_only", "states_device", "validation_prompts")
-_FREE += ("validation_negative_prompt", "validation_seed", "validation_steps", "validation_guidance")
+_FREE += ("negative_prompt", "validation_seed", "validation_steps", "validation_guidance")
 _FULL_CARD = """
 ## Fine-tuned
 
@@ -225,7 +225,7 @@ def _prepare(
     collator.states = TensorCache(cache / f"states-{str(dtype).removeprefix('torch.')}-{text[:16]}")
     captions = dict.fromkeys(caption for dataset in datasets for caption in dataset.texts())
     if settings.validation_prompts:
-        captions |= dict.fromkeys([*settings.validation_prompts, settings.validation_negative_prompt])
+        captions |= dict.fromkeys([*settings.validation_prompts, settings.negative_prompt])
 
     def load():
         return load_part("text_encoder", folder, dtype=dtype)
@@ -264,7 +264,7 @@ def _say_more(
             painter,
             collator,
             settings.validation_prompts,
-            settings.validation_negative_prompt,
+            settings.negative_prompt,
             settings.validation_seed,
             settings.validation_steps,
             settings.validation_guidance,

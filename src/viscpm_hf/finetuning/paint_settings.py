@@ -40,7 +40,7 @@ class PaintSettings:
         lora_r, lora_alpha, lora_dropout, lora_targets: of LoRA; a regular expression of the UNet's layers.
         states_dtype, states_device: in and on which captions are read; by default as stored, where is trained.
         prepare_only: stop when captions are read and pictures encoded.
-        validation_prompts, validation_negative_prompt, validation_seed, validation_steps, validation_guidance: painted
+        validation_prompts, negative_prompt, validation_seed, validation_steps, validation_guidance: painted
             at every evaluation, or where there is none whenever a checkpoint is saved.
     """
 
@@ -77,7 +77,7 @@ class PaintSettings:
     states_device: str | None = None
     prepare_only: bool = False
     validation_prompts: list[str] = field(default_factory=list)
-    validation_negative_prompt: str = ""
+    negative_prompt: str = ""
     validation_seed: int = 0
     validation_steps: int = 50
     validation_guidance: float = 7.5
