@@ -150,7 +150,7 @@ def paint(
             metavar="DIR",
             help=say(
                 "where states of captions and latents are kept; default: in the output",
-                "存放描述的隐藏状态和图片潜变量的文件夹；默认：在输出文件夹内",
+                "隐藏状态和潜变量的缓存文件夹；默认：在输出文件夹内",
             ),
         ),
     ] = None,
@@ -204,7 +204,7 @@ def paint(
             metavar="TEXT",
             help=say(
                 'by part in place of --learning_rate: {"unet": 1e-5, "": 1e-4}',
-                '按部件设置学习率，代替 --learning_rate：{"unet": 1e-5, "": 1e-4}',
+                '按部件设置学习率：{"unet": 1e-5, "": 1e-4}',
             ),
         ),
     ] = None,

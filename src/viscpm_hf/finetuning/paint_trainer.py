@@ -10,10 +10,11 @@ from diffusers.training_utils import EMAModel
 from diffusers.utils import make_image_grid
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ..remote_code.pipeline_viscpm_paint import VisCPMPaintPipeline
 from .paint_data import PaintCollator
@@ -49,8 +50,11 @@ class PaintTrainer(Trainer):
             self.average = EMAModel(self._parameters(), decay=ema)
             self.add_callback(_Averaging(self))
 
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return self.accelerator.unwrap_model(self.model).trained()
+
     def _parameters(self) -> list[nn.Parameter]:
-        return list(self.accelerator.unwrap_model(self.model).trained().values())
+        return list(self._trained().values())
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler:
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
@@ -88,25 +92,26 @@ class PaintTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.average is not None and self.args.should_save:
-            tensors = {str(i): tensor for i, tensor in enumerate(self.average.shadow_params)}
+            tensors = dict(zip(self._trained(), self.average.shadow_params, strict=True))
             metadata = {"steps": str(self.average.optimization_step)}
             save_file(tensors, Path(output_dir or self.args.output_dir) / _AVERAGE, metadata)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        learner = self.accelerator.unwrap_model(self.model if model is None else model)
+        # without what is not trained, of which Trainer's own would warn
+        learner.load_state_dict(load_file(Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME), strict=False)
         self._load_average(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
-        super()._load_best_model()
-        self._load_average(self.state.best_model_checkpoint)
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def _load_average(self, checkpoint: str) -> None:
         if self.average is None:
             return
         with safe_open(Path(checkpoint) / _AVERAGE, "pt") as file:
             self.average.optimization_step = int(file.metadata()["steps"])
-            for i, tensor in enumerate(self.average.shadow_params):
-                tensor.copy_(file.get_tensor(str(i)))
+            for name, tensor in zip(self._trained(), self.average.shadow_params, strict=True):
+                tensor.copy_(file.get_tensor(name))
 
 
 class _Averaging(TrainerCallback):
