@@ -304,6 +304,12 @@ def match(family: Family, tensors: Mapping[str, StoredTensor], path: str | os.Pa
         if not tensors[name].dtype.is_floating_point
     ]
     lists = [f"{kind}: {listed(names)}" for kind, names in problems.items() if names]
+    absent = [component for component in found if not found[component]]
+    if problems["missing"] and absent and len(absent) < len(found) and not problems["unknown"]:
+        raise CheckpointError(
+            f"{path} lacks all of {' and '.join(absent)}, as where only what was trained is saved; give a checkpoint "
+            "that holds the frozen weights, too."
+        )
     if lists:
         raise CheckpointError(f"{path} does not hold the tensors of a {family.name} checkpoint; {'; '.join(lists)}.")
 
