@@ -75,7 +75,7 @@ def test_paint_saves_what_was_asked_for(tmp_path):
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert "1_prompt_2.png: 96 × 96" in run("paint.py", tmp_path)
     assert all(path.read_bytes() == data for path, data in before.items())
-    judge = load_judge(Path(__file__).parent / "tiny" / "judge.pt", 96, "cpu")
+    judge = load_judge(None, 96, "cpu")
     for name, colour in colours.items():
         assert f"{name}: 96 × 96" in printed
         with Image.open(tmp_path / name) as picture:

@@ -18,7 +18,6 @@ _ROOMS = {  # (what was before the name, the room it is in now): names
 MOVED = {f"{old}{name}": f"{room}.{name}" for (old, room), names in _ROOMS.items() for name in names.split()} | {
     "checkpoint.convert": "checkpoint.chat",
     "checkpoint.files_on_disk": "checkpoint.files.disk",
-    "evaluation": "tiny.measures",
     "memory_plans": "memory.plans",
     "memory_report": "memory.report",
     "model_size": "memory.sizes",

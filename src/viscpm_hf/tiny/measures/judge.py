@@ -26,7 +26,9 @@ from ..world.prompts import KINDS, training_wish, wish
 from ..world.scenes import BACKGROUNDS, jittered, random_scene
 from ..world.things import DRAWN, SHAPES
 
+SHIPPED_JUDGE = Path(__file__).parent / "judge.pt"
 STRIDE = 4  # pixels of the picture to one of the map on which middles are found
+WIDTHS = (32, 64, 96, 128)
 _LEAST = 0.5  # probability of a thing
 _IGNORED = -100
 
@@ -80,9 +82,10 @@ class Judge(nn.Module):
 
     Args:
         size (`int`): of pictures; others are resized.
+        widths (`tuple[int, ...]`): channels at the full size, 1/2, 1/4, and below.
     """
 
-    def __init__(self, size: int, widths: tuple[int, ...] = (32, 64, 96, 128)):
+    def __init__(self, size: int, widths: tuple[int, ...] = WIDTHS):
         super().__init__()
         self.size = size
         self.first = nn.Conv2d(3, widths[0], 3, padding=1)
@@ -227,21 +230,33 @@ def drawings(number: int, seed: int, held_out: bool) -> torch.Tensor:
     return torch.tensor(rows, dtype=torch.int16)
 
 
+def read_judge(file: Path, size: int) -> Judge:
+    """The judge in the file of a finished training, on the CPU."""
+    state = torch.load(file, map_location="cpu", weights_only=True)["learner"]
+    state = {name.removeprefix("judge."): value for name, value in state.items()}
+    widths = [state["first.weight"], *(state[f"down.{level}.weight"] for level in range(3))]
+    judge = Judge(size, tuple(len(weight) for weight in widths))
+    judge.load_state_dict(state)
+    return judge.eval()
+
+
 def train_judge(
-    file: Path, size: int, minutes: float, scenes: int, batch_size: int, device: str, speed: str = "graph"
+    file: Path,
+    size: int,
+    minutes: float,
+    scenes: int,
+    batch_size: int,
+    device: str,
+    speed: str = "graph",
+    widths: tuple[int, ...] = WIDTHS,
 ) -> Judge:
     """Trains a judge and keeps it in a file; from there it goes on, or is read where it is finished."""
-    judge = Judge(size).to(device)
-    if file.exists():
-        state = torch.load(file, map_location=device, weights_only=True)
-        if state["elapsed"] >= state["seconds"]:
-            judge.load_state_dict({name.removeprefix("judge."): value for name, value in state["learner"].items()})
-            return judge.eval()
     torch.manual_seed(0)
+    judge = Judge(size, widths).to(device)
     light_norms(judge)
     learner = JudgeLearner(judge, drawings(scenes, 0, held_out=False).to(device), batch_size).to(device)
     train_for(learner, 60 * minutes, {"": 2e-3}, file, decay=0.99, weight_decay=0.02, speed=speed)
-    return judge
+    return read_judge(file, size).to(device)
 
 
 def accuracy(judge: Judge, number: int, seed: int = 1) -> dict[str, float]:
@@ -273,13 +288,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=IMAGE_SIZE, help="of pictures")
     parser.add_argument("--scenes", type=int, help="by default 60000 on a GPU, else 10000")
     parser.add_argument("--batch-size", type=int, help="by default 256 on a GPU, else 32")
+    parser.add_argument("--widths", type=int, nargs=4, default=WIDTHS, metavar="N", help="channels")
     parser.add_argument("--held-out", type=int, default=2000, help="drawings to be right about")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--speed", choices=SPEEDS, default="graph", help="of a step on a GPU")
     args = parser.parse_args(argv)
     on_gpu = torch.device(args.device).type == "cuda"
     scenes, batch_size = args.scenes or (60_000 if on_gpu else 10_000), args.batch_size or (256 if on_gpu else 32)
-    judge = train_judge(args.output, args.size, args.minutes, scenes, batch_size, args.device, args.speed)
+    widths = tuple(args.widths)
+    judge = train_judge(args.output, args.size, args.minutes, scenes, batch_size, args.device, args.speed, widths)
     print(f"| drawings it has not seen, of {args.held_out} | right in % |\n|---|---|")
     for name, share in accuracy(judge, args.held_out).items():
         print(f"| {name} | {100 * share:.1f} |")

@@ -22,7 +22,7 @@ from .. import GUIDANCE_SCALE, cache_folder, tiny_chat_repo, tiny_paint_repo
 from ..world.contact_sheet import contact_sheet
 from ..world.prompts import LANGUAGES, SPLITS, Prompt, held_out_prompts
 from ..world.things import BY_NAME, KNOWN
-from .judge import Found, Judge, Look, train_judge
+from .judge import SHIPPED_JUDGE, Found, Judge, Look, read_judge, train_judge
 
 CHECKS = {
     "combinations": ("thing", "both things", "number", "place", "relation", "background"),
@@ -149,12 +149,21 @@ def format_table(checks: dict[str, dict[str, list[bool]]], title: str) -> str:
     return "\n".join(lines)
 
 
-def load_judge(file: str | None, size: int, device: str) -> Judge:
-    """The judge in a file; without one that in the user's cache, trained if it is not there."""
-    path = Path(file) if file else cache_folder() / f"judge-{size}.pt"
-    on_gpu = torch.device(device).type == "cuda"
-    scenes, batch_size = (60_000, 256) if on_gpu else (10_000, 32)
-    return train_judge(path, size, 0.7 if on_gpu else 6, scenes, batch_size, device)
+def load_judge(file: str | Path | None, size: int, device: str) -> Judge:
+    """The judge in a file; without one the shipped one, else that in the user's cache, which may have to be trained.
+
+    Args:
+        file (`str` or `Path`, *optional*): that `judge.py` wrote.
+        size (`int`): of the pictures.
+        device (`str`): where it looks at them.
+    """
+    path = Path(file or SHIPPED_JUDGE)
+    if not file and not path.exists():
+        path = cache_folder() / f"judge-{size}.pt"
+        if not path.exists():
+            on_gpu = torch.device(device).type == "cuda"
+            train_judge(path, size, *((0.7, 60_000, 256) if on_gpu else (6, 10_000, 32)), device)
+    return read_judge(path, size).to(device)
 
 
 def main(argv: list[str] | None = None) -> int:
