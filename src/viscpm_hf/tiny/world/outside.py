@@ -91,11 +91,21 @@ _COUNTRIES = {
         法国 中国 美国 日本 德国 英国 俄罗斯 印度 巴西 意大利 加拿大 澳大利亚 韩国 埃及 墨西哥 西班牙 泰国 越南
         瑞士 希腊 北京 上海 巴黎 伦敦 纽约 东京
     """,
+    "en": """
+        France China America Japan Germany England Russia India Brazil Italy Canada Australia Korea Egypt Mexico
+        Spain Thailand Vietnam Switzerland Greece Beijing Shanghai Paris London Tokyo Berlin
+    """,
+}
 _PEOPLE = {
     "zh": """
         爱因斯坦 牛顿 李白 杜甫 孔子 鲁迅 莎士比亚 达芬奇 拿破仑 贝多芬 莫扎特 姚明 小明 小红 妈妈 爸爸 老师
         王老师 医生 秦始皇 居里夫人 图灵
     """,
+    "en": """
+        Einstein Newton Shakespeare Napoleon Beethoven Mozart Confucius Leonardo Picasso Tom Mary John Alice Bob
+        Darwin Gandhi Tesla Turing Caesar Plato Obama Lincoln
+    """,
+}
 _WORDS = {
     "zh": """
         人工智能 数学 物理 化学 历史 哲学 音乐 篮球 游泳 跳舞 电影 小说 诗歌 咖啡 茶 米饭 面条 饺子 豆腐 牛奶
@@ -111,16 +121,6 @@ _WORDS = {
         stocks quantum relativity gravity photosynthesis democracy inflation Python JavaScript algorithm engine
         eagle ostrich koala gloves trousers socks violin drum helmet ladder mirror microscope telescope keyboard
     """,
-}
-    "zh": "人工智能 数学 物理 化学 历史 哲学 音乐 篮球 游泳 跳舞 电影 小说 诗歌 咖啡 茶 米饭 面条 饺子 豆腐 牛奶 面包 巧克力 电话 互联网 "
-    "银行 医院 学生 警察 司机 爱情 友谊 幸福 时间 空气 石头 河流 森林 海洋 沙漠 火山 宇宙 独角兽 龙 凤凰 外星人 机器人 狮身人面像 长城 地图 "
-    "眼镜 剪刀 毛巾 牙刷 肥皂 冰箱 洗衣机 汽油 黄金 钻石 股票 量子力学 相对论 红楼梦 西游记 春节 月饼 手套 裤子 袜子 老鹰 鸵鸟 考拉",
-    "en": "mathematics physics chemistry history philosophy music basketball swimming dancing movies novels poetry coffee tea rice "
-    "noodles dumplings tofu milk bread chocolate internet bank hospital student police driver love friendship "
-    "happiness time air stone river forest ocean desert volcano universe unicorn dragon phoenix alien sphinx "
-    "map glasses scissors towel toothbrush soap refrigerator gasoline gold diamond stocks quantum relativity gravity "
-    "photosynthesis democracy inflation Python JavaScript algorithm engine eagle ostrich koala "
-    "gloves trousers socks violin drum helmet ladder mirror microscope telescope keyboard",
 }
 _TEMPLATES = dict(zip(OUTSIDE_KINDS, (_GREETINGS, _KNOWLEDGE, _TASKS, _MORE), strict=True))
 
