@@ -7,7 +7,7 @@
     python -m viscpm_hf.tiny.lesson curve taught --output loss.png
 
 `write` draws rings, and as many of the things that the model knows, so that it does not forget. `measure` has rings
-painted in colours and places that the lesson does not show, and what was known before, and looks at the pixels; `show`
+painted in colours and places that the lesson does not show, and what was known before, and looks at them; `show`
 puts pictures that were painted before the lesson over those that are painted after it.
 """
 
@@ -23,29 +23,31 @@ from PIL import Image
 
 from ..remote_code.pipeline_viscpm_paint import VisCPMPaintPipeline
 from . import GUIDANCE_SCALE, tiny_paint_repo, use_one_thread
-from .lesson import renamed
-from .measures.painted_prompts import CHECKS, check_picture, paint_prompts
-from .measures.pixel_check import find_shapes
+from .measures.painted_prompts import check_picture, load_judge, paint_prompts
 from .world.contact_sheet import contact_sheet
-from .world.prompts import PHRASINGS, Prompt, held_out_prompts, painted_scene, training_prompts, write_prompt
-from .world.questions import LANGUAGES
-from .world.scenes import CELLS, COLOURS, IMAGE_SIZE, draw
+from .world.pictures import draw
+from .world.prompts import LANGUAGES, PLAIN, SIZE, Prompt, held_out_prompts, training_wish, write_prompt
+from .world.scenes import CELLS, Placed, Scene, jittered
+from .world.things import BY_NAME, COLOURS
 
-NEW, AS_KNOWN = "ring", "cross"  # prompts are those for the second with another word
+NEW = "ring"
+_PHRASINGS = 3  # of each prompt for a ring, in each language
+
+
+def ring_scene(colour: str, cell: int) -> Scene:
+    """A ring on white."""
+    return Scene((Placed(f"{colour} {NEW}", SIZE, cell),), PLAIN)
 
 
 def ring_prompts(held_out: bool) -> list[Prompt]:
-    """Every prompt for a ring of some colour in some place: those of the lesson, or a quarter that it leaves out."""
-    prompts = []
+    """Prompts for a ring of every colour in every place: those of the lesson, or a quarter that it leaves out."""
+    rng, prompts = random.Random(f"rings {held_out}"), []
     for number, colour in enumerate(COLOURS):
         for cell in range(len(CELLS)):
             if ((number + cell) % 4 == 0) == held_out:
-                prompts += [
-                    write_prompt(language, AS_KNOWN, colour, cell, phrasing)
-                    for language in LANGUAGES
-                    for phrasing in range(PHRASINGS)
-                ]
-    return [Prompt(each.language, renamed(each.text), NEW, each.colour, each.cell) for each in prompts]
+                scene = ring_scene(colour, cell)
+                prompts += [write_prompt(each, scene, None, rng) for each in LANGUAGES for _ in range(_PHRASINGS)]
+    return prompts
 
 
 def write_lesson(folder: Path, new: int, old: int) -> None:
@@ -57,27 +59,38 @@ def write_lesson(folder: Path, new: int, old: int) -> None:
     """
     (folder / "pictures").mkdir(parents=True)
     rng, rows = random.Random("lesson"), []
-    known = [prompt for prompt in training_prompts() if prompt.cell is not None]
     rings = ring_prompts(held_out=False)
-    for number, prompts in enumerate([rings] * new + [known] * old):
-        prompt, name = rng.choice(prompts), f"pictures/{number:05}.png"
-        Image.fromarray(draw(painted_scene(prompt.shape, prompt.colour, prompt.cell), rng)).save(folder / name)
+    for number in range(new + old):
+        if number < new:
+            prompt = rng.choice(rings)
+            scene = jittered(ring_scene(BY_NAME[prompt.names[0]].colour, prompt.cell), rng)
+        else:
+            scene, relation = training_wish(rng)
+            prompt = write_prompt(LANGUAGES[number % 2], scene, relation, rng)
+        name = f"pictures/{number:05}.png"
+        draw(scene).save(folder / name)
         rows.append({"image": name, "text": prompt.text})
     (folder / "train.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
 def is_ring(picture: Image.Image, prompt: Prompt) -> bool:
     """Whether a picture shows nothing but a ring, of the colour and in the place that was asked for."""
-    pixels = np.asarray(picture.convert("RGB"))
-    found = find_shapes(pixels)
-    if len(found) != 1 or (found[0].colour, found[0].cell) != (prompt.colour, prompt.cell):
+    pixels = np.asarray(picture.convert("RGB"), np.float32)
+    side = len(pixels)
+    inked = np.linalg.norm(pixels - pixels[0, 0], axis=-1) > 60
+    if not inked.any():
         return False
-    inked = np.linalg.norm(pixels.astype(np.float32) - pixels[0, 0], axis=-1) > 60
     rows, columns = np.nonzero(inked)
-    y, x = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE]
+    y, x = np.mgrid[:side, :side]
+    centre = (rows.min() + rows.max()) / 2, (columns.min() + columns.max()) / 2
     radius = max(np.ptp(rows), np.ptp(columns)) / 2
-    away = np.hypot(y - (rows.min() + rows.max()) / 2, x - (columns.min() + columns.max()) / 2) / radius
-    return inked[away < 0.4].mean() < 0.1 and inked[(away > 0.7) & (away < 0.9)].mean() > 0.9
+    away = np.hypot(y - centre[0], x - centre[1]) / radius
+    tone = np.median(pixels[inked], 0)
+    colour = min(COLOURS, key=lambda name: np.linalg.norm(tone - COLOURS[name]))
+    cell = 3 * int(3 * centre[0] / side) + int(3 * centre[1] / side)
+    asked = (BY_NAME[prompt.names[0]].colour, prompt.cell)
+    round_it_is = inked[away < 0.4].mean() < 0.1 and inked[(away > 0.7) & (away < 0.9)].mean() > 0.9
+    return bool((colour, cell) == asked and radius < 0.3 * side and round_it_is)
 
 
 def load(model_path: str, lora: str | None = None) -> VisCPMPaintPipeline:
@@ -107,13 +120,12 @@ def measure(pipeline: VisCPMPaintPipeline, new: int, old: int, **options: int) -
     options = {"guidance_scale": GUIDANCE_SCALE, **options}
     pictures = zip(rings, paint_prompts(pipeline, rings, **options), strict=True)
     right = [is_ring(picture, prompt) for prompt, picture in pictures]
-    checks = [
-        check_picture(prompt, picture)
-        for prompt, picture in zip(known, paint_prompts(pipeline, known, **options), strict=True)
-    ]
+    judge = load_judge(None, pipeline.unet.config.sample_size * pipeline.vae_scale_factor, "cpu")
+    looks = judge.look(paint_prompts(pipeline, known, **options))
+    checks = [check_picture(prompt, look) for prompt, look in zip(known, looks, strict=True)]
     return {
         "new prompts for rings": sum(right) / len(right),
-        "old prompts": sum(all(check.get(name, True) for name in CHECKS) for check in checks) / len(checks),
+        "old prompts": sum(all(check.values()) for check in checks) / len(checks),
     }
 
 

@@ -19,7 +19,7 @@ from viscpm_hf.tiny.training.paint_data import (
     prepare_paint,
     seen_maps,
 )
-from viscpm_hf.tiny.training.paint_learners import SCHEDULER, PaintLearner, TextLearner, light_norms
+from viscpm_hf.tiny.training.paint_learners import PaintLearner, TextLearner, light_norms
 from viscpm_hf.tiny.training.train_paint import (
     CROSS_ATTENTION_DIM,
     encode_pictures,
@@ -44,7 +44,7 @@ def data(prepared):
     return on_device(prepared, 32, torch.device("cpu"))
 
 
-def test_unweighted_and_without_extras_it_is_the_originals_loss(monkeypatch):
+def test_its_errors_are_the_originals_loss():
     golden = load_file(GOLDEN / "paint_golden.safetensors")
     parts = golden_components()
     recorded = json.loads((GOLDEN / "paint_golden.json").read_text(encoding="utf-8"))["train"]
@@ -54,9 +54,13 @@ def test_unweighted_and_without_extras_it_is_the_originals_loss(monkeypatch):
     with torch.no_grad():
         states = parts["text_encoder"](**inputs, use_cache=False).last_hidden_state
         context = parts["text_projection"](states, return_dict=False)[0]
-        noisy = SCHEDULER.add_noise(latents, noise, timesteps)
-        loss = (parts["unet"](noisy, timesteps, context).sample - noise).square().mean()
-    assert loss.item() == pytest.approx(recorded["loss"], abs=1e-5)
+        learner = PaintLearner(parts["unet"], reader=torch.nn.Identity(), data=None, batch_size=2)
+        # the original trains without a mask
+        errors = learner.errors(latents, noise, timesteps, context, None, torch.zeros(2, dtype=torch.bool))
+        blind = learner.errors(latents, noise, timesteps, context, None, torch.ones(2, dtype=torch.bool))
+        other = learner.errors(latents * 5, noise, timesteps, context, None, torch.ones(2, dtype=torch.bool))
+    assert errors.mean().item() == pytest.approx(recorded["loss"], abs=1e-5)
+    assert torch.equal(blind, other) and not torch.allclose(blind, errors)
 
 
 def test_prompts_are_what_the_pipeline_reads(prepared):

@@ -174,16 +174,29 @@ class PaintLearner(nn.Module):
         uniform = torch.where(blind, 0.9 + 0.1 * uniform, uniform)
         timesteps = (uniform * 1000).long().clamp(max=999)
         noise = torch.randn_like(latents)
-        signal = self.signal[timesteps].masked_fill(blind, 0.0)[:, None, None, None]
-        noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
         # the empty prompt is as long as the one it stands for, as in the pipeline
-        predicted = self.unet(noisy, timesteps, states, encoder_attention_mask=_mask(data, lengths)).sample.float()
-        losses = (predicted - noise).square().mean((1, 2, 3)) * self.weights[timesteps] * ~blind
+        errors = self.errors(latents, noise, timesteps, states, _mask(data, lengths), blind)
+        losses = errors * self.weights[timesteps] * ~blind
         logits = self.scene_head(self.middle.float()).flatten(2)
         asked = scene_loss(logits, data.maps[scenes], data.colours[scenes])
         painted = losses.sum() / (~blind).sum()
         self.loss_parts = torch.stack([painted, asked]).detach()
         return painted + SCENE_LOSS_WEIGHT * asked
+
+    def errors(
+        self,
+        latents: torch.Tensor,
+        noise: torch.Tensor,
+        timesteps: torch.Tensor,
+        states: torch.Tensor,
+        mask: torch.Tensor | None,
+        blind: torch.Tensor,
+    ) -> torch.Tensor:
+        """The original's loss of each sample `(batch,)`; of the latents of blind ones nothing is left."""
+        signal = self.signal[timesteps].masked_fill(blind, 0.0)[:, None, None, None]
+        noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
+        predicted = self.unet(noisy, timesteps, states, encoder_attention_mask=mask).sample.float()
+        return (predicted - noise).square().mean((1, 2, 3))
 
 
 def light_norms(module: nn.Module) -> None:
