@@ -51,8 +51,10 @@ def test_preparing_again_gives_the_same(folder, tmp_path):
     for path in folder.glob("*-rows.npy"):
         assert np.array_equal(np.load(path), np.load(tmp_path / "world" / path.name))
     before = (folder / "pictures.npy").stat().st_mtime_ns
-    prepare(folder, rows=7, pictures=1)
+    prepare(folder, rows=1500, pictures=12)
     assert (folder / "pictures.npy").stat().st_mtime_ns == before
+    prepare(tmp_path / "world", rows=7, pictures=1)
+    assert len(np.load(tmp_path / "world" / "pictures.npy")) == 1, "asked for others, and kept the old ones"
 
 
 def test_layouts_suit_fast_attention_and_hold_nearly_all():

@@ -119,7 +119,7 @@ def fitting(encoded: tuple[tuple[int, ...], ...]) -> str | None:
 
 
 def prepare(folder: Path, rows: int, seed: int = 0, workers: int = 1, pictures: int = 6000) -> None:
-    """Writes `rows` questions about scenes, and pictures that show nothing, as arrays; does nothing if they are there.
+    """Writes `rows` questions about scenes, and pictures that show nothing, as arrays; does nothing if they are there already.
 
     Args:
         folder (`Path`): made if needed; holds NAME-rows.npy, NAME-scenes.npy, NAME-cells.npy of each layout and
@@ -129,9 +129,11 @@ def prepare(folder: Path, rows: int, seed: int = 0, workers: int = 1, pictures: 
         workers (`int`, defaults to 1): processes.
         pictures (`int`, defaults to 6000): how many pictures show nothing.
     """
-    if (folder / "done").exists():
+    done, what = folder / "done", f"{rows} {seed} {pictures} {LAYOUTS} {tiny_processor().tokenizer.vocab_size}"
+    if done.exists() and done.read_text(encoding="utf-8") == what:
         return
     folder.mkdir(parents=True, exist_ok=True)
+    done.unlink(missing_ok=True)
     per_chunk = min(rows, 2000)
     chunks = -(-rows // per_chunk)
     tasks = [("questions", seed, index, per_chunk) for index in range(chunks)]
@@ -148,7 +150,7 @@ def prepare(folder: Path, rows: int, seed: int = 0, workers: int = 1, pictures: 
             progress.update()
     for name, arrays in parts.items():
         np.save(folder / f"{name}.npy", np.concatenate(arrays))
-    (folder / "done").touch()
+    done.write_text(what, encoding="utf-8")
 
 
 def _chunk(task: tuple[str, int, int, int]) -> dict[str, np.ndarray]:

@@ -246,7 +246,7 @@ class Training:
         if self.path.exists():
             self.load()
             print(f"going on after step {self.progress['step']}, {self.progress['spent']:.0f} s", flush=True)
-        self.batches = Batches(args.output / "world", self.device, args.pictures, args.seed + self.progress["step"])
+        self.batches = Batches(args.world, self.device, args.pictures, args.seed + self.progress["step"])
 
     def load(self) -> None:
         saved = torch.load(self.path, map_location=self.device, weights_only=True)
@@ -260,7 +260,7 @@ class Training:
         if not all(torch.isfinite(parameter).all() for parameter in self.model.parameters()):
             print("the weights are no numbers any more", flush=True)
             spent = self.progress["spent"]
-            self.load()
+            self.load()  # there is none in the first minute: then this ends here
             self.progress["spent"] = spent
             return
         state = {
@@ -296,7 +296,8 @@ class Training:
             self.warm_up()
             now = time.monotonic()
             self.progress["seconds"] = self.progress["seconds"] or max(deadline - now, 1)
-            print(f"training for {self.progress['seconds'] - self.progress['spent']:.0f} s", flush=True)
+            left = f"{self.progress['seconds'] - self.progress['spent']:.0f} s"
+            print(f"training for {f'{self.args.steps} steps' if self.args.steps else left}", flush=True)
             self._steps(self.progress, self.progress["seconds"])
         self.save()
 
@@ -310,10 +311,14 @@ class Training:
         args = self.args
         last = saved = time.monotonic()
         sums: dict[str, torch.Tensor] = {}
-        counted = 0
-        while progress["spent"] < seconds:
-            share = progress["spent"] / seconds
-            phase = "vision" if share < args.vision_share else "chat"
+        counted, phase = 0, None
+        while True:
+            share = progress["step"] / args.steps if args.steps else progress["spent"] / seconds
+            if share >= 1:
+                return
+            before, phase = phase, "vision" if share < args.vision_share else "chat"
+            if before != phase:
+                sums, counted = {}, 0
             within = (
                 share / args.vision_share
                 if phase == "vision"
@@ -359,10 +364,12 @@ def main(argv: list[str] | None = None) -> int:
     started = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cuda = torch.cuda.is_available()
-    parser.add_argument("--output", type=Path, required=True, help="folder for world, checkpoints and finished model")
-    parser.add_argument("--prepare", action="store_true", help="write DIR/world and stop")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the state and the finished model")
+    parser.add_argument("--world", type=Path, help="folder for what is prepared; by default `world` in the other one")
+    parser.add_argument("--prepare", action="store_true", help="prepare and stop")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if cuda else "cpu")
     parser.add_argument("--minutes", type=float, default=8 if cuda else 150, help="for preparing and all steps")
+    parser.add_argument("--steps", type=int, help="in place of minutes: all steps, of both phases")
     parser.add_argument("--rows", type=int, default=1_600_000 if cuda else 600_000, help="questions to prepare")
     parser.add_argument("--unknown", type=int, default=6000, help="pictures of nothing to prepare")
     parser.add_argument("--workers", type=int, default=14 if cuda else 2, help="processes that prepare")
@@ -373,7 +380,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--vision-learning-rate", type=float, default=8e-4 if cuda else 6e-4)
     # More makes both stall: the tower stays blind to shapes, the language model cannot tell which thing is meant.
     parser.add_argument("--learning-rate", type=float, default=7e-4 if cuda else 5e-4, help="of the whole model")
-    parser.add_argument("--warm-share", type=float, default=0.03, help="of a phase, until its whole learning rate")
+    parser.add_argument("--warm-share", type=float, default=0.04, help="of a phase, until its whole learning rate")
     parser.add_argument("--clip", type=float, default=0.5, help="norm of the gradient")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=cuda, help="the layers")
     parser.add_argument("--seed", type=int, default=0)
@@ -382,7 +389,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--logging-steps", type=int, default=100)
     args = parser.parse_args(argv)
 
-    prepare(args.output / "world", args.rows, args.seed, args.workers, args.unknown)
+    args.world = args.world or args.output / "world"
+    args.output.mkdir(parents=True, exist_ok=True)
+    prepare(args.world, args.rows, args.seed, args.workers, args.unknown)
     print(f"prepared after {time.monotonic() - started:.0f} s", flush=True)
     if args.prepare:
         return 0

@@ -1,5 +1,6 @@
 """Pictures that show nothing of this world: blank, noise, textures like photographs, screenshots, strange figures."""
 
+import colorsys
 import math
 import random
 
@@ -33,6 +34,16 @@ def _image(levels: np.ndarray) -> Image.Image:
 
 def _colour(rng: random.Random) -> tuple[int, int, int]:
     return tuple(rng.randrange(256) for _ in range(3))
+
+
+def _muted(rng: random.Random) -> tuple[int, int, int]:
+    """A colour as photographs have: of earth, leaves, skin, stone, sky."""
+    hue, saturation, value = (
+        rng.choice((0.06, 0.1, 0.25, 0.55, 0.6)) + rng.gauss(0, 0.03),
+        rng.uniform(0, 0.5),
+        rng.random(),
+    )
+    return tuple(round(255 * level) for level in colorsys.hsv_to_rgb(hue % 1, saturation, value))
 
 
 def _blank(rng, numbers, held_out):
@@ -73,21 +84,22 @@ def _cloud(numbers, slope: float) -> np.ndarray:
 
 def _texture(rng, numbers, held_out):
     """Like a photograph: soft fields, an horizon, blurred bodies with light and shadow, grain."""
+    colour = _muted if rng.random() < 0.6 else _colour
     slope = rng.uniform(1.3, 1.7) if held_out else rng.uniform(0.7, 2.2)
     shared, own = _cloud(numbers, slope), rng.uniform(0.1, 0.9)
     layers = [shared * (1 - own) + _cloud(numbers, slope) * own for _ in range(3)]
-    picture = np.stack(layers, -1) * rng.uniform(15, 70) + np.array(_colour(rng)) * 0.7 + 40
+    picture = np.stack(layers, -1) * rng.uniform(15, 70) + np.array(colour(rng)) * 0.7 + 40
     image = _image(picture)
     pen = ImageDraw.Draw(image)
     if rng.random() < 0.5:
         horizon = rng.randrange(20, 80)
-        pen.rectangle((0, horizon, IMAGE_SIZE, IMAGE_SIZE), fill=_colour(rng))
+        pen.rectangle((0, horizon, IMAGE_SIZE, IMAGE_SIZE), fill=colour(rng))
     for _ in range(rng.randrange(0, 9)):
         x, y = rng.randrange(-20, IMAGE_SIZE), rng.randrange(-20, IMAGE_SIZE)
         w, h = rng.randrange(6, 60), rng.randrange(6, 60)
         draw = rng.choice((pen.ellipse, pen.rectangle, pen.pieslice))
         extra = {"start": rng.randrange(360), "end": rng.randrange(360)} if draw == pen.pieslice else {}
-        draw((x, y, x + w, y + h), fill=_colour(rng), **extra)
+        draw((x, y, x + w, y + h), fill=colour(rng), **extra)
     image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.6, 6)))
     levels = np.asarray(image).astype(float)
     levels += _cloud(numbers, rng.uniform(0.5, 1.5))[..., None] * rng.uniform(3, 30)
