@@ -3,7 +3,6 @@
 python benchmarks/calibration.py
 """
 
-import random
 import resource
 import tempfile
 import time
@@ -61,7 +60,7 @@ def time_block(folder: Path, prompts: list[str]) -> None:
 
 def main() -> None:
     warnings.simplefilter("ignore")
-    drawn = [prompt.text for prompt in random.Random(0).sample(training_prompts(), 2 * PROMPTS)]
+    drawn = [prompt.text for prompt in training_prompts(2 * PROMPTS)]
     with tempfile.TemporaryDirectory() as folder:
         compare_tiny(Path(folder), drawn[:PROMPTS])
         pairs = [" ".join(pair) for pair in zip(drawn[:PROMPTS], drawn[PROMPTS:], strict=True)]  # as long as captions

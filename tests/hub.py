@@ -30,12 +30,24 @@ class LocalHub:
         url (`str`): What clients need as HF_ENDPOINT before they import anything.
         pull_requests (`list[str]`): The repository of each; its files are in `uploads`, as `owner/name-pr-1`, ….
         log (`list[tuple[str, str, int]]`): Method, path and status of every request.
+        token (`str`): That may read what is private, and write.
+        large (`int`, *optional*): Bytes from which on a file is uploaded by itself, as by Git LFS.
+        objects (`dict[str, bytes]`): Such files by SHA-256.
+        faults (`list[tuple[str, HubError]]`): Of the requests to come that have this in method and path, the first is
+            answered so, and the fault is gone.
+        on_object (*optional*): Called with the hash of every object before it is kept.
+
+    Spaces are repositories whose name begins with `spaces/`.
     """
 
-    def __init__(self, uploads):
+    token = "hf_local"
+
+    def __init__(self, uploads, large=None):
         self.uploads, self.repositories, self.log = Path(uploads), {}, []
         self.private = set()
         self.pull_requests = []
+        self.large, self.objects, self.on_object = large, {}, None
+        self.faults = []
 
     def add(self, repo_id, folder):
         """Serves a folder as it is, links not followed out of it."""
@@ -65,7 +77,7 @@ class LocalHub:
             "HF_HUB_OFFLINE": "0",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_DISABLE_XET": "1",
-            "HF_TOKEN": "hf_local",
+            "HF_TOKEN": self.token,
         }
 
     def downloaded(self, repo_id):
@@ -99,8 +111,8 @@ class LocalHub:
         files = self.files(repo_id)
         return {
             "_id": repo_id,
-            "id": repo_id,
-            "modelId": repo_id,
+            "id": repo_id.removeprefix("spaces/"),
+            "modelId": repo_id.removeprefix("spaces/"),
             "sha": self.commit(repo_id),
             "private": repo_id in self.private,
             "tags": [],
@@ -130,8 +142,8 @@ class LocalHub:
             raise HubError(404, "EntryNotFound", "Entry not found")
         return files[name]
 
-    def create(self, organization, name, visibility=None, **_):
-        repo_id = f"{organization or 'local'}/{name}"
+    def create(self, organization, name, visibility=None, type="model", **_):
+        repo_id = f"{'spaces/' * (type == 'space')}{organization or 'local'}/{name}"
         if repo_id in self.repositories:
             raise HubError(409, "RepoExists", "You already created this model repo", url=f"{self.url}/{repo_id}")
         folder = self.uploads / repo_id
@@ -139,7 +151,35 @@ class LocalHub:
         self.add(repo_id, folder)
         if visibility == "private":
             self.private.add(repo_id)
-        return {"url": f"{self.url}/{repo_id}", "name": repo_id, "id": repo_id}
+        name = repo_id.removeprefix("spaces/")
+        return {"url": f"{self.url}/{repo_id}", "name": name, "id": name}
+
+    def preupload(self, repo_id, files):
+        """ "regular" puts the bytes into the commit itself."""
+        there = self.files(repo_id)
+        answers = []
+        for file in files:
+            name, is_large = file["path"], self.large is not None and file["size"] >= self.large
+            answer = {"path": name, "uploadMode": "lfs" if is_large else "regular", "shouldIgnore": False}
+            if name in there:
+                answer["oid"] = sha256(there[name]) if is_large else blob_id(there[name])
+            answers.append(answer)
+        return {"files": answers}
+
+    def batch(self, objects):
+        """Where objects are to be put that are not here yet."""
+        for each in objects:
+            if each["oid"] not in self.objects:
+                each["actions"] = {"upload": {"href": f"{self.url}/objects/{each['oid']}"}}
+        return {"transfer": "basic", "objects": objects}
+
+    def put(self, oid, data):
+        if hashlib.sha256(data).hexdigest() != oid:
+            raise HubError(400, "BadRequest", "The object has another hash")
+        if self.on_object:
+            self.on_object(oid)
+        self.objects[oid] = data
+        return {}
 
     def upload(self, repo_id, operations, create_pr):
         folder = self.repositories[repo_id]
@@ -151,12 +191,15 @@ class LocalHub:
             folder = self.uploads / f"{repo_id}-pr-{len(self.pull_requests)}"
         for operation in operations:
             value = operation["value"]
-            if operation["key"] == "file":
-                target = folder / value["path"]
-                if not target.resolve().is_relative_to(folder.resolve()):
-                    raise HubError(400, "BadRequest", "Path outside of the repository")
+            target = folder / value.get("path", "")
+            if not target.resolve().is_relative_to(folder.resolve()):
+                raise HubError(400, "BadRequest", "Path outside of the repository")
+            if operation["key"] in ("file", "lfsFile"):
+                is_file = operation["key"] == "file"
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(base64.b64decode(value["content"]))
+                target.write_bytes(base64.b64decode(value["content"]) if is_file else self.objects[value["oid"]])
+            elif operation["key"] == "deletedFile":
+                target.unlink()
             elif operation["key"] != "header":
                 raise HubError(400, "BadRequest", f"Operation {operation['key']} is not served here")
         commit = self.commit(repo_id)
@@ -177,6 +220,10 @@ def blob_id(path):
     return _blob_id(path, status.st_size, status.st_mtime_ns)
 
 
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: LocalHub
@@ -195,12 +242,24 @@ class _Handler(BaseHTTPRequestHandler):
         except HubError as error:
             self._send(error.status, json.dumps(error.body).encode(), error.headers)
 
-    do_HEAD = do_POST = do_GET
+    do_HEAD = do_POST = do_PUT = do_GET
 
     def _answer(self, body):
         url = urlsplit(self.path)
         parts = [unquote(part) for part in url.path.strip("/").split("/")]
         query = parse_qs(url.query)
+        for number, (where, fault) in enumerate(self.hub.faults):
+            if where in f"{self.command} {url.path}":
+                del self.hub.faults[number]
+                raise fault
+        match parts:  # Spaces go by names of three parts
+            case ["api", "spaces", owner, name, *rest]:
+                parts = ["api", "models", f"spaces/{owner}", name, *rest]
+            case ["spaces", owner, name, *rest]:
+                parts = [f"spaces/{owner}", name, *rest]
+        if self.command == "PUT" and parts[0] == "objects":
+            return self.hub.put(parts[1], body)
+        self._admit(parts)
         if self.command == "POST":
             return self._take(parts, body, query)
         match parts:
@@ -220,16 +279,23 @@ class _Handler(BaseHTTPRequestHandler):
                 return f"{owner}/{name}", self.hub.file(f"{owner}/{name}", "/".join(path))
         raise HubError(404, "NotFound", f"{self.path} is not served here")
 
+    def _admit(self, parts):
+        """Whoever has no token may only read what is public."""
+        if self.headers.get("Authorization") != f"Bearer {self.hub.token}":
+            repo_id = "/".join(parts[2:4] if parts[0] == "api" else parts[:2])
+            if self.command == "POST" or repo_id in self.hub.private:
+                raise HubError(401, "RepoNotFound", "Invalid username or password.")
+
     def _take(self, parts, body, query):
         match parts:
             case ["api", "repos", "create"]:
                 return self.hub.create(**json.loads(body))
             case ["api", "validate-yaml"]:
                 return {"errors": [], "warnings": []}
-            case ["api", "models", _, _, "preupload", _]:
-                files = json.loads(body)["files"]
-                # "regular" puts the bytes into the commit itself, whatever their size
-                return {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
+            case ["api", "models", owner, name, "preupload", _]:
+                return self.hub.preupload(f"{owner}/{name}", json.loads(body)["files"])
+            case [*_, "info", "lfs", "objects", "batch"]:
+                return self.hub.batch(json.loads(body)["objects"])
             case ["api", "models", owner, name, "commit", revision]:
                 self.hub.check_revision(f"{owner}/{name}", revision)
                 operations = [json.loads(line) for line in body.splitlines()]

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -71,12 +70,14 @@ def test_paint_saves_what_was_asked_for(tmp_path):
         "4_redrawn.png": "green",
     }
     assert {path.name for path in tmp_path.iterdir()} == set(colours)
-    from viscpm_hf.tiny.measures.pixel_check import find_shapes
+    from viscpm_hf.tiny.measures.painted_prompts import load_judge
 
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    assert "1_prompt_2.png: 64 × 64" in run("paint.py", tmp_path)
+    assert "1_prompt_2.png: 96 × 96" in run("paint.py", tmp_path)
     assert all(path.read_bytes() == data for path, data in before.items())
+    judge = load_judge(None, 96, "cpu")
     for name, colour in colours.items():
-        assert f"{name}: 64 × 64" in printed
+        assert f"{name}: 96 × 96" in printed
         with Image.open(tmp_path / name) as picture:
-            assert [found.colour for found in find_shapes(np.asarray(picture))] == [colour], name
+            (look,) = judge.look([picture])
+        assert [thing.name.split()[0] for thing in look.things] == [colour], name

@@ -17,7 +17,7 @@ SOURCE = Path(viscpm_hf.__file__).parent
 FLOORS = [
     ("__main__",),
     ("cli",),
-    ("tiny", "serving"),
+    ("tiny", "serving", "evaluation"),
     ("chat", "paint", "finetuning"),
     ("memory",),
     ("checkpoint", "safety"),

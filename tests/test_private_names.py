@@ -41,6 +41,7 @@ PRIVATE = {
     "_convert_token_to_id": (TOKENIZER, ["token"], "as _tokenize"),
     "_convert_id_to_token": (TOKENIZER, ["index"], "as _tokenize"),
     "_optional_components": (PIPELINE, None, "flag that a pipeline class sets"),
+    "_lora_loadable_modules": (LORA, None, "flag that a pipeline class sets"),
     "_execution_device": (PIPELINE, None, "where a pipeline under offloading computes; every pipeline asks it"),
     "_dict_from_json_file": (PIPELINE, ["json_file"], "lets the installed class load repositories without trust"),
     "_pipeline": (f"{LORA}.load_lora_into_unet", None, "argument of load_lora_weights to what ours overrides"),

@@ -15,6 +15,7 @@ from transformers.generation import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils.quantization_config import QuantizationConfigMixin, QuantizationMethod
 
+from .checkpoint.adapter import add_to, read_adapter
 from .checkpoint.repo import check_is_converted, loads_or_says_why
 from .memory.budget import find_plan
 from .memory.machine import usable_device
@@ -66,6 +67,28 @@ class ChatAnswer:
     finish_reason: Literal["stop", "length"]
 
 
+class _WithAdapter:
+    """Loads models as their class does, and adds an adapter to the weights before they are packed or moved."""
+
+    def __init__(self, adapter: str | os.PathLike):
+        self.adapter = read_adapter(adapter)
+
+    def from_pretrained(self, model_path: str | os.PathLike, **options: Any) -> VisCPMChatForConditionalGeneration:
+        if "quantization_config" in options or options["device_map"] == "auto":
+            raise ValueError(self._refusal("weights that are quantized, or spread over GPU and main memory"))
+        model = VisCPMChatForConditionalGeneration.from_pretrained(model_path, **options)
+        if getattr(model, "quantization_method", None) is not None:
+            raise ValueError(self._refusal(f"the quantized weights of {model_path}"))
+        add_to(model, self.adapter, model_path)
+        return model
+
+    def _refusal(self, weights):
+        return (
+            f"Got the adapter {self.adapter.path} for {weights}: merge it into the model that is not quantized with "
+            "`viscpm merge --model DIR --adapter DIR --output DIR` and give the result."
+        )
+
+
 class VisCPMChat:
     """Drop-in for the original's `VisCPMChat`.
 
@@ -82,10 +105,12 @@ class VisCPMChat:
         quantization (`str` or config, *optional*): `"auto"` quantizes weights, with a warning, where exact ones
             do not fit into `memory`; `"int8"`, `"4bit"` or a transformers quantization config ask for them, in the
             language model's blocks. None never quantizes: what does not fit is brought in when needed.
+        adapter (`str` or `Path`, *optional*): a LoRA as `viscpm finetune` or peft saves it, folder or Hub repository,
+            which is added to the weights. Where these are quantized, merge it before with `viscpm merge`.
 
     Raises:
-        ValueError: if `model_path` is not a converted VisCPM-Chat, no safety checker can be loaded, or `memory` is
-            less than the least that works.
+        ValueError: if `model_path` is not a converted VisCPM-Chat, no safety checker can be loaded, `memory` is
+            less than the least that works, or `adapter` is not one for this model.
 
     Example:
         >>> chat = VisCPMChat("viscpm-chat", image_safety_checker=False)
@@ -101,8 +126,10 @@ class VisCPMChat:
         dtype: str | torch.dtype | None = None,
         memory: str | int | None = None,
         quantization: str | QuantizationConfigMixin | None = None,
+        adapter: str | os.PathLike | None = None,
     ):
         _check_is_converted(model_path)
+        loader = VisCPMChatForConditionalGeneration if adapter is None else _WithAdapter(adapter)
         # not `model.device`, which is "meta" where weights are brought in layer by layer
         self.device = usable_device(device)
         without = ("safety_checker",) if image_safety_checker is False else ()
@@ -110,12 +137,12 @@ class VisCPMChat:
         self.image_safety_checker = load_image_safety_checker(image_safety_checker, model_path, self.device)
         self.processor = VisCPMChatProcessor.from_pretrained(model_path)
         if plan is not None:
-            self.model = load_chat(VisCPMChatForConditionalGeneration, model_path, plan, self.device)
+            self.model = load_chat(loader, model_path, plan, self.device)
         else:
             options = {"dtype": dtype or "auto", "device_map": {"": self.device}}
             if quantization not in (None, "auto"):
                 options["quantization_config"] = sparing_vision(quantization)
-            self.model = VisCPMChatForConditionalGeneration.from_pretrained(model_path, **options)
+            self.model = loader.from_pretrained(model_path, **options)
             rounded = getattr(self.model, "quantization_method", None) == QuantizationMethod.TORCHAO
             if self.device.type == "cpu" and (rounded or dtype in (torch.bfloat16, "bfloat16")):
                 pack_chat(self.model)

@@ -13,12 +13,11 @@ _ROOMS = {  # (what was before the name, the room it is in now): names
     ("", "memory"): "calibration calibration_inputs packing placement",
     ("tiny.", "tiny.world"): "contact_sheet pictures prompts questions vocabulary",
     ("tiny.", "tiny.training"): "batches export fit train_chat train_paint",
-    ("evaluation.", "tiny.measures"): "exact_answers lossy_methods painted_prompts pixel_check",
+    ("evaluation.", "tiny.measures"): "exact_answers lossy_methods painted_prompts",
 }
 MOVED = {f"{old}{name}": f"{room}.{name}" for (old, room), names in _ROOMS.items() for name in names.split()} | {
     "checkpoint.convert": "checkpoint.chat",
     "checkpoint.files_on_disk": "checkpoint.files.disk",
-    "evaluation": "tiny.measures",
     "memory_plans": "memory.plans",
     "memory_report": "memory.report",
     "model_size": "memory.sizes",

@@ -83,7 +83,7 @@ def test_to_import_is_not_to_run():
     ("words", "offered"),
     [
         ("viscpm conv", ["convert"]),
-        ("viscpm convert ", ["chat", "cpmbee", "paint"]),
+        ("viscpm convert ", ["chat", "cpmbee", "lora", "paint"]),
         ("viscpm convert chat --vo", ["--vocab"]),
         ("viscpm fit --device ", ["cpu", "cuda"]),
     ],

@@ -9,6 +9,8 @@ from paint import EXACT, add_lora, golden_pipeline, paint
 
 from viscpm_hf import VisCPMPaintPipeline
 
+OF = {"text_projection": {"target_modules": ["linear"]}}
+
 
 @pytest.fixture
 def said(caplog):
@@ -19,10 +21,19 @@ def said(caplog):
     logger.removeHandler(caplog.handler)
 
 
-@pytest.mark.parametrize("parts", [["unet"], ["text_encoder"], ["unet", "text_encoder"]])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ["unet"],
+        ["text_encoder"],
+        ["text_projection"],
+        ["unet", "text_encoder"],
+        ["unet", "text_projection", "text_encoder"],
+    ],
+)
 def test_a_lora_is_saved_loaded_weighed_and_fused(pipe, tmp_path, said, parts):
     plain, trained = paint(pipe), golden_pipeline()
-    layers = {f"{part}_lora_layers": add_lora(getattr(trained, part)) for part in parts}
+    layers = {f"{part}_lora_layers": add_lora(getattr(trained, part), **OF.get(part, {})) for part in parts}
     adapted = paint(trained)
     assert (adapted - plain).abs().max() > 1e-3
     VisCPMPaintPipeline.save_lora_weights(tmp_path, **layers)
@@ -205,3 +216,47 @@ def test_transformers_saves_one_lora_beside_the_model_it_was_added_to(tmp_path):
         change()
         with pytest.raises(ValueError, match="text_encoder has a LoRA"):
             pipe.save_pretrained(tmp_path / "not")
+
+
+@pytest.mark.parametrize("case", ["wider", "longer", "ranks", "norm", "half"])
+def test_a_lora_that_does_not_fit_the_projection_changes_nothing(pipe, case):
+    other, layers = golden_pipeline(), add_lora(golden_pipeline().text_projection, **OF["text_projection"])
+    down, up = "linear.lora_A.weight", "linear.lora_B.weight"
+    changed = {
+        "wider": {down: torch.ones(4, 99)},
+        "longer": {up: torch.ones(99, 4)},
+        "ranks": {up: torch.ones(layers[up].shape[0], 3)},
+        "norm": {"norm.lora_A.weight": torch.ones(4, 4)},
+        "half": {},
+    }[case]
+    layers = {**layers, **changed}
+    if case == "half":
+        del layers[up]
+    unet = {f"unet.{name}": tensor for name, tensor in add_lora(golden_pipeline().unet).items()}
+    with pytest.raises(ValueError, match="does not fit the text projection, which maps 32 to 24") as error:
+        other.load_lora_weights({**unet, **{f"text_projection.{name}": one for name, one in layers.items()}})
+    assert "\n" not in str(error.value)
+    assert other.get_list_adapters() == {} and torch.equal(paint(other), paint(pipe))
+
+
+def test_a_projection_of_an_older_repository_takes_no_lora(pipe):
+    layers = add_lora(golden_pipeline().text_projection, **OF["text_projection"])
+    older = torch.nn.Module()
+    other = golden_pipeline()
+    kept = {"tokenizer": other.tokenizer, "text_encoder": other.text_encoder, "unet": other.unet, "vae": other.vae}
+    other = golden_pipeline(**kept, text_projection=older)
+    with pytest.raises(ValueError, match="viscpm refresh"):
+        other.load_lora_weights({f"text_projection.{name}": one for name, one in layers.items()})
+    other.load_lora_weights({f"unet.{name}": one for name, one in add_lora(golden_pipeline().unet).items()})
+    other.set_adapters("default_0", 0.5)
+    other.fuse_lora()
+    other.unload_lora_weights()
+
+
+def test_another_lora_that_fails_takes_the_projections_with_it(pipe):
+    other = golden_pipeline()
+    projection = add_lora(golden_pipeline().text_projection, **OF["text_projection"])
+    text = {f"text_encoder.{name}": tensor for name, tensor in broken("wider").items()}
+    with pytest.raises(ValueError, match="LoRA .*text encoder"):
+        other.load_lora_weights({**text, **{f"text_projection.{name}": one for name, one in projection.items()}})
+    assert not any(other.get_list_adapters().values()) and torch.equal(paint(other), paint(pipe))

@@ -1,9 +1,12 @@
 """Original checkpoints: converting them, proving a conversion, going back.
 
 * chat.py, paint.py, cpmbee.py: `convert_chat`, `convert_paint`, `convert_cpmbee`; job.py: what they have in common
+* adapter.py: LoRA adapters of peft; merge.py: adding one to a repository's weights; lora.py: one from
+  LoRA weights of OpenDelta
 * verify.py: byte-for-byte comparison; export.py: the way back; refresh.py: code and card of this version
 * repo.py: everything in a repository but the weights; pipeline_repo.py: the same for Paint; parts.py: what is taken
   from other repositories
+* publishing/: uploading to the Hub; cards.py: model cards
 * files/: formats, disks and the network; layout/: names, shapes and configurations; errors.py: messages
 """
 
@@ -14,8 +17,10 @@ from .chat import VARIANTS, convert_chat
 from .cpmbee import convert_cpmbee
 from .errors import CheckpointError, listed, printable
 from .export import export_original
-from .files.hub import push_to_hub
 from .files.weights import DTYPES
+from .lora import convert_lora
+from .merge import merge_adapter
+from .publishing import push_to_hub
 from .refresh import Refreshed, refresh, refresh_on_hub
 from .verify import verify
 
@@ -40,9 +45,11 @@ __all__ = [
     "Refreshed",
     "convert_chat",
     "convert_cpmbee",
+    "convert_lora",
     "convert_paint",
     "export_original",
     "listed",
+    "merge_adapter",
     "printable",
     "push_to_hub",
     "refresh",

@@ -8,6 +8,7 @@ from ..remote_code.configuration_viscpm_chat import VisCPMChatConfig
 from ..remote_code.image_processing_viscpm_chat import VisCPMChatImageProcessor
 from ..remote_code.processing_viscpm_chat import VisCPMChatProcessor
 from . import repo
+from .cards import write_card
 from .errors import CheckpointError
 from .job import Job, dtype_name
 from .layout import configs
@@ -69,6 +70,6 @@ def convert_chat(
         repo.write_generation_config(folder, language, repo.CHAT_GENERATION)
         repo.copy_code(folder, repo.CHAT_CODE)
         name = f"VisCPM-Chat {variant}" if variant else "VisCPM-Chat"
-        repo.write_card(folder, "viscpm_chat.md", name=name, dtype=dtype_name(dtype), source=job.checkpoint.name)
+        write_card(folder, "viscpm_chat.md", name=name, dtype=dtype_name(dtype), source=job.checkpoint.name)
 
     return job.run(write_rest, progress, variant=variant)

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from . import repo
+from .cards import write_card
 from .job import Job, dtype_name
 from .layout import configs
 from .layout.keys import PLAIN_CPMBEE
@@ -30,6 +31,6 @@ def convert_cpmbee(
         repo.write_config(folder, config, repo.CPMBEE_AUTO_MAP, dtype)
         repo.write_generation_config(folder, config, repo.CPMBEE_GENERATION)
         repo.copy_code(folder, repo.CPMBEE_CODE)
-        repo.write_card(folder, "cpmbee.md", dtype=dtype_name(dtype), source=job.checkpoint.name)
+        write_card(folder, "cpmbee.md", dtype=dtype_name(dtype), source=job.checkpoint.name)
 
     return job.run(write_rest, progress)

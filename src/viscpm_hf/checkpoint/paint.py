@@ -5,13 +5,13 @@ from pathlib import Path
 import torch
 
 from . import parts
+from .cards import write_card
 from .errors import CheckpointError
 from .job import Job, dtype_name
 from .layout import configs, stable_diffusion
 from .layout.keys import PAINT, check_family, with_unet
 from .layout.unet import unet_for
 from .pipeline_repo import write_pipeline
-from .repo import write_card
 
 PAINT_VARIANTS = ("balance", "zhplus")  # of VisCPM-Paint, as published
 OPTIONAL_PARTS = {

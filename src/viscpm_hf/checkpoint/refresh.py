@@ -21,6 +21,7 @@ from ..remote_code.modeling_cpmbee import CpmBeeConfig
 from ..remote_code.processing_viscpm_chat import VisCPMChatProcessor
 from ..remote_code.tokenization_cpmbee import CpmBeeTokenizer
 from . import repo
+from .cards import added_to, converted_cards, name_in, named
 from .errors import CheckpointError, first_line, listed
 from .files.disk import read_small
 from .files.exchange import SMALL, WORKSPACE, exchange, undo, workspace_of
@@ -28,7 +29,6 @@ from .files.hub import commit_files, fetch_small_files, is_repo_id
 from .files.json_file import quoted, read_json_file
 from .layout.keys import CHAT, PAINT, PLAIN_CPMBEE
 
-CARDS = {CHAT.model_type: "viscpm_chat.md", PAINT.model_type: "viscpm_paint.md", PLAIN_CPMBEE.model_type: "cpmbee.md"}
 # what libraries write beside settings: of whoever saved
 OF_THE_MOMENT = {"transformers_version", "is_local", "local_files_only", "name_or_path"}
 WEIGHTS = (".safetensors", ".bin")
@@ -178,6 +178,7 @@ def _chat(new: Path) -> None:
     repo.copy_code(new, repo.CHAT_CODE)
     _set(new / "config.json", {"auto_map": repo.CHAT_AUTO_MAP})
     config = VisCPMChatConfig.from_pretrained(new)
+    _set(new / "config.json", {"text_config": {"logit_scale": config.text_config.logit_scale}})
     _save_again(new, VisCPMChatProcessor)
     _generation(new, config.text_config, repo.CHAT_GENERATION)
 
@@ -186,6 +187,7 @@ def _cpmbee(new: Path) -> None:
     repo.copy_code(new, repo.CPMBEE_CODE)
     _set(new / "config.json", {"auto_map": repo.CPMBEE_AUTO_MAP})
     config = CpmBeeConfig.from_pretrained(new)
+    _set(new / "config.json", {"logit_scale": config.logit_scale})
     _save_again(new, CpmBeeTokenizer)
     _generation(new, config, repo.CPMBEE_GENERATION)
 
@@ -199,7 +201,8 @@ def _paint(new: Path) -> None:
     own = {"_class_name": pipeline_repo.CLASS_NAME, **repo.PAINT_CODE, **absent}
     _set(new / repo.INDEX, own)
     _set(new / "text_encoder" / "config.json", {"auto_map": pipeline_repo.TEXT_ENCODER_AUTO_MAP})
-    CpmBeeConfig.from_pretrained(new / "text_encoder")
+    config = CpmBeeConfig.from_pretrained(new / "text_encoder")
+    _set(new / "text_encoder" / "config.json", {"logit_scale": config.logit_scale})
     pipeline_repo.check_parts(new)
     _save_again(new / "tokenizer", CpmBeeTokenizer)
 
@@ -210,16 +213,15 @@ def _set(path: Path, fields: Mapping) -> None:
     after = _merged(before, fields)
     if after == before:
         return
-    if list(before) == sorted(before):
-        after = dict(sorted(after.items()))
     path.write_text(json.dumps(after, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _merged(before, new):
-    """Settings with newer ones over them, section by section; in the order of the newer."""
+    """Settings with newer ones over them, section by section; in the order of the newer, or sorted as they were."""
     if not isinstance(before, dict) or not isinstance(new, Mapping):
         return new
-    return {key: _merged(before.get(key), new[key]) if key in new else before[key] for key in [*new, *before]}
+    keys = [*new, *before] if list(before) != sorted(before) else sorted({*new, *before})
+    return {key: _merged(before.get(key), new[key]) if key in new else before[key] for key in keys}
 
 
 def _save_again(new: Path, kind: type) -> None:
@@ -272,37 +274,21 @@ def _renew_card(new: Path, kind: str, report: dict, overwrite: bool) -> list[str
             f"没有 {repo.CONVERSION}，无法生成模型卡。",
         )
         return [why] if overwrite else []
-    main = new / "text_encoder" if kind == PAINT.model_type else new
-    config = read_json_file(main / "config.json")
-    family = PAINT.name if kind == PAINT.model_type else CHAT.name  # CPM-Bee's card asks for none
-    fields = {
-        "name": " ".join(filter(None, (family, _word(report, "variant")))),
-        "dtype": _word(config, "dtype") or _word(config, "torch_dtype") or "several types",
-        "source": _word(report.get("source"), "file") or "the original",
-        "base": _word(report.get("ready_made"), "vae") or "Stable Diffusion 2.1",
-    }
     card = new / repo.CARD
-    # those of versions that did not write its digest into the report are in old_cards/, where they are others
-    here = Path(__file__).parent
-    templates = [here / CARDS[kind], *(here / "old_cards").glob(f"*{CARDS[kind]}")]
-    own = [repo.card_text(template.read_text(encoding="utf-8"), **fields) for template in templates]
+    own = converted_cards(new, kind, report)
     found = card.read_bytes() if card.exists() else None
-    written = found is None or report.get("card") == repo.digest(found) or found in own
-    if not (written or overwrite):
-        report.pop("card", None)
+    added = b"" if found is None else added_to(found, report, own)
+    if added != b"" and not overwrite:
+        if added is None:
+            report.pop("card", None)
         why = say(
             f"{repo.CARD} was edited and stays as it is; --card writes that of this version.",
             f"{repo.CARD} 被改动过，保持原样；加 --card 则写入当前版本的模型卡。",
         )
         return [why]
-    card.write_bytes(own[0])
+    card.write_bytes(named(own[0], name_in(found or own[0])))
     report["card"] = repo.digest(own[0])
     return []
-
-
-def _word(section, key: str) -> str | None:
-    value = section.get(key) if isinstance(section, dict) else None
-    return value if isinstance(value, str) else None
 
 
 def _check_weights(folder: Path) -> None:

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
-from string import Template
 from typing import Any, TypeVar
 
 import torch
@@ -19,7 +18,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedConfig
 
-from .errors import CheckpointError, first_line, listed, pasted, printable
+from .errors import CheckpointError, first_line, listed, pasted
 from .files.hub import is_repo_id
 from .files.json_file import named, quoted, read_json_file
 from .files.safetensors_file import read_safetensors, read_weights
@@ -134,18 +133,7 @@ def copy_code(folder: Path, names: Iterable[str]) -> None:
         shutil.copyfile(PACKAGE / "remote_code" / name, folder / name)
 
 
-def write_card(folder: Path, template: str, **fields: str) -> None:
-    """README.md from a template in model_cards/."""
-    (folder / CARD).write_bytes(card_text((Path(__file__).parent / template).read_text(encoding="utf-8"), **fields))
-
-
-def card_text(template: str, **fields: str) -> bytes:
-    """A model card; the fields may be names of files, of which anything can be part."""
-    fields = {key: printable(" ".join(value.replace("`", "'").split())) for key, value in fields.items()}
-    return _encoded(Template(template).substitute(fields))
-
-
-def _encoded(text: str) -> bytes:
+def encoded(text: str) -> bytes:
     return text.encode("utf-8", "replace")  # names of files need not be Unicode
 
 
@@ -188,7 +176,7 @@ def write_report(
 
 
 def report_text(report: Mapping) -> bytes:
-    return _encoded(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    return encoded(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
 
 
 def versions() -> dict[str, str | None]:

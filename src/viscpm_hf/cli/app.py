@@ -9,7 +9,7 @@ import typer
 
 from .. import __version__
 from ..language import say
-from . import batch, chat, convert, demo, finetune, memory, paint, refresh, repositories, serve
+from . import batch, chat, convert, demo, evaluate, finetune, memory, merge, paint, refresh, repositories, serve
 from .pages import tidy
 from .program import complain, fill_standard_files, guarded_output, run_script
 from .usage import check_names, sentence
@@ -38,7 +38,7 @@ def root(
     pass
 
 
-for group in (convert, repositories, refresh, memory, chat, paint, serve, demo, batch, finetune):
+for group in (convert, repositories, refresh, memory, chat, paint, serve, demo, batch, finetune, merge, evaluate):
     group.add_to(app)
 
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from functools import partial
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,12 +17,12 @@ from ..language import say
 from ..serving.batch.output import Output
 from ..serving.batch.rows import count_rows, read_rows
 from ..serving.batch.workers import Workers
+from .engines import RAY_DATA, check_libraries
 from .remarks import is_terminal, only_ours, plain_remarks, tell
 
 if TYPE_CHECKING:
-    from ..serving.batch.cluster import ClusterWorkers
+    from ..serving.cluster.rows import ClusterWorkers
 
-LIBRARIES = ("ray", "pandas", "pyarrow")  # that Ray Data needs
 _SECONDS = 30  # between two lines of progress, where nobody is at a terminal
 
 
@@ -82,11 +81,8 @@ def workers(load: Callable, processes: int | None, ray: bool, ahead: int) -> "Wo
     """
     if not ray:
         return Workers(partial(load, processes or 1), processes or 1, ahead)
-    missing = [name for name in LIBRARIES if find_spec(name) is None]
-    if missing:
-        wanted = 'pip install "ray[data]>=2.60"'
-        raise ImportError(f"--ray needs libraries that are not here ({', '.join(missing)}): {wanted}")
-    from ..serving.batch.cluster import ClusterWorkers
+    check_libraries(RAY_DATA, "--ray")
+    from ..serving.cluster.rows import ClusterWorkers
 
     return ClusterWorkers(partial(load, 1), processes, ahead)
 

@@ -55,6 +55,13 @@ def chat(
             chat_examples, say("list what the tiny model understands, and pictures", "列出小模型能理解的问题与图片")
         ),
     ] = False,
+    adapter: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR_OR_REPO",
+            help=say("LoRA for the model, see viscpm finetune", "用于该模型的 LoRA，见 viscpm finetune"),
+        ),
+    ] = None,
     memory: Memory = None,
     quantization: Quantization = None,
     dtype: Dtype = None,
@@ -64,11 +71,12 @@ def chat(
         raise typer.TyperException("Got an empty --question: ask something, or leave it out for a conversation.")
     if as_json and question is None:
         raise typer.TyperException("Got --json without --question: it is for a single answer.")
-    return _chat(model, image, question, as_json, memory, quantization, dtype, device)
+    options = {"memory": memory, "quantization": quantization, "dtype": dtype, "device": device, "adapter": adapter}
+    return _chat(model, image, question, as_json, options)
 
 
 @verb
-def _chat(model, image, question, as_json, memory, quantization, dtype, device):
+def _chat(model, image, question, as_json, options):
     from ..tiny import PICTURES, tiny_chat_repo, use_one_thread
     from .conversation import converse, of_the_class, open_picture, states_of
     from .remarks import is_terminal, only_ours, tell
@@ -83,7 +91,6 @@ def _chat(model, image, question, as_json, memory, quantization, dtype, device):
         if model is None:
             use_one_thread()
             tell(_about_the_tiny_model(shipped))
-        options = {"memory": memory, "quantization": quantization, "dtype": dtype, "device": device}
         chat = VisCPMChat(tiny_chat_repo() if model is None else model, **options)
         name = "VisCPM-Chat-tiny" if model is None else model
         if question is None:

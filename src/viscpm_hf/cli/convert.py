@@ -1,12 +1,14 @@
-"""`viscpm convert chat|paint|cpmbee`: from an original checkpoint to a repository."""
+"""`viscpm convert chat|paint|cpmbee|lora`: from an original checkpoint to a repository."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from ..language import printable, say
+from .options import Private, Public
 from .program import verb
 from .repositories import Checkpoint
 
@@ -57,9 +59,6 @@ SafetyChecker = Annotated[
     ),
 ]
 PushToHub = Annotated[str | None, typer.Option(metavar="REPO_ID", help=say("upload the result", "上传结果"))]
-Private = Annotated[
-    bool, typer.Option("--private", help=say("create the repository on the Hub private", "在 Hub 上创建为私有仓库"))
-]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -83,6 +82,12 @@ def add_to(app: typer.Typer) -> None:
     group.command(help=say("CPM-Bee, a text model, for transformers.", "纯文本的 CPM-Bee，供 transformers 使用。"))(
         cpmbee
     )
+    group.command(
+        help=say(
+            "LoRA weights of CPM-Bee by OpenDelta, to a peft adapter.",
+            "OpenDelta 为 CPM-Bee 训练的 LoRA 权重，转为 peft 适配器。",
+        )
+    )(lora)
     app.add_typer(group, name="convert")
 
 
@@ -116,9 +121,10 @@ def chat(
     ] = None,
     safety_checker: SafetyChecker = "none",
     push_to_hub: PushToHub = None,
+    public: Public = False,
     private: Private = False,
 ) -> None:
-    _require_repo_id(push_to_hub)
+    upload = _upload(output, push_to_hub, public, private)
     from ..checkpoint import convert_chat
 
     folder = convert_chat(
@@ -140,7 +146,7 @@ def chat(
                 "注意：没有放入图像安全检查器；可用 --safety-checker 添加。",
             )
         )
-    _push(folder, push_to_hub, private)
+    _push(upload)
 
 
 @verb
@@ -203,9 +209,10 @@ def paint(
         ),
     ] = "none",
     push_to_hub: PushToHub = None,
+    public: Public = False,
     private: Private = False,
 ) -> None:
-    _require_repo_id(push_to_hub)
+    upload = _upload(output, push_to_hub, public, private)
     from ..checkpoint import convert_paint
 
     parts = {"safety_checker": safety_checker, "prompt_checker": prompt_checker, "ranker": ranker}
@@ -227,7 +234,7 @@ def paint(
             option = f"--{name.replace('_', '-')}"
             warning = f"warning: without {option} there is no {name.replace('_', ' ')}"
             print(say(warning, f"警告：未给出 {option}，仓库中没有{CHINESE[name]}"), file=sys.stderr)
-    _push(folder, push_to_hub, private)
+    _push(upload)
 
 
 @verb
@@ -239,24 +246,66 @@ def cpmbee(
     dtype: Precision = "keep",
     max_shard_size: ShardSize = "5GB",
     push_to_hub: PushToHub = None,
+    public: Public = False,
     private: Private = False,
 ) -> None:
-    _require_repo_id(push_to_hub)
+    upload = _upload(output, push_to_hub, public, private)
     from ..checkpoint import convert_cpmbee
 
     folder = convert_cpmbee(
         checkpoint, vocab, output, llm_config=llm_config, dtype=dtype, max_shard_size=max_shard_size
     )
     _tell(checkpoint, folder)
-    _push(folder, push_to_hub, private)
+    _push(upload)
 
 
-def _require_repo_id(name: str | None) -> None:
-    """Before hours of work, not after it."""
-    if name is not None:
-        from ..checkpoint.files.hub import require_repo_id
+@verb
+def lora(
+    source: Annotated[
+        Path,
+        typer.Option(
+            "--input",
+            metavar="FILE",
+            help=say(
+                ".bin, .pt or safetensors file with lora_A and lora_B",
+                "含 lora_A 与 lora_B 的 .bin、.pt 或 safetensors 文件",
+            ),
+        ),
+    ],
+    model: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help=say("converted VisCPM-Chat or CPM-Bee they are for", "所对应的转换后的 VisCPM-Chat 或 CPM-Bee"),
+        ),
+    ],
+    output: Output,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help=say(
+                "they were trained with; default: of a config.json beside them, else 16",
+                "训练时的 lora_alpha；默认：同目录 config.json 中的值，否则 16",
+            ),
+        ),
+    ] = None,
+) -> None:
+    from ..checkpoint import convert_lora
 
-        require_repo_id(name)
+    _tell(source, convert_lora(source, model, output, alpha=alpha))
+
+
+def _upload(output: Path, repo_id: str | None, public: bool, private: bool):
+    """What is uploaded in the end; what the Hub would refuse is known before hours of work, not after them."""
+    if repo_id is None:
+        return None
+    from ..checkpoint.publishing import HubError, Upload
+
+    upload = Upload(output, repo_id, public, private)
+    with suppress(HubError):  # as without a network, which may be there when it is done
+        upload.look()
+    return upload
 
 
 def _source(given: str) -> str | None:
@@ -267,8 +316,7 @@ def _tell(checkpoint: Path, folder: Path) -> None:
     print(printable(say(f"Converted {checkpoint} to {folder}", f"已将 {checkpoint} 转换为 {folder}")))
 
 
-def _push(folder: Path, repo_id: str | None, private: bool) -> None:
-    if repo_id is not None:
-        from ..checkpoint import push_to_hub
-
-        print(say("Uploaded: ", "已上传：") + push_to_hub(folder, repo_id, private=private))
+def _push(upload) -> None:
+    if upload is not None:
+        upload.name_card()
+        print(say("Uploaded: ", "已上传：") + upload.run())

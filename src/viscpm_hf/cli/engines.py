@@ -19,16 +19,16 @@ LIBRARIES = {
 }
 # what the extra `cluster` does besides
 RAY = {"ray": "ray[serve]>=2.60"}
-
+RAY_DATA = dict.fromkeys(("ray", "pandas", "pyarrow"), "ray[data]>=2.60")  # for `viscpm batch --ray`
 GRADIO = {"gradio": "gradio>=6.31"}  # of the extra `demo`
 
 
-def check_libraries(libraries: Mapping[str, str]) -> None:
+def check_libraries(libraries: Mapping[str, str], what: str = "Serving") -> None:
     """Raises ImportError, with a command that helps, if some are not here: name of the module → what to install."""
     missing = [name for name in libraries if find_spec(name) is None]
     if missing:
-        wanted = " ".join(f'"{each}"' for each in libraries.values())
-        raise ImportError(f"Serving needs libraries that are not here ({', '.join(missing)}): pip install {wanted}")
+        wanted = " ".join(f'"{each}"' for each in dict.fromkeys(libraries.values()))
+        raise ImportError(f"{what} needs libraries that are not here ({', '.join(missing)}): pip install {wanted}")
 
 
 def usual_batch(memory: str | None) -> int:

@@ -1,10 +1,26 @@
-"""`viscpm finetune`: a model learns from conversations about pictures."""
+"""`viscpm finetune`: a model learns, Chat from conversations about pictures."""
 
 from typing import Annotated, Literal
 
 import typer
 
 from ..language import printable, say
+from .finetune_options import (
+    Config,
+    Data,
+    Dtype,
+    EvalData,
+    EvalRows,
+    EvalSplit,
+    Images,
+    Language,
+    LoraDropout,
+    Output,
+    Split,
+    Strict,
+    switch,
+)
+from .finetune_paint import paint
 from .program import complain, verb
 
 
@@ -19,11 +35,16 @@ def add_to(app: typer.Typer) -> None:
         ),
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     )(chat)
+    finetune.command(
+        help=say(
+            "Fine-tune VisCPM-Paint on pictures with captions; every field of transformers' TrainingArguments is an "
+            "option too, such as --max_steps 100. The same command again resumes.",
+            "用带描述的图片微调 VisCPM-Paint。transformers 的 TrainingArguments 的每个字段也都是选项，如 --max_steps "
+            "100。再次运行同一命令即从检查点继续。",
+        ),
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    )(paint)
     app.add_typer(finetune, name="finetune")
-
-
-def _switch(names: str, english: str, chinese: str):
-    return typer.Option(names, help=say(english, chinese))
 
 
 def chat(
@@ -32,34 +53,10 @@ def chat(
         str | None,
         typer.Option(metavar="DIR_OR_REPO", help=say("converted VisCPM-Chat", "转换后的 VisCPM-Chat")),
     ] = None,
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FILE_OR_ID",
-            help=say(
-                "JSON, JSONL, Parquet, a folder, or a data set on the Hub; may be given again",
-                "数据文件、文件夹或 Hub 上的数据集；可多次给出",
-            ),
-        ),
-    ] = None,
-    images: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR",
-            help=say(
-                "where relative paths of pictures start; default: beside the data",
-                "图片相对路径的起点；默认：数据所在文件夹",
-            ),
-        ),
-    ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(metavar="DIR", help=say("folder for checkpoints and the result", "存放检查点和结果的文件夹")),
-    ] = None,
-    config: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help=say("YAML with any of the options", "写有任意选项的 YAML 文件")),
-    ] = None,
+    data: Data = None,
+    images: Images = None,
+    output: Output = None,
+    config: Config = None,
     mode: Annotated[
         Literal["full", "lora", "qlora"] | None,
         typer.Option(
@@ -68,20 +65,14 @@ def chat(
     ] = None,
     tune_llm: Annotated[
         bool | None,
-        _switch("--tune-llm", "full: also the language model", "full：也训练语言模型"),
+        switch("--tune-llm", "full: also the language model", "full：也训练语言模型"),
     ] = None,
     tune_vision: Annotated[
         bool | None,
-        _switch("--tune-vision", "also the vision tower", "也训练视觉编码器"),
+        switch("--tune-vision", "also the vision tower", "也训练视觉编码器"),
     ] = None,
-    eval_data: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FILE_OR_ID", help=say("data to evaluate with", "评估数据")),
-    ] = None,
-    eval_rows: Annotated[
-        int | None,
-        typer.Option(metavar="N", help=say("or so many rows held out of --data", "或从 --data 中留出的行数")),
-    ] = None,
+    eval_data: EvalData = None,
+    eval_rows: EvalRows = None,
     show_answers: Annotated[
         int | None,
         typer.Option(
@@ -89,23 +80,9 @@ def chat(
             help=say("of these, answered at every evaluation; default: 4", "每次评估时回答的样本数；默认：4"),
         ),
     ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help=say("of a data set with several; default: train", "数据集的划分；默认：train")
-        ),
-    ] = None,
-    eval_split: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help=say("the same of --eval-data", "--eval-data 的划分")),
-    ] = None,
-    language: Annotated[
-        Literal["both", "zh", "en"] | None,
-        typer.Option(
-            metavar="NAME",
-            help=say("zh, en or both; default: both", "训练文本的语言 zh、en 或 both；默认：both"),
-        ),
-    ] = None,
+    split: Split = None,
+    eval_split: EvalSplit = None,
+    language: Language = None,
     captions: Annotated[
         Literal["question", "input"] | None,
         typer.Option(
@@ -118,7 +95,7 @@ def chat(
     ] = None,
     augment: Annotated[
         bool | None,
-        _switch("--augment", "vary pictures as the original does", "按原版方式做图像增强"),
+        switch("--augment", "vary pictures as the original does", "按原版方式做图像增强"),
     ] = None,
     min_side: Annotated[
         int | None,
@@ -133,13 +110,10 @@ def chat(
         int | None,
         typer.Option(metavar="N", help=say("tokens of a sample; default: 512", "一个样本的 token 数；默认：512")),
     ] = None,
-    strict: Annotated[
-        bool | None,
-        _switch("--strict", "stop at the first broken row", "遇到第一行损坏数据就停止"),
-    ] = None,
+    strict: Strict = None,
     streaming: Annotated[
         bool | None,
-        _switch("--streaming", "read rows when they are wanted", "需要时才读取数据行"),
+        switch("--streaming", "read rows when they are wanted", "需要时才读取数据行"),
     ] = None,
     buffer: Annotated[
         int | None,
@@ -147,26 +121,14 @@ def chat(
             metavar="N", help=say("then shuffle among so many; default: 1000", "流式读取时的打乱缓冲行数；默认：1000")
         ),
     ] = None,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None,
-        typer.Option(
-            metavar="TYPE",
-            help=say(
-                "of frozen weights; default: that of --bf16 or --fp16, else float32",
-                "冻结权重的类型；默认：随 --bf16 或 --fp16，否则 float32",
-            ),
-        ),
-    ] = None,
+    dtype: Dtype = None,
     lora_r: Annotated[
         int | None, typer.Option(metavar="N", help=say("rank of LoRA; default: 8", "LoRA 的秩；默认：8"))
     ] = None,
     lora_alpha: Annotated[
         float | None, typer.Option(metavar="X", help=say("its strength; default: 16", "LoRA 的强度；默认：16"))
     ] = None,
-    lora_dropout: Annotated[
-        float | None,
-        typer.Option(metavar="X", help=say("before its layers; default: 0", "LoRA 层的 dropout；默认：0")),
-    ] = None,
+    lora_dropout: LoraDropout = None,
     lora_targets: Annotated[
         str | None,
         typer.Option(
@@ -186,7 +148,7 @@ def chat(
     ] = None,
     decay_all: Annotated[
         bool | None,
-        _switch("--decay-all", "weights decay in norms and biases too", "归一化层和偏置也做权重衰减"),
+        switch("--decay-all", "weights decay in norms and biases too", "归一化层和偏置也做权重衰减"),
     ] = None,
 ):
     own = {name: value for name, value in locals().items() if name not in ("context", "config")}

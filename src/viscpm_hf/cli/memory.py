@@ -2,13 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from ..language import printable, say
 from .options import Device, Dtype
-from .program import verb
+from .program import complain, verb
 
 
 def add_to(app: typer.Typer) -> None:
@@ -29,11 +29,15 @@ def add_to(app: typer.Typer) -> None:
 @verb
 def fit(
     model: Annotated[
-        Path,
+        Path | None,
         typer.Option(
-            metavar="DIR", help=say("converted VisCPM-Chat or VisCPM-Paint", "转换后的 VisCPM-Chat 或 VisCPM-Paint")
+            metavar="DIR",
+            help=say(
+                "converted VisCPM-Chat or VisCPM-Paint; with --train by default the released VisCPM-Chat",
+                "转换后的 VisCPM-Chat 或 VisCPM-Paint；用 --train 时默认为已发布的 VisCPM-Chat",
+            ),
         ),
-    ],
+    ] = None,
     memory: Annotated[
         str | None,
         typer.Option(
@@ -53,7 +57,57 @@ def fit(
             help=say("draw the plans' memory by component to this new file", "把各方案的内存按部件画到这个新文件"),
         ),
     ] = None,
-) -> None:
+    train: Annotated[
+        Literal["full", "lora", "qlora"] | None,
+        typer.Option(
+            metavar="NAME",
+            help=say("what fine-tuning needs: full, lora or qlora", "微调所需内存：full、lora 或 qlora"),
+        ),
+    ] = None,
+    tune_llm: Annotated[
+        bool, typer.Option("--tune-llm", help=say("full: also the language model", "full：也训练语言模型"))
+    ] = False,
+    tune_vision: Annotated[
+        bool, typer.Option("--tune-vision", help=say("also the vision tower", "也训练视觉编码器"))
+    ] = False,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, max=2**16, help=say("samples at once; default: 1", "每个设备的批大小；默认：1")
+        ),
+    ] = None,
+    length: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=8,
+            max=2**20,
+            help=say("tokens of a sample; default: 512", "一个样本的 token 数；默认：512"),
+        ),
+    ] = None,
+    lora_r: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, max=2**16, help=say("rank of LoRA; default: 8", "LoRA 的秩；默认：8")),
+    ] = None,
+    no_checkpointing: Annotated[
+        bool,
+        typer.Option(
+            "--no-checkpointing", help=say("save states inside of layers, too", "也保存各层的中间结果（不重计算）")
+        ),
+    ] = False,
+) -> int | None:
+    training = {"tune_llm": tune_llm, "tune_vision": tune_vision, "batch": batch, "length": length, "r": lora_r}
+    given = {name: value for name, value in training.items() if value}
+    if train:
+        if plot is not None or allow_lossy:
+            return complain("--plot and --allow-lossy do not go with --train; see `viscpm fit --help`.", 2)
+        return _fit_training(
+            model, memory, device, dtype, {"mode": train, "checkpointing": not no_checkpointing} | given
+        )
+    if given or no_checkpointing:
+        return complain("Options of training need --train full, lora or qlora; see `viscpm fit --help`.", 2)
+    if model is None:
+        return complain("--model is missing; see `viscpm fit --help`.", 2)
     import torch
 
     from ..checkpoint.errors import CheckpointError
@@ -90,6 +144,38 @@ def fit(
     if refusal:
         sys.stdout.flush()
         raise refusal
+    return None
+
+
+def _fit_training(model: Path | None, memory: str | None, device: str | None, dtype: str | None, given: dict) -> None:
+    import torch
+
+    from ..checkpoint.errors import CheckpointError
+    from ..checkpoint.files.sizes import parse_size
+    from ..memory.machine import default_device, this_machine
+    from ..memory.sizes import read_model, released_chat
+    from ..memory.training import Training
+    from ..memory.training_report import as_text, refusal, training_plans
+
+    budget = None if memory is None else parse_size(memory, "--memory")
+    sizes = released_chat() if model is None else read_model(model)
+    name = say("VisCPM-Chat as released", "已发布的 VisCPM-Chat") if model is None else str(model)
+    if sizes.kind != "chat" or sizes.quantized:
+        what = "is quantized" if sizes.quantized else "is a VisCPM-Paint"
+        raise CheckpointError(f"{name} {what}, but --train is for a converted VisCPM-Chat in its own precision.")
+    machine = this_machine(device or default_device())
+    if budget is None:
+        budget = machine.ram if machine.device == "cpu" else machine.device_memory
+    if budget is None:
+        raise CheckpointError("There is no GPU here to look at: give its size, such as --memory 80GB.")
+    # as `viscpm finetune chat` with --bf16 on a GPU, without on a CPU
+    chosen = getattr(torch, dtype or ("float32" if machine.device == "cpu" else "bfloat16"))
+    plans = training_plans(sizes, machine, Training(**given, dtype=chosen))
+    print(as_text(name, sizes, machine, plans, budget))
+    sentence = refusal(name, plans, budget)
+    if sentence:
+        sys.stdout.flush()
+        raise ValueError(sentence)
 
 
 @verb

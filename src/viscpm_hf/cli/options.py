@@ -78,7 +78,7 @@ Steps = Annotated[
         min=1,
         max=1000,
         metavar="N",
-        help=say("of denoising (default: 50, with dpm++ 20)", "去噪步数（默认：50，dpm++ 为 20）"),
+        help=say("of denoising (default: 50, with dpm++ 20)", "去噪步数，默认 50（dpm++：20）"),
     ),
 ]
 Size = Annotated[
@@ -86,7 +86,7 @@ Size = Annotated[
     typer.Option(
         parser=_size,
         metavar="WxH",
-        help=say("in pixels (default: the model's own)", "像素（默认：模型自身的大小）"),
+        help=say("in pixels (default: the model's own)", "像素，默认为模型自身的大小"),
     ),
 ]
 Negative = Annotated[str | None, typer.Option(metavar="TEXT", help=say("what not to paint", "反向提示词"))]
@@ -97,7 +97,7 @@ Guidance = Annotated[
         metavar="X",
         help=say(
             "how closely to follow the prompt (default: 7.5, 4 for the tiny model)",
-            "遵循提示词的程度（默认：7.5，自带小模型为 4）",
+            "遵循提示词的程度，默认 7.5，自带小模型为 4",
         ),
     ),
 ]
@@ -109,7 +109,7 @@ Candidates = Annotated[
         metavar="N",
         help=say(
             "pictures the ranker chooses from (default: 4 with a ranker, else 1)",
-            "供重排序挑选的候选数（默认：有重排序模型为 4，否则为 1）",
+            "重排序的候选数，默认 4，没有重排序模型则为 1",
         ),
     ),
 ]
@@ -150,4 +150,10 @@ Host = Annotated[
 ]
 Port = Annotated[
     int, typer.Option(metavar="N", min=0, max=65535, help=say("0: any that is free", "端口；0 表示任一空闲端口"))
+]
+Public = Annotated[
+    bool, typer.Option("--public", help=say("on the Hub: for everybody to see", "在 Hub 上：公开，人人可见"))
+]
+Private = Annotated[
+    bool, typer.Option("--private", help=say("on the Hub: for yourself, as without", "在 Hub 上：私有，与不写相同"))
 ]

@@ -7,7 +7,7 @@ import typer
 from ..language import is_chinese, say
 
 # others follow
-_ORDER = "chat paint serve demo batch finetune convert verify export refresh push fit quantize".split()
+_ORDER = "chat paint serve demo batch finetune merge evaluate convert verify export refresh push fit quantize".split()
 _CHINESE_TITLES = {
     "ARGUMENTS_PANEL_TITLE": "参数",
     "OPTIONS_PANEL_TITLE": "选项",

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ..language import printable, say
+from .options import Private, Public
 from .program import verb
 
 Checkpoint = Annotated[
@@ -30,7 +31,13 @@ def add_to(app: typer.Typer) -> None:
             "由转换后的仓库写回原版检查点。",
         )
     )(export)
-    app.command(help=say("Upload a converted repository to the Hub.", "把转换后的仓库上传到 Hub。"))(push)
+    app.command(
+        help=say(
+            "Upload a converted model or an adapter to the Hub, private unless --public; the same command goes on "
+            "where it broke off.",
+            "把转换后的模型或适配器上传到 Hub，默认私有，--public 才公开；中断后重复同一命令即可继续。",
+        )
+    )(push)
 
 
 @verb
@@ -84,16 +91,86 @@ def export(
 
 @verb
 def push(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help=say("converted repository", "转换后的仓库"))],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR",
+            help=say(
+                "converted repository, also fine-tuned or quantized, or LoRA adapter",
+                "转换后的仓库（微调、量化之后的也可以）或 LoRA 适配器",
+            ),
+        ),
+    ],
     repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help=say("user/name on the Hub", "Hub 上的 user/name"))],
-    private: Annotated[
-        bool, typer.Option("--private", help=say("create it private if it does not exist", "不存在时创建为私有"))
+    public: Public = False,
+    private: Private = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help=say("only say what would be uploaded", "只列出将要上传的内容"))
+    ] = False,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help=say("the original: compare every byte with it first", "原版检查点：上传前逐字节比较"),
+        ),
+    ] = None,
+    base_model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REPO_ID", help=say("of an adapter: its model on the Hub", "适配器所属的模型在 Hub 上的名称")
+        ),
+    ] = None,
+    space: Annotated[
+        bool,
+        typer.Option(
+            "--space",
+            help=say("also make a Space of this name, with its web page", "另建同名 Space，提供该模型的网页"),
+        ),
     ] = False,
 ) -> None:
-    from ..checkpoint import push_to_hub
-    from ..checkpoint.files.hub import require_repo_id
-    from ..checkpoint.repo import kind_of
+    from ..checkpoint import listed
+    from ..checkpoint.publishing import Upload
+    from .remarks import only_ours, tell
 
-    require_repo_id(repo_id)
-    kind_of(folder)
-    print(say("Uploaded: ", "已上传：") + push_to_hub(folder, repo_id, private=private))
+    upload = Upload(folder, repo_id, public, private, base_model, checkpoint, space)
+    with only_ours():
+        contents = upload.contents()
+        if dry_run:
+            return _list(upload, contents)
+        if contents.left_out:
+            tell(say("Not uploaded: ", "不上传：") + listed(contents.left_out))
+        try:
+            address = upload.run(contents)
+        except KeyboardInterrupt:
+            tell(say("What has arrived stays; to go on: ", "已上传的部分保留；继续上传：") + upload.command())
+            raise
+    print(say("Uploaded: ", "已上传：") + address)
+
+
+def _list(upload, contents) -> None:
+    """Says what would be uploaded, and to what."""
+    from ..checkpoint import listed
+    from ..checkpoint.files.sizes import shown
+    from ..checkpoint.publishing import HubError
+    from .remarks import tell
+
+    for name, size in contents.files.items():
+        print(f"{shown(size):>9}  {printable(name)}")
+    if contents.left_out:
+        print(say("Not uploaded: ", "不上传：") + listed(contents.left_out, 40))
+    number, size, name = len(contents.files), shown(contents.nbytes), upload.repo_id
+    print(say(f"{number} files, {size}, for {name}", f"{number} 个文件，{size}，上传到 {name}"))
+    created = say("public", "公开") if upload.public else say("private", "私有")
+    for kind in ("model", "space")[: 1 + upload.space]:
+        what = say("The repository", "该仓库") if kind == "model" else say("The Space", "该 Space")
+        try:
+            found = upload.look(kind)
+        except HubError as error:
+            tell(say(f"{what} was not looked at: {error.why}.", f"未能查看{what}：{error.why}。"))
+            return
+        says = {
+            "absent": say(f"{what} would be created, {created}.", f"{what}不存在，将创建为{created}。"),
+            "private": say(f"{what} exists and is private.", f"{what}已存在，为私有。"),
+            "public": say(f"{what} exists and is public.", f"{what}已存在，为公开。"),
+        }
+        print(says[found])

@@ -89,7 +89,11 @@ def refuse_other(output: Path, settings: ChatSettings) -> None:
                 f"{output} is not empty, and nothing there says it is a run of this command: give a new one."
             )
         return
-    if not resume_from(output) and not any(output.glob("*.safetensors")):
+    if (
+        not resume_from(output)
+        and not any(output.glob("*.safetensors"))
+        and not (output / "model_index.json").exists()
+    ):
         return  # nothing was learned yet
     try:
         begun = json.loads(file.read_text(encoding="utf-8"))

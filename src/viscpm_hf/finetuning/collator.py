@@ -23,12 +23,14 @@ class ChatCollator:
         processor (`VisCPMChatProcessor`): of the model to be trained.
         max_length (`int`, *optional*, tokens): longer samples lose their oldest turns.
         columns (`int`, *optional*, defaults to 32): of extension tokens, at least; raise it if batches have more words
-            outside the vocabulary.
+            outside the vocabulary. 0 refuses such words and leaves the unused column out, for trainers that compute
+            logits over the vocabulary alone, such as TRL's.
         padding (`str`, *optional*): `"max_length"`, the default if there is one, pads every batch to it as the
             original does; `"longest"` to its longest sample, which leaves the loss as it is.
 
     Raises:
-        ValueError: A sample is longer than `max_length` even without its earlier turns, or lacks question or answer.
+        ValueError: A sample is longer than `max_length` even without its earlier turns, or lacks question or answer,
+            or has words outside the vocabulary where there are no columns.
     """
 
     def __init__(
@@ -49,13 +51,13 @@ class ChatCollator:
     def __call__(self, samples: list[dict]) -> dict[str, torch.Tensor]:
         """A batch for the model, padded on the right, of rows of the dataset."""
         encodings = [self.encode(sample) for sample in samples]
-        table = self._share_extension_table(encodings)
+        table = self._share_extension_table(encodings) if self.columns else []
         length = self.max_length if self.padding == "max_length" else None
         batch = dict(self.processor.pad(encodings, padding_side="right", length=length))
         batch["shift_labels"] = batch["labels"]
         batch["labels"] = torch.nn.functional.pad(batch["labels"], (1, 0), value=IGNORED)[:, :-1]
         keys = ("ext_table_ids", "ext_table_subs", "ext_table_mask")
-        for key, column in zip(keys, zip(*table, strict=True), strict=True):
+        for key, column in zip(keys, zip(*table, strict=True), strict=False):  # none without columns
             batch[key] = torch.tensor([column] * len(samples))
         images = [sample["image"] for sample in samples if sample.get("image") is not None]
         if images:
@@ -75,6 +77,11 @@ class ChatCollator:
         else:
             encoding = self.processor.encode_chat(
                 has_image, sample["question"], sample.get("context", ""), sample["answer"], max_length=self.max_length
+            )
+        if not self.columns and encoding["ext_table_ids"]:
+            raise ValueError(
+                "Got a sample with words outside the vocabulary, expected none with columns=0: leave it out, or train "
+                "with ChatTrainer, whose loss knows them."
             )
         bos, eos = self.processor.tokenizer.bos_token_id, self.processor.tokenizer.eos_token_id
         following = [eos if token == bos else token for token in encoding["input_ids"][1:]] + [eos]

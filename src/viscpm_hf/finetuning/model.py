@@ -86,27 +86,51 @@ def load_lora(
         model_path (`str` or `Path`): a converted repository.
         dtype (`torch.dtype`): of what is frozen and not quantized.
         quantized (`bool`): whether the language model's blocks are in 4 bits.
-        tune_vision (`bool`): whether vision tower and connector have LoRA layers as well.
-        r (`int`, defaults to 8): rank.
-        alpha (`float`, defaults to 16): as for ordinary layers, which is also how OpenDelta counts: CPM-Bee's layers
-            carry 1/sqrt(hidden_size) behind them, so there peft's `lora_alpha` is sqrt(hidden_size) times that.
-        dropout (`float`, defaults to 0): before LoRA layers.
-        targets (`str`, *optional*): regular expression of the layers; those of the language model by default.
+        tune_vision, r, alpha, dropout, targets: see `add_lora`.
         device (`torch.device`, *optional*): of a quantized model.
 
     Raises:
         ImportError: peft or bitsandbytes is missing.
         ValueError: no layer has a name like `targets`.
     """
+    options = in_four_bits(dtype, device or torch.device("cpu")) if quantized else {}
+    model = VisCPMChatForConditionalGeneration.from_pretrained(model_path, dtype=dtype, **options)
+    return add_lora(model, tune_vision, r, alpha, dropout, targets)
+
+
+def in_four_bits(dtype: torch.dtype, device: torch.device) -> dict:
+    """Options of `from_pretrained` that put the language model's blocks in 4 bits, multiplied in `dtype`."""
+    config = quantization_config("4bit", device, dtype)
+    return {"quantization_config": sparing_vision(config), "device_map": {"": device}}
+
+
+def add_lora(
+    model: VisCPMChatForConditionalGeneration,
+    tune_vision: bool = False,
+    r: int = 8,
+    alpha: float = 16,
+    dropout: float = 0.0,
+    targets: str | None = None,
+) -> torch.nn.Module:
+    """The model frozen, with LoRA layers in float32.
+
+    Args:
+        model (`VisCPMChatForConditionalGeneration`): changed in place.
+        tune_vision (`bool`): whether vision tower and connector have LoRA layers as well.
+        r (`int`, defaults to 8): rank.
+        alpha (`float`, defaults to 16): as for ordinary layers, which is also how OpenDelta counts: CPM-Bee's layers
+            carry 1/sqrt(hidden_size) behind them, so there peft's `lora_alpha` is sqrt(hidden_size) times that.
+        dropout (`float`, defaults to 0): before LoRA layers.
+        targets (`str`, *optional*): regular expression of the layers; those of the language model by default.
+
+    Raises:
+        ImportError: peft is missing.
+        ValueError: no layer has a name like `targets`.
+    """
     try:
         import peft
     except ImportError as error:
         raise ImportError('For LoRA the library peft is needed: pip install "peft>=0.19.1"') from error
-    options = {"dtype": dtype}
-    if quantized:
-        config = quantization_config("4bit", device or torch.device("cpu"), dtype)
-        options |= {"quantization_config": sparing_vision(config), "device_map": {"": device or "cpu"}}
-    model = VisCPMChatForConditionalGeneration.from_pretrained(model_path, **options)
     model.requires_grad_(False)
     scaled = alpha * math.sqrt(model.config.text_config.hidden_size)
     config = peft.LoraConfig(

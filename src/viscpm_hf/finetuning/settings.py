@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import HfArgumentParser, Seq2SeqTrainingArguments
+from transformers import HfArgumentParser, Seq2SeqTrainingArguments, TrainingArguments
 
 from .dataset import CAPTIONS
 from .model import MODES
@@ -106,21 +106,26 @@ class ChatSettings:
 
 
 def read_settings(
-    given: dict[str, Any], arguments: Sequence[str] = (), config: str | Path | None = None
-) -> tuple[ChatSettings, Seq2SeqTrainingArguments]:
+    given: dict[str, Any],
+    arguments: Sequence[str] = (),
+    config: str | Path | None = None,
+    own: type = ChatSettings,
+    training: type[TrainingArguments] = Seq2SeqTrainingArguments,
+) -> tuple[Any, TrainingArguments]:
     """All settings of a run; the command line counts more than the file.
 
     Args:
         given: our own settings by name, as the command line has them; None and [] are not given.
         arguments: options of TrainingArguments as they were typed, `["--max_steps", "12"]`.
         config: a YAML file with names and values of both kinds.
+        own, training: the two kinds; by default those of Chat.
 
     Raises:
         SettingsError: an unknown name, or a value that means nothing.
         ValueError: TrainingArguments refuses a value, or a combination.
     """
-    ours = {each.name: each for each in dataclasses.fields(ChatSettings)}
-    theirs = {each.name: each for each in dataclasses.fields(Seq2SeqTrainingArguments) if each.init}
+    ours = {each.name: each for each in dataclasses.fields(own)}
+    theirs = {each.name: each for each in dataclasses.fields(training) if each.init}
     todays = _todays_names(theirs)
     settings, options = {}, {}
     for name, value in (_read_yaml(Path(config)) if config else {}).items():
@@ -143,9 +148,9 @@ def read_settings(
             settings[name] = _as(value, ours[name], f"--{name}")
         else:
             options[name] = value
-    chosen = ChatSettings(**settings)
+    chosen = own(**settings)
     chosen.check()
-    return chosen, _training_arguments(chosen, options, theirs)
+    return chosen, _training_arguments(chosen, options, training, theirs)
 
 
 def _read_yaml(path: Path) -> dict:
@@ -215,7 +220,7 @@ def _typed(arguments: Sequence[str], known: list[str]) -> dict[str, Any]:
     return found
 
 
-def _training_arguments(settings: ChatSettings, options: dict, theirs: dict) -> Seq2SeqTrainingArguments:
+def _training_arguments(settings: Any, options: dict, kind: type, theirs: dict) -> TrainingArguments:
     # our own lines take the place of transformers' progress bar
     ours = {"output_dir": settings.output, "logging_steps": 10, "report_to": "none", "disable_tqdm": True}
     options = ours | options
@@ -231,7 +236,7 @@ def _training_arguments(settings: ChatSettings, options: dict, theirs: dict) -> 
         if isinstance(value, dict):
             value = json.dumps(value)
         words += [f"--{name}", *map(_word, value if isinstance(value, list) else [value])]
-    parser = _Parser(Seq2SeqTrainingArguments, allow_abbrev=False, add_help=False)
+    parser = _Parser(kind, allow_abbrev=False, add_help=False)
     (arguments,) = parser.parse_args_into_dataclasses(args=words, look_for_args_file=False)
     return arguments
 

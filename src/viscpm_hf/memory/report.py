@@ -78,18 +78,6 @@ def as_text(
         taken (`Plan`, *optional*): the one that fits.
     """
     block = model.parts["blocks"]
-    sizes = {"language model": model.language_bytes()} | {part: model.parts[part].nbytes() for part in model.others()}
-    measured, assumed = say("measured", "实测"), say("assumed", "假定")
-    speeds = [
-        f"{_named(word)} {machine.speed(key) / 1e9:.3g} GB/s"
-        + say(" ({})", "（{}）").format(measured if key in machine.measured else assumed)
-        for key, word in _SPEEDS[machine.device].items()
-    ]
-    ram, gpu = shown(machine.ram), ""
-    if machine.device == "cuda" and machine.device_memory:
-        gpu = say(f", GPU of {shown(machine.device_memory)}", f"，显存 {shown(machine.device_memory)}")
-    elif machine.device == "cuda":
-        gpu = say(", no GPU here", "，本机没有 GPU")
     if model.kind == "chat":
         unit, (prompt, new, beams) = (
             say("token", "token"),
@@ -105,17 +93,15 @@ def as_text(
             f"{images} of the model's own size at once, with guidance, {steps} steps",
             f"一次 {images} 张模型默认尺寸的图，使用引导，{steps} 步",
         )
-    comma = say(", ", "，")
-    weighs = comma.join(f"{_named(part)} {shown(size)}" for part, size in sizes.items())
     size, dtype = shown(block.nbytes()), str(block.dtype).removeprefix("torch.")
-    device, speeds = machine.device, comma.join(speeds)
+    speeds = say("; ", "；") + _speeds(machine)
     lines = [
-        f"{printable(str(name))}{say(': ', '：')}{weighs}",
+        weighs(name, model),
         say(
             f"language model: {model.blocks} blocks of {size}, stored in {dtype}",
             f"语言模型：{model.blocks} 块，每块 {size}，以 {dtype} 存储",
         ),
-        say(f"machine: {device}, RAM of {ram}{gpu}; {speeds}", f"机器：{device}，内存 {ram}{gpu}；{speeds}"),
+        say("machine: ", "机器：") + of_machine(machine) + speeds,
         say(f"work: {work}", f"任务：{work}"),
         say(
             "memory: predicted peak of the whole process; seconds: what moving bytes takes, computing may take longer",
@@ -136,14 +122,46 @@ def as_text(
         rows.append([marks[0], _named(plan.title), shown(plan.peak), ram, *seconds, marks[1]])
     if machine.device == "cpu":
         rows = [row[:2] + row[3:] for row in rows]
-    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]  # a Chinese character takes two cells
-    for row in rows:
-        cells = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
-        lines.append("  ".join(cells).rstrip())
+    lines += columns(rows)
     if taken is not None:
         rounded = "" if taken.lossless else say(", which quantizes weights", "（权重被量化）")
         lines += ["", say("* would be taken: ", "* 将采用：") + _named(taken.title) + rounded]
     return "\n".join(lines)
+
+
+def weighs(name: str, model: Model) -> str:
+    """A line with the sizes of a model's parts, as stored."""
+    sizes = {"language model": model.language_bytes()} | {part: model.parts[part].nbytes() for part in model.others()}
+    texts = [f"{_named(part)} {shown(size)}" for part, size in sizes.items()]
+    return printable(str(name)) + say(": ", "：") + say(", ", "，").join(texts)
+
+
+def of_machine(machine: Machine) -> str:
+    """What a machine has."""
+    ram, gpu = shown(machine.ram), ""
+    if machine.device == "cuda" and machine.device_memory:
+        gpu = say(f", GPU of {shown(machine.device_memory)}", f"，显存 {shown(machine.device_memory)}")
+    elif machine.device == "cuda":
+        gpu = say(", no GPU here", "，本机没有 GPU")
+    return say(f"{machine.device}, RAM of {ram}{gpu}", f"{machine.device}，内存 {ram}{gpu}")
+
+
+def _speeds(machine):
+    measured, assumed = say("measured", "实测"), say("assumed", "假定")
+    return say(", ", "，").join(
+        f"{_named(word)} {machine.speed(key) / 1e9:.3g} GB/s"
+        + say(" ({})", "（{}）").format(measured if key in machine.measured else assumed)
+        for key, word in _SPEEDS[machine.device].items()
+    )
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table; a Chinese character takes two cells of a terminal."""
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
 
 def _named(text: str) -> str:

@@ -14,6 +14,7 @@ from ..checkpoint.errors import CheckpointError
 from ..checkpoint.files.json_file import is_size, is_size_list, quoted, require_section, require_sizes
 from ..checkpoint.files.safetensors_file import read_safetensors, read_weights
 from ..checkpoint.repo import INDEX, OPTIONAL_PAINT_PARTS, PAINT_PARTS, is_paint, read_json
+from ..remote_code.configuration_viscpm_chat import VisCPMChatConfig
 from ..remote_code.modeling_beit3 import POSITION_OFFSET, Beit3VisionConfig
 from ..remote_code.modeling_cpmbee import CpmBeeConfig
 
@@ -102,6 +103,11 @@ class Model:
         config = self.language_config
         return config["hidden_size"], config["intermediate_size"], config["num_attention_heads"] * config["head_dim"]
 
+    @property
+    def language_parameters(self) -> int:
+        """Numbers in the whole language model."""
+        return sum(self.parts[name].parameters * (self.blocks if name == "blocks" else 1) for name in LANGUAGE)
+
     def language_bytes(self, dtype: torch.dtype | None = None) -> int:
         """Bytes of the whole language model."""
         return sum(self.parts[name].nbytes(dtype) * (self.blocks if name == "blocks" else 1) for name in LANGUAGE)
@@ -132,19 +138,51 @@ def read_model(folder: str | os.PathLike, without: Iterable[str] = ()) -> Model:
 
 
 def _read_chat(folder, config, without):
-    tensors = {name.removeprefix("model."): tensor for name, tensor in read_weights(folder, "model").items()}
-    what, quantized = str(folder / "config.json"), _quantized_by(config, folder)
+    quantized = _quantized_by(config, folder)
+    parts, sizes = chat_parts(read_weights(folder, "model"), config, str(folder / "config.json"), quantized)
+    if (folder / "safety_checker").is_dir() and "safety_checker" not in without:
+        checker = _part(folder / "safety_checker", _tensors_in(folder / "safety_checker").values())
+        parts["safety_checker"] = _in_float32(checker)
+    return Model("chat", parts, {"": sizes}, quantized)
+
+
+def chat_parts(tensors: Mapping[str, torch.Tensor], config: dict, what: str, quantized: str = "") -> tuple[dict, dict]:
+    """Parts of a Chat model, and the sizes of its configurations.
+
+    Args:
+        tensors: whatever has a shape and a dtype, by the names of a converted repository.
+        config: of the whole model.
+        what: it is called in messages.
+        quantized: see `Model`.
+
+    Raises:
+        CheckpointError: the configuration is not what the tensors need.
+    """
+    tensors = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
     text, vision = (require_section(config, what, key) for key in ("text_config", "vision_config"))
     vision = _vision_sizes(tensors, vision, f"{what}'s vision_config")
     language = {name: t for name, t in tensors.items() if name.startswith(("language_model.", "lm_head."))}
     language = {name.removeprefix("language_model."): tensor for name, tensor in language.items()}
     parts, text = _language(language, text, f"{what}'s text_config", quantized)
     for part in ("vision_tower", "connector"):
-        parts[part] = _part(folder, (tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")), part)
-    if (folder / "safety_checker").is_dir() and "safety_checker" not in without:
-        checker = _part(folder / "safety_checker", _tensors_in(folder / "safety_checker").values())
-        parts["safety_checker"] = _in_float32(checker)
-    return Model("chat", parts, {"": {"text_config": text, "vision_config": vision}}, quantized)
+        parts[part] = _part(what, (tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")), part)
+    return parts, {"text_config": text, "vision_config": vision}
+
+
+def released_chat(config: VisCPMChatConfig | None = None) -> Model:
+    """Sizes of VisCPM-Chat as it was published, in half precision, or of another configuration.
+
+    Args:
+        config: by default that of the release.
+    """
+    from ..remote_code.modeling_viscpm_chat import VisCPMChatForConditionalGeneration
+
+    config = config or VisCPMChatConfig()
+    with torch.device("meta"):
+        model = VisCPMChatForConditionalGeneration._from_config(config, dtype=torch.float16)
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+    parts, sizes = chat_parts(tensors, config.to_dict(), "VisCPM-Chat")
+    return Model("chat", parts, {"": sizes})
 
 
 def _read_paint(folder, index, without):

@@ -245,7 +245,7 @@ class CpmBeeGenerationMixin(GenerationMixin):
     def _lm_logits(self, hidden_states, ext_table_ids=None, ext_table_subs=None, ext_table_mask=None):
         """Logits `(batch, length, vocab_size + columns)`; columns that cannot be written get the original's -10000."""
         language_model = self.get_decoder()
-        logits = self.lm_head(hidden_states / math.sqrt(language_model.config.hidden_size))
+        logits = self.lm_head(hidden_states / (1 / language_model.config.logit_scale))
         if ext_table_ids is None or ext_table_ids.shape[-1] == 0:
             return logits
         extension = language_model.extension_embeddings(ext_table_ids, ext_table_subs)

@@ -46,6 +46,8 @@ class CpmBeeConfig(PreTrainedConfig):
             published model computed them in float16 whatever the weights' dtype, and they differ visibly from
             float32 ones, so this is part of the model.
         scale_down_proj_input (`bool`, defaults to `True`): Divide before `down_proj` (VisCPM) or after it (CPM-Bee).
+        logit_scale (`float`, *optional*): Factor of the logits over the vocabulary, 1/sqrt(hidden_size) by default.
+            Training libraries that compute logits from the head's weights, such as TRL, look for it here.
     """
 
     model_type = "cpmbee"
@@ -64,12 +66,18 @@ class CpmBeeConfig(PreTrainedConfig):
     position_bias_max_distance: int = 2048
     rotary_dtype: str = "float16"
     scale_down_proj_input: bool = True
+    logit_scale: float | None = None
     use_cache: bool = True
     tie_word_embeddings: bool = True
     pad_token_id: int | None = 0
     unk_token_id: int | None = 1
     bos_token_id: int | None = 6
     eos_token_id: int | list[int] | None = 7
+
+    def __post_init__(self, **kwargs):
+        if self.logit_scale is None:
+            self.logit_scale = self.hidden_size**-0.5
+        super().__post_init__(**kwargs)
 
 
 class CpmBeeScaledEmbedding(nn.Embedding):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from diffusers.loaders import PeftAdapterMixin
 from diffusers.utils import BaseOutput
 from torch import nn
 
@@ -23,7 +24,7 @@ class VisCPMPaintTextProjectionOutput(BaseOutput):
     hidden_states: torch.Tensor
 
 
-class VisCPMPaintTextProjection(ModelMixin, ConfigMixin):
+class VisCPMPaintTextProjection(ModelMixin, ConfigMixin, PeftAdapterMixin):
     """Linear layer and layer norm over the hidden states of CPM-Bee.
 
     Args:

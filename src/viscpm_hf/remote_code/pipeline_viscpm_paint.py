@@ -150,6 +150,7 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
     # No __init__ defaults for these: DiffusionPipeline.from_pretrained(…, ranker=None) would load them all the same.
     _optional_components = ["safety_checker", "feature_extractor", "prompt_checker", "prompt_checker_tokenizer"]
     _optional_components += ["ranker", "ranker_processor"]
+    _lora_loadable_modules = ["unet", "text_projection", "text_encoder"]
     _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds", "prompt_embeds_mask"]
     _code = Path(__file__).read_bytes()  # now: diffusers loads the code of every repository into one and the same file
 
@@ -206,6 +207,8 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1) if vae is not None else 8
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
         self._own_components()  # reads the parts' code
+        if not hasattr(text_projection, "load_lora_adapter"):  # that of an older repository takes none
+            self._lora_loadable_modules = ["unet", "text_encoder"]
 
     # Loading and saving: a repository names classes by bare modules, for which diffusers looks in the part's folder.
     # The installed class takes the package's own modules instead, and so needs no trust in remote code.
@@ -341,7 +344,7 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
                 apply_group_offloading(part, **inputs, offload_to_disk_path=folder)
                 part._on_disk = folder
 
-    @_in_turn("unet", "text_encoder")
+    @_in_turn("unet", "text_projection", "text_encoder")
     def load_lora_weights(
         self,
         pretrained_model_name_or_path_or_dict: str | os.PathLike | dict[str, torch.Tensor],
@@ -351,17 +354,100 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
         """See `diffusers.loaders.StableDiffusionLoraLoaderMixin.load_lora_weights`; under one name for all parts.
 
         Raises:
-            ValueError: The part for the text encoder does not fit. Nothing is changed then.
+            ValueError: What is for the text encoder or the text projection does not fit. Nothing is changed then.
         """
         before = self.get_list_adapters()
         free = (f"default_{i}" for i in itertools.count() if f"default_{i}" not in itertools.chain(*before.values()))
         adapter_name = adapter_name or next(free)
         try:
+            self._load_lora_into_text_projection(pretrained_model_name_or_path_or_dict, adapter_name, **kwargs)
             super().load_lora_weights(pretrained_model_name_or_path_or_dict, adapter_name=adapter_name, **kwargs)
-        except Exception:  # the text encoder's part, which comes second, does not fit or is not taken
-            if adapter_name in set(self.get_list_adapters().get("unet", ())) - set(before.get("unet", ())):
-                self.unet.delete_adapters(adapter_name)
+        except Exception:  # a later part does not fit or is not taken
+            for name in ("text_projection", "unet"):
+                if adapter_name in set(self.get_list_adapters().get(name, ())) - set(before.get(name, ())):
+                    getattr(self, name).delete_adapters(adapter_name)
             raise
+
+    def _load_lora_into_text_projection(self, source, adapter_name, hotswap=False, low_cpu_mem_usage=None, **kwargs):
+        source = dict(source) if isinstance(source, dict) else source
+        tensors, alphas, metadata = self.lora_state_dict(source, return_lora_metadata=True, **kwargs)
+        names = [name for name in tensors if name.startswith("text_projection.")]
+        if not names or self.text_projection is None:
+            return
+        if "text_projection" not in self._lora_loadable_modules:
+            raise ValueError(
+                "The LoRA has layers for the text projection, which the code of this repository does not take: run "
+                "`viscpm refresh` on it."
+            )
+        wide, high = self.text_projection.config.hidden_size, self.text_projection.config.cross_attention_dim
+        ends = [r"linear\.lora(_A|\.down|_linear_layer\.down)\.", r"linear\.lora(_B|\.up|_linear_layer\.up)\."]
+        matrices = [tensors[name] for end in ends for name in names if re.match(f"text_projection.{end}", name)]
+        sizes = [size for matrix in matrices for size in matrix.shape]
+        if len(names) != 2 or len(sizes) != 4 or sizes != [sizes[3], wide, high, sizes[3]]:
+            raise ValueError(
+                f"The LoRA does not fit the text projection, which maps {wide} to {high}: it is for another model, or "
+                "has more than two matrices, as DoRA."
+            )
+        self.text_projection.load_lora_adapter(
+            tensors,
+            prefix="text_projection",
+            adapter_name=adapter_name,
+            network_alphas=alphas,
+            metadata=metadata,
+            hotswap=hotswap,
+            _pipeline=self,
+            **({} if low_cpu_mem_usage is None else {"low_cpu_mem_usage": low_cpu_mem_usage}),
+        )
+
+    @classmethod
+    def save_lora_weights(
+        cls,
+        save_directory: str | os.PathLike,
+        unet_lora_layers: dict[str, torch.nn.Module | torch.Tensor] | None = None,
+        text_encoder_lora_layers: dict[str, torch.nn.Module | torch.Tensor] | None = None,
+        is_main_process: bool = True,
+        weight_name: str | None = None,
+        save_function: Callable | None = None,
+        safe_serialization: bool = True,
+        unet_lora_adapter_metadata: dict | None = None,
+        text_encoder_lora_adapter_metadata: dict | None = None,
+        text_projection_lora_layers: dict[str, torch.nn.Module | torch.Tensor] | None = None,
+        text_projection_lora_adapter_metadata: dict | None = None,
+    ) -> None:
+        """See `diffusers.loaders.StableDiffusionLoraLoaderMixin.save_lora_weights`; with the text projection's layers.
+
+        Raises:
+            ValueError: There are no layers.
+        """
+        given = {
+            "unet": (unet_lora_layers, unet_lora_adapter_metadata),
+            "text_encoder": (text_encoder_lora_layers, text_encoder_lora_adapter_metadata),
+            "text_projection": (text_projection_lora_layers, text_projection_lora_adapter_metadata),
+        }
+        tensors, metadata = {}, {}
+        for name, (layers, about) in given.items():
+            if layers:
+                tensors |= cls.pack_weights(layers, name)
+                metadata |= cls.pack_weights(about or {}, name)
+        if not tensors:
+            raise ValueError("Got no layers to save: pass those of unet, text_projection or text_encoder.")
+        cls.write_lora_layers(
+            state_dict=tensors,
+            save_directory=save_directory,
+            is_main_process=is_main_process,
+            weight_name=weight_name,
+            save_function=save_function,
+            safe_serialization=safe_serialization,
+            lora_adapter_metadata=metadata or None,
+        )
+
+    def fuse_lora(self, components: list[str] | None = None, **kwargs: Any) -> None:
+        """See `diffusers.loaders.StableDiffusionLoraLoaderMixin.fuse_lora`; by default in all parts."""
+        super().fuse_lora(components=components or self._lora_loadable_modules, **kwargs)
+
+    def unfuse_lora(self, components: list[str] | None = None, **kwargs: Any) -> None:
+        """See `diffusers.loaders.StableDiffusionLoraLoaderMixin.unfuse_lora`; by default in all parts."""
+        super().unfuse_lora(components=components or self._lora_loadable_modules, **kwargs)
 
     @classmethod
     def load_lora_into_text_encoder(
@@ -472,7 +558,7 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
             negative_prompt (`str` or `list[str]`, *optional*): One for all prompts or one each; `""` by default.
             prompt_embeds, negative_prompt_embeds, prompt_embeds_mask, negative_prompt_embeds_mask (`torch.Tensor`,
                 *optional*): Results of an earlier call in place of prompts; only repeated.
-            lora_scale (`float`, defaults to 1.0): Factor of the text encoder's LoRA in this call.
+            lora_scale (`float`, defaults to 1.0): Factor of the LoRA of text encoder and projection in this call.
 
         Returns:
             `prompt_embeds`, `negative_prompt_embeds` (batch, L, cross_attention_dim), and for each a mask (batch, L),
@@ -509,7 +595,8 @@ class VisCPMPaintPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusi
             with self._lora_scaled(self.text_encoder, lora_scale):
                 states = self.text_encoder(**batch.to(device), use_cache=False).last_hidden_state.to(device)
             states = states[[different.index(text) for text in texts]]  # (texts, L, hidden)
-            embeds = self.text_projection(states.to(self.text_projection.dtype))
+            with self._lora_scaled(self.text_projection, lora_scale):
+                embeds = self.text_projection(states.to(self.text_projection.dtype))
             embeds = embeds if torch.is_tensor(embeds) else embeds[0]  # a tensor where a repository's code is older
             prompt_embeds, negative_prompt_embeds = embeds[: len(prompts)], embeds[len(prompts) :]
             if len(set(lengths)) > 1:

@@ -49,12 +49,13 @@ def ring_sample(which: str, index: int) -> Sample:
             if any(name in question.question + question.answer for name in _NAMES):
                 break
     rings = [replace(thing, shape="ring" if thing.shape == "cross" else thing.shape) for thing in scene.things]
-    texts = {name: _renamed(getattr(question, name)) for name in ("question", "answer", "context")}
+    texts = {name: renamed(getattr(question, name)) for name in ("question", "answer", "context")}
     scene = Scene(tuple(rings), scene.background)
     return Sample(scene, draw(scene, rng), replace(question, **texts))
 
 
-def _renamed(text: str) -> str:
+def renamed(text: str) -> str:
+    """What is said of a cross, said of a ring."""
     return re.sub("|".join(_NAMES), lambda found: _NAMES[found[0]], text)
 
 

@@ -200,7 +200,7 @@ REFUSED = {
         lambda weights: {
             f"base_model.model.llm.encoder.layers.{i}.project_q.lora_A.weight": torch.ones(2) for i in (0, 1)
         },
-        "is a LoRA adapter; merge it",
+        "is a LoRA adapter; make one for a converted model of it with `viscpm convert lora`",
     ),
     "unmerged": (
         lambda weights: (
@@ -233,6 +233,10 @@ def test_what_cannot_be_taken_is_said(convert, weights, tmp_path, case):
         (["a.bin", "b.pt"], "give one of its files: a.bin, b.pt"),
         (["mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt"], "give .*mp_rank_00_model_sta"),
         (["latest", "zero_to_fp32.py"], "a DeepSpeed checkpoint; give the mp_rank_00_model_states.pt in"),
+        (
+            ["zero_pp_rank_0_mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt"],
+            "a DeepSpeed ZeRO-3 checkpoint, each file with a slice of every tensor; join them",
+        ),
         ([".metadata", "__0_0.distcp"], r"torch.distributed.checkpoint.format_utils dcp_to_torch"),
         (["conversion.json", "model.safetensors"], "is a converted repository already"),
         (["adapter_config.json", "adapter_model.safetensors"], "an adapter alone"),
@@ -244,3 +248,47 @@ def test_a_folder_is_told_which_file_to_give(tmp_path, files, message):
         (tmp_path / name).touch()
     with pytest.raises(CheckpointError, match=f"is a folder; .*{message}"):
         open_source(tmp_path)
+
+
+def test_a_folder_of_folders_is_told_which_file_to_give(tmp_path):
+    """As the original's fine-tuning leaves them: checkpoints of DeepSpeed, and what it exported."""
+    for name in ("step/global_step2", "step/global_step10", "run/export/models", "run/log", "deep/a/b/c/d"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("global_step2", "global_step10"):
+        for file in ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt"):
+            (tmp_path / "step" / name / file).touch()
+    with pytest.raises(
+        CheckpointError, match=r"below it: \S+/global_step10/mp_rank_00\S+, \S+/global_step2/mp_rank_00"
+    ):
+        open_source(tmp_path / "step")
+    (tmp_path / "step" / "latest").write_text("global_step2\n")
+    with pytest.raises(CheckpointError, match=r"give \S+/step/global_step2/mp_rank_00_model_states.pt\.$"):
+        open_source(tmp_path / "step")
+    for text in ("../../etc", "global_step3", "", "\0", "global_step2/.."):
+        (tmp_path / "step" / "latest").write_text(text)
+        with pytest.raises(CheckpointError, match="a DeepSpeed checkpoint; give the mp_rank_00_model_states.pt in"):
+            open_source(tmp_path / "step")
+    (tmp_path / "run" / "export" / "models" / "step_500.pt").touch()
+    with pytest.raises(CheckpointError, match=r"give \S+/run/export/models/step_500.pt\.$"):
+        open_source(tmp_path / "run")
+    (tmp_path / "deep" / "a" / "b" / "c" / "d" / "x.pt").touch()
+    with pytest.raises(CheckpointError, match="give the .bin, .pt or .safetensors file itself"):
+        open_source(tmp_path / "deep")
+
+
+def test_what_was_frozen_lies_twice_in_a_checkpoint_of_deepspeed(convert, weights, stored, tmp_path):
+    """As the original's recipe leaves it, which trains without --tune_llm."""
+    frozen = {name: tensor.clone() for name, tensor in weights.items() if name.startswith("llm.")}
+    shapes = {name: tensor.shape for name, tensor in frozen.items()}
+    saved = deepspeed(weights, frozen_param_shapes=shapes, frozen_param_fragments=frozen, args={"lr": 1e-5})
+    torch.save(saved, tmp_path / "mp_rank_00_model_states.pt")
+    assert open_source(tmp_path / "mp_rank_00_model_states.pt").under == "module"
+    folder = convert(tmp_path / "mp_rank_00_model_states.pt")
+    assert len(stored(folder)) == len(weights)
+
+
+def test_a_checkpoint_of_what_was_trained_alone_is_said_to_be_one(convert, weights, tmp_path):
+    trained = {name: tensor for name, tensor in weights.items() if not name.startswith("llm.")}
+    torch.save(deepspeed(trained), tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="lacks all of language_model, as where only what was trained is saved"):
+        convert(tmp_path / "a.pt")

@@ -6,7 +6,7 @@ import pytest
 
 from viscpm_hf.tiny.measures.lossy_methods import METHODS, format_table, main, measure
 
-SETTINGS = argparse.Namespace(questions=22, beams=1, prompts=4, steps=8, seed=0, scheduler="dpm++")
+SETTINGS = argparse.Namespace(questions=22, beams=1, prompts=4, steps=8, seed=0, scheduler="dpm++", judge=None)
 BLOCKS, OTHERS = 4 * (4 * 192 * 192 + 3 * 192 * 512), 161_280  # matrices of the tiny language model; bytes of the rest
 
 
@@ -31,8 +31,8 @@ def test_paint_keeps_its_pictures(method):
     found = measure("paint", method, slice(1, 3), SETTINGS)
     rounded = (found["weights"] - OTHERS) / BLOCKS
     assert rounded < (0.54 if method == "4bit" else 1.03) and found["count"] == 8
-    assert {len(right) for right in found["right"]["combinations: shape"].values()} == {2}
-    assert all(all(right) for right in found["right"]["combinations: colour"].values())
+    assert {len(right) for right in found["right"]["combinations: background"].values()} == {2}
+    assert all(all(right) for right in found["right"]["shapes: shape"].values())
 
 
 def test_table_pools_rounds_and_compares_with_the_first_row():

@@ -1,57 +1,145 @@
-"""Guards the judging of painted pictures: by their pixels, and by what the tiny Chat model says about them."""
+"""Guards the judging of painted pictures: what of a prompt is right, and what Chat's answers name."""
 
-import numpy as np
+import random
+
 import pytest
+import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from viscpm_hf.tiny import tiny_chat_repo
-from viscpm_hf.tiny.measures.painted_prompts import check_picture, format_table, name_painted
-from viscpm_hf.tiny.world.prompts import held_out_prompts, painted_scene, write_prompt
-from viscpm_hf.tiny.world.scenes import Scene, Thing, draw
-
-
-def picture(*things):
-    return Image.fromarray(draw(Scene(tuple(Thing(*thing) for thing in things), "white")))
-
-
-def test_what_was_asked_for_is_found():
-    prompt = write_prompt("zh", "star", "blue", 6, 0)
-    right = picture(("star", "blue", "large", 6))
-    assert check_picture(prompt, right) == {"colour": True, "shape": True, "number": True, "place": True}
-    assert "place" not in check_picture(write_prompt("en", "star", "blue", None, 0), right)
-
-
-@pytest.mark.parametrize(
-    "things, wrong",
-    [
-        ([("star", "red", "large", 6)], {"colour"}),
-        ([("heart", "blue", "large", 6)], {"shape"}),
-        ([("star", "blue", "large", 2)], {"place"}),
-        ([("star", "blue", "large", 6), ("star", "blue", "large", 2)], {"number"}),
-        ([], {"colour", "shape", "number", "place"}),
-    ],
+from viscpm_hf.tiny.measures.judge import Found, Judge, Look
+from viscpm_hf.tiny.measures.painted_prompts import (
+    CHECKS,
+    ask_chat,
+    check_picture,
+    format_table,
+    load_judge,
+    named_things,
 )
-def test_what_is_wrong_is_noticed(things, wrong):
-    checks = check_picture(write_prompt("zh", "star", "blue", 6, 0), picture(*things))
-    assert {check for check, right in checks.items() if not right} == wrong
+from viscpm_hf.tiny.world.prompts import LANGUAGES, SPLITS, held_out_prompts, wish, write_prompt
+from viscpm_hf.tiny.world.scenes import Placed, Scene
 
 
-@pytest.mark.parametrize("language", ["zh", "en"])
-def test_chat_names_what_is_drawn_and_not_something_else(language):
-    repo = tiny_chat_repo()
-    processor = AutoProcessor.from_pretrained(repo)
-    model = AutoModelForImageTextToText.from_pretrained(repo, dtype="float32").eval()
-    prompts = held_out_prompts(language, 24)
-    drawn = [Image.fromarray(draw(painted_scene(p.shape, p.colour, p.cell or 4))) for p in prompts]
-    named = name_painted(prompts, drawn, model, processor)
-    assert all(np.mean(right) > 0.9 for right in named.values()), named
-    others = name_painted(prompts, drawn[1:] + drawn[:1], model, processor)
-    assert all(np.mean(right) < 0.6 for right in others.values()), others
+def look(background, *things):
+    found = [Found(name, cell, (cell // 3 + 0.5) / 3, (cell % 3 + 0.5) / 3) for name, cell in things]
+    return Look(tuple(found), background)
+
+
+def prompt(background, *things, relation=None):
+    rng = random.Random(0)
+    scene = Scene(tuple(Placed(name, "large", cell) for name, cell in things), background)
+    return next(p for p in iter(lambda: write_prompt("en", scene, relation, rng), None) if p.placed or len(things) > 2)
+
+
+def wrong(asked, seen):
+    return {check for check, right in check_picture(asked, seen).items() if not right}
+
+
+def test_one_thing():
+    asked = prompt("night", ("cat", 2))
+    assert set(check_picture(asked, look("night", ("cat", 2)))) == {"thing", "number", "place", "background"}
+    assert not wrong(asked, look("night", ("cat", 2)))
+    assert wrong(asked, look("sky", ("cat", 2))) == {"background"}
+    assert wrong(asked, look("night", ("cat", 5))) == {"place"}
+    assert wrong(asked, look("night", ("dog", 2))) == {"thing"}
+    assert wrong(asked, look("night", ("cat", 2), ("cat", 8))) == {"number"}
+    assert wrong(asked, look("night")) == {"thing", "number", "place"}
+
+
+def test_two_things_and_their_relation():
+    asked = prompt("grass", ("cat", 3), ("dog", 5), relation="left")
+    assert set(check_picture(asked, look("grass"))) == {"both things", "number", "relation", "background"}
+    assert not wrong(asked, look("grass", ("cat", 3), ("dog", 5)))
+    assert wrong(asked, look("grass", ("dog", 3), ("cat", 5))) == {"relation"}
+    assert wrong(asked, look("grass", ("cat", 1), ("dog", 7))) == {"relation"}
+    assert wrong(asked, look("grass", ("cat", 3), ("cat", 5))) == {"both things", "relation"}
+
+
+def test_shapes_by_colour_and_shape():
+    asked = prompt("white", ("red star", 0))
+    assert set(CHECKS["shapes"]) <= set(check_picture(asked, look("white")))
+    assert wrong(asked, look("white", ("blue star", 0))) == {"thing", "colour"}
+    assert wrong(asked, look("white", ("red heart", 0))) == {"thing", "shape"}
+    assert wrong(asked, look("white", ("apple", 0))) == {"thing", "colour", "shape"}
+
+
+def test_some_of_a_kind():
+    scene = Scene(tuple(Placed("bee", "large", cell) for cell in (1, 6, 8)), "sky")
+    asked = write_prompt("zh", scene, None, random.Random(0))
+    assert not wrong(asked, look("sky", ("bee", 1), ("bee", 6), ("bee", 8)))
+    assert wrong(asked, look("sky", ("bee", 3), ("bee", 5))) == {"thing", "number"}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_check_is_asked_of_some_held_out_prompt(split):
+    for language in LANGUAGES:
+        asked = {
+            check for each in held_out_prompts(language, 60, split=split) for check in check_picture(each, look("sky"))
+        }
+        assert set(CHECKS[split]) <= asked
+
+
+def test_names_in_answers():
+    assert named_things("There are two cats and a pineapple.", "en") == {"cat", "pineapple"}
+    assert named_things("图里有一只熊猫和一个鸡蛋。", "zh") == {"panda", "egg"}
+    assert named_things("图里有一个红色的圆形和一只熊。", "zh") == {"red circle", "bear"}
+    assert named_things("There is a red circle.", "en") == {"red circle"}
+    assert named_things("Sorry, I only know simple drawings.", "en") == set()
+
+
+def test_chat_is_asked_in_the_prompts_language():
+    class Inputs(dict):
+        ext_tables = None
+
+        def to(self, device):
+            return self
+
+    class Processor:
+        def __call__(self, images, text):
+            self.text = text
+            return Inputs(input_ids=torch.zeros(len(text), 3, dtype=torch.long))
+
+        def post_process_image_text_to_text(self, new, **kwargs):
+            return ["图里有一只猫。" if "图" in text else "There is a dog." for text in self.text]
+
+    class Model:
+        device = "cpu"
+
+        def generate(self, input_ids, num_beams):
+            return torch.zeros(len(input_ids), 5, dtype=torch.long)
+
+    rng = random.Random(0)
+    scene = Scene((Placed("cat", "large", 4),), "white")
+    prompts = [write_prompt(language, scene, None, rng) for language in ("zh", "en", "zh")]
+    assert ask_chat(prompts, [Image.new("RGB", (96, 96))] * 3, Model(), Processor(), batch_size=2) == [
+        True,
+        False,
+        True,
+    ]
+
+
+def test_a_judge_is_read_from_its_file(tmp_path):
+    torch.manual_seed(0)
+    judge = Judge(32)
+    state = {f"judge.{name}": value for name, value in judge.state_dict().items()}
+    torch.save({"learner": state, "elapsed": 1.0, "seconds": 1.0}, tmp_path / "judge.pt")
+    read = load_judge(tmp_path / "judge.pt", 32, "cpu")
+    assert torch.equal(read.first.weight, judge.first.weight) and not read.training
 
 
 def test_the_table_counts_what_applies():
     table = format_table(
-        {"zh": {"colour": [True, False], "place": [True]}, "en": {"colour": [], "place": [False]}}, "t"
+        {"zh": {"colour": [True, False], "place": [True]}, "en": {"place": [False], "thing": [True]}}, "t"
     )
-    assert table.splitlines()[2:] == ["| colour | 50.0 % of 2 | – |", "| place | 100.0 % of 1 | 0.0 % of 1 |"]
+    assert table.splitlines()[2:] == [
+        "| colour | 50.0 % of 2 | – |",
+        "| place | 100.0 % of 1 | 0.0 % of 1 |",
+        "| thing | – | 100.0 % of 1 |",
+    ]
+
+
+def test_wishes_are_of_the_kind_asked_for():
+    rng = random.Random(1)
+    for kind in ("thing", "pair", "shape", "number"):
+        for _ in range(20):
+            asked = write_prompt("en", *wish(kind, rng), rng)
+            assert asked.kind == kind or kind == "number" and len(set(asked.names)) == 1

@@ -1,7 +1,6 @@
-"""Guards the training of the tiny Paint model: the original loss, what is held out, resuming, what is written."""
+"""Guards the training of the tiny Paint model: the original's loss, what it is shown, resuming, what is written."""
 
 import json
-import random
 
 import pytest
 import torch
@@ -10,113 +9,131 @@ from paint import GOLDEN, golden_components
 from safetensors.torch import load_file
 
 from viscpm_hf.checkpoint import convert_paint
-from viscpm_hf.tiny.measures.pixel_check import find_shapes
-from viscpm_hf.tiny.training.train_paint import (
-    PaintBatches,
-    PaintLearner,
-    ScenePictures,
-    main,
+from viscpm_hf.remote_code.modeling_viscpm_paint import VisCPMPaintTextProjection
+from viscpm_hf.tiny.training.paint_data import (
+    NO_COLOUR,
+    SEEN,
+    THINGS_SEEN,
+    draw_rows,
+    encode_prompts,
     prepare_paint,
+    seen_maps,
+)
+from viscpm_hf.tiny.training.paint_learners import PaintLearner, TextLearner, light_norms
+from viscpm_hf.tiny.training.train_paint import (
+    CROSS_ATTENTION_DIM,
+    encode_pictures,
+    main,
+    on_device,
+    tiny_text_encoder,
+    tiny_unet,
     tiny_vae,
 )
-from viscpm_hf.tiny.world.prompts import paint_held_out, training_prompts
-from viscpm_hf.tiny.world.scenes import COLOURS, COMBINATIONS, SHAPES
-
-
-@pytest.fixture(scope="module")
-def golden():
-    return load_file(GOLDEN / "paint_golden.safetensors")
-
-
-def test_unweighted_it_is_the_originals_loss(golden):
-    parts = golden_components()
-    data = json.loads((GOLDEN / "paint_golden.json").read_text(encoding="utf-8"))["train"]
-    inputs = parts["tokenizer"](
-        [{"caption": text, "objects": ""} for text in data["prompts"]], padding_side="right", return_tensors="pt"
-    )
-    with torch.no_grad():
-        states = parts["text_encoder"](**inputs, use_cache=False).last_hidden_state
-        learner = PaintLearner(parts["unet"], parts["text_projection"], most_weight=1)
-        learner.weights.fill_(1)
-        combinations = torch.tensor([0, 4])
-        loss = learner(
-            golden["train.latents"],
-            golden["train.noise"],
-            golden["train.timesteps"],
-            states,
-            torch.ones(states.shape[:2], dtype=torch.bool),  # the original trains without a mask
-            combinations,
-            torch.zeros(2, dtype=torch.bool),
-        )["loss"]
-        loss -= 0.2 * learner.scene_loss(combinations)
-    assert loss.item() == pytest.approx(data["loss"], abs=1e-5)
-
-
-def test_the_scene_head_is_asked_what_is_where():
-    parts = golden_components()
-    learner = PaintLearner(parts["unet"], parts["text_projection"], most_weight=1)
-    learner.scene_head = torch.nn.Identity()
-    for shape, colour, cell, row, column in (("heart", "pink", 6, 3, 0), ("circle", "blue", 2, 0, 3)):
-        learner.middle = torch.full((1, 1 + 8 + 6, 4, 4), -9.0)
-        told = (0, 1 + list(COLOURS).index(colour), 9 + SHAPES.index(shape))
-        learner.middle[0, told, row, column] = 9.0  # the pixel that such a shape covers most
-        losses = torch.stack([learner.scene_loss(torch.tensor([i])) for i in range(len(COMBINATIONS))])
-        assert COMBINATIONS[losses.argmin()] == (shape, colour, cell)
-
-
-def test_pictures_in_training_are_never_held_out():
-    for row in range(100):
-        (found,) = find_shapes(((ScenePictures.draw(random.Random(row)) + 1) * 127.5).permute(1, 2, 0).byte().numpy())
-        assert not paint_held_out(found.shape, found.colour, found.cell)
+from viscpm_hf.tiny.world.pictures import scene_rows
+from viscpm_hf.tiny.world.scenes import Placed, Scene
+from viscpm_hf.tiny.world.things import COLOURS
 
 
 @pytest.fixture(scope="module")
 def prepared():
+    return prepare_paint(12, 4, seed=0, workers=1)
+
+
+@pytest.fixture(scope="module")
+def data(prepared):
+    return on_device(prepared, 32, torch.device("cpu"))
+
+
+def test_its_errors_are_the_originals_loss():
+    golden = load_file(GOLDEN / "paint_golden.safetensors")
+    parts = golden_components()
+    recorded = json.loads((GOLDEN / "paint_golden.json").read_text(encoding="utf-8"))["train"]
+    prompts = [{"caption": text, "objects": ""} for text in recorded["prompts"]]
+    inputs = parts["tokenizer"](prompts, padding_side="right", return_tensors="pt")
+    latents, noise, timesteps = (golden[f"train.{name}"] for name in ("latents", "noise", "timesteps"))
+    with torch.no_grad():
+        states = parts["text_encoder"](**inputs, use_cache=False).last_hidden_state
+        context = parts["text_projection"](states, return_dict=False)[0]
+        learner = PaintLearner(parts["unet"], reader=torch.nn.Identity(), data=None, batch_size=2)
+        # the original trains without a mask
+        errors = learner.errors(latents, noise, timesteps, context, None, torch.zeros(2, dtype=torch.bool))
+        blind = learner.errors(latents, noise, timesteps, context, None, torch.ones(2, dtype=torch.bool))
+        other = learner.errors(latents * 5, noise, timesteps, context, None, torch.ones(2, dtype=torch.bool))
+    assert errors.mean().item() == pytest.approx(recorded["loss"], abs=1e-5)
+    assert torch.equal(blind, other) and not torch.allclose(blind, errors)
+
+
+def test_prompts_are_what_the_pipeline_reads(prepared):
+    rows = prepare_paint(12, 4, seed=0, workers=2)["rows"]
+    assert torch.equal(rows, prepared["rows"])  # whatever the number of processes
+    ids, lengths = prepared["input_ids"].flatten(0, 1), prepared["lengths"].flatten()
+    tokenizer_ids = encode_prompts(["", "一只猫"])
+    empty = tokenizer_ids["input_ids"][0][tokenizer_ids["attention_mask"][0].bool()]
+    assert torch.equal(prepared["empty_ids"][: len(empty)].long(), empty)
+    assert (ids[:, :7] == empty[:7]).all() and ((ids != 0).sum(1) == lengths).all()
+    segments = prepared["segment_ids"].flatten(0, 1)
+    for row, length in zip(segments, lengths, strict=True):
+        assert row[length - 2 : length].tolist() == [4, 4] and (row[7 : length - 6] == 2).all()
+
+
+def test_maps_say_what_covers_each_part():
+    scene = Scene((Placed("red circle", "large", 0), Placed("cat", "large", 8)), "night")
+    seen, colours = seen_maps(scene_rows([scene]), 12)
+    names = {SEEN[i] for i in seen.unique().tolist()}
+    assert names == {"circle", "cat", "night"}
+    assert SEEN[seen[0, 2, 2]] == "circle" and SEEN[seen[0, 9, 9]] == "cat" and SEEN[seen[0, 9, 2]] == "night"
+    assert colours[0, 2, 2] == list(COLOURS).index("red") and colours[0, 9, 9] == NO_COLOUR
+    red = draw_rows(scene_rows([scene]), 96)[0].int().sub(torch.tensor(COLOURS["red"])[:, None, None]).abs().sum(0)
+    inked = red.view(12, 8, 12, 8).float().amin((1, 3)) < 30
+    assert (inked & (seen[0] == SEEN.index("circle"))).sum() >= 0.7 * inked.sum()
+
+
+def test_pictures_on_the_device_are_those_of_the_world(prepared, data):
+    assert torch.equal(draw_rows(prepared["rows"], 32), data.pictures)
+    assert (data.maps >= THINGS_SEEN).any() and (data.maps < THINGS_SEEN).any()
+
+
+def test_light_norms_compute_the_same():
     torch.manual_seed(0)
-    return prepare_paint(tiny_vae().eval(), golden_components()["text_encoder"], per_combination=1, seed=0)
+    vae, x = tiny_vae(32).eval(), torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        before = vae(x).sample
+        light_norms(vae)
+        assert torch.allclose(vae(x).sample, before, atol=1e-5)
 
 
-def test_samples_fit_their_prompt_and_nothing_held_out_is_shown(prepared):
-    batches, prompts = PaintBatches(prepared, 400, seed=0, high_noise=0.5), training_prompts()
-    shown, asked = [], []
-    for row in range(400):
-        latents, noise, timestep, states, length, painted, blind = batches.sample(row)
-        (combination,) = (prepared.latents[:, 0] == latents).flatten(1).all(1).nonzero().flatten().tolist()
-        shown.append(combination)
-        assert painted == combination and (not blind or timestep >= 900)
-        if not torch.equal(states, prepared.empty):
-            (prompt,) = (prepared.prompts == states).flatten(1).all(1).nonzero().flatten().tolist()
-            assert prepared.first[prompt] == combination - combination % 9
-            assert prompts[prompt].cell in (None, combination % 9) and length == prepared.lengths[prompt]
-            asked.append(prompts[prompt].cell is not None)
-    assert 340 < len(asked) < 395 and 0.5 < sum(asked) / len(asked) < 0.75
-    assert not any(paint_held_out(*COMBINATIONS[combination]) for combination in shown) and len(set(shown)) > 150
-    again = batches([5, 6])
-    assert torch.equal(again["noise"], PaintBatches(prepared, 400, seed=0, high_noise=0.5)([5, 6])["noise"])
-    assert again["states"].shape[1] == again["states_mask"].sum(1).max()
+def test_words_alone_reach_the_scene_head_of_blind_samples(data):
+    """In a blind sample nothing of the picture is left in what the UNet sees."""
+    torch.manual_seed(0)
+    projection = VisCPMPaintTextProjection(160, CROSS_ATTENTION_DIM)
+    encode_pictures(tiny_vae(32), data)
+    reader = TextLearner(tiny_text_encoder(), projection, data, 4)
+    learner = PaintLearner(tiny_unet(32), reader, data, 64)
+    got = {}
+    learner.unet.register_forward_pre_hook(lambda module, args: got.update(noisy=args[0], timesteps=args[1]))
+    data.placed[:] = True
+    data.latents = data.latents * 0 + 1000.0
+    with torch.no_grad():
+        loss = learner()
+    blind = got["noisy"].flatten(1).abs().amax(1) < 10
+    assert torch.isfinite(loss) and 2 < blind.sum() < 30 and (got["timesteps"][blind] >= 900).all()
 
 
-def test_high_noise_is_seen_more_often(prepared):
-    timesteps = [PaintBatches(prepared, 300, 0, high_noise=0.5)([row])["timesteps"].item() for row in range(300)]
-    assert 0.6 < sum(t >= 600 for t in timesteps) / 300 < 0.8 and min(timesteps) < 100
-
-
-def test_training_learns_resumes_and_writes_what_converts_and_paints(tmp_path, capsys):
-    arguments = f"--output {tmp_path} --vae-steps 2 --decoder-steps 1 --pictures 1 --batch-size 4 --save-steps 2"
-    assert main([*arguments.split(), "--steps", "2", "--logging-steps", "1"]) == 0
-    first = torch.load(tmp_path / "pytorch_model.bin", weights_only=True)
-    vae = (tmp_path / "sd_base" / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()
-    assert main([*arguments.split(), "--steps", "4", "--logging-steps", "1"]) == 0
-    last = torch.load(tmp_path / "pytorch_model.bin", weights_only=True)
-    assert [folder.name for folder in (tmp_path / "checkpoints" / "paint").iterdir()] == ["checkpoint-4"]
-    assert first.keys() == last.keys()
-    assert {name.split(".")[0] for name in last} == {"llm", "unet", "trans_block"}
-    changed = {name.split(".")[0] for name in last if not torch.equal(first[name], last[name])}
-    assert changed == {"unet", "trans_block"}  # the language model is frozen, the autoencoder was finished
-    assert (tmp_path / "sd_base" / "vae" / "diffusion_pytorch_model.safetensors").read_bytes() == vae
+def test_training_resumes_and_writes_what_converts_and_paints(tmp_path, capsys):
+    arguments = f"--output {tmp_path} --scenes 12 --workers 1 --size 32 --batch-sizes 2 2 2 2".split()
+    assert main([*arguments, "--prepare"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["prepared.pt"]
+    assert main([*arguments, "--minutes", "0.02"]) == 0
+    first = (tmp_path / "pytorch_model.bin").read_bytes()
+    assert main([*arguments, "--minutes", "9"]) == 0  # everything is finished
+    assert (tmp_path / "pytorch_model.bin").read_bytes() == first
+    names = torch.load(tmp_path / "pytorch_model.bin", weights_only=True)
+    assert {name.split(".")[0] for name in names} == {"llm", "unet", "trans_block"}
+    assert {path.stem for path in (tmp_path / "states").iterdir()} == {"vae", "decoder", "words", "paint"}
     assert "wrote" in capsys.readouterr().out
-    size = (tmp_path / "pytorch_model.bin").stat().st_size + len(vae)
-    assert size <= 12e6, size
+    vae = tmp_path / "sd_base" / "vae" / "diffusion_pytorch_model.safetensors"
+    size = len(first) + vae.stat().st_size
+    assert size <= 16e6, size
     repo = convert_paint(
         tmp_path / "pytorch_model.bin",
         tmp_path / "vocab.txt",
@@ -126,4 +143,4 @@ def test_training_learns_resumes_and_writes_what_converts_and_paints(tmp_path, c
         progress=False,
     )
     pipeline = DiffusionPipeline.from_pretrained(repo, trust_remote_code=True)
-    assert pipeline("一个红色的圆形", num_inference_steps=2).images[0].size == (64, 64)
+    assert pipeline("一个红色的圆形", num_inference_steps=2).images[0].size == (32, 32)

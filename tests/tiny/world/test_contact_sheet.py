@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from viscpm_hf.tiny.world.contact_sheet import contact_sheet
-from viscpm_hf.tiny.world.prompts import training_prompts
+from viscpm_hf.tiny.world.prompts import prompt_phrases
 
 WHITE = np.array([255, 255, 255])
 
@@ -29,7 +29,7 @@ def test_labels_are_written_below_and_wrapped(label):
 
 
 def test_every_character_of_the_prompts_has_a_glyph():
-    characters = sorted({character for prompt in training_prompts() for character in prompt.text})
+    characters = sorted({character for text in prompt_phrases() for character in text})
     blank = Image.new("RGB", (64, 64), "white")
     drawn = {c: np.asarray(contact_sheet([blank], [c], scale=1))[74:].tobytes() for c in characters if c.strip()}
     missing = np.asarray(contact_sheet([blank], ["鑫"], scale=1))[74:].tobytes()

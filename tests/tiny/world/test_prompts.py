@@ -1,42 +1,112 @@
-"""Guards the prompts of the tiny Paint model: nothing held out is trained on, and every prompt can be read."""
+"""Guards the prompts of the tiny Paint: what is held out, what they say, and that the vocabulary has their words."""
+
+import random
+import re
 
 import pytest
 
-from viscpm_hf.tiny.training.batches import tiny_processor
-from viscpm_hf.tiny.world.prompts import HELD_OUT_PAIRS, LANGUAGES, held_out_prompts, training_prompts, write_prompt
-from viscpm_hf.tiny.world.scenes import HELD_OUT
+from viscpm_hf.tiny import VOCABULARY
+from viscpm_hf.tiny.world.prompts import (
+    KINDS,
+    LANGUAGES,
+    MIDDLE,
+    NEVER_PAINTED,
+    PLAIN,
+    SPLITS,
+    held_out_prompts,
+    never_painted,
+    prompt_phrases,
+    training_wish,
+    wish,
+    write_prompt,
+    write_training_prompts,
+)
+from viscpm_hf.tiny.world.scenes import pairs, place_is_held_out
+from viscpm_hf.tiny.world.things import BY_NAME, COLOURS, SHAPES
 
 
-def test_held_out_and_training_prompts_share_no_combination():
-    trained = {(p.shape, p.colour, p.cell) for p in training_prompts()}
-    assert len(HELD_OUT_PAIRS) == 6 and not {(shape, colour) for shape, colour, _ in trained} & HELD_OUT_PAIRS
-    assert not trained & set(HELD_OUT)
+def asked(prompt):
+    """Combinations that a prompt asks for, as training could show them."""
+    return (prompt.names, prompt.cell, prompt.relation, prompt.background)
+
+
+def told(scene, relation):
+    names = tuple(placed.name for placed in scene.things)
+    names = names[::-1] if relation in ("right", "below") else names
+    return (names, scene.things[0].cell if len(names) == 1 else None, relation, scene.background)
+
+
+def test_no_prompt_that_is_held_out_is_shown_in_training():
+    rng = random.Random(0)
+    shown = {told(*training_wish(rng)) for _ in range(20_000)}
     for language in LANGUAGES:
-        for prompt in held_out_prompts(language):
-            what = (prompt.shape, prompt.colour, prompt.cell)
-            assert prompt.cell is not None and what not in trained and what[:2] not in HELD_OUT_PAIRS
-        assert all((p.shape, p.colour) in HELD_OUT_PAIRS for p in held_out_prompts(language, split="pairs"))
+        for split in SPLITS:
+            prompts = held_out_prompts(language, 300, split=split)
+            assert len({prompt.text for prompt in prompts}) == 300
+            assert not shown & {asked(prompt) for prompt in prompts}
+
+
+def test_training_shows_nothing_that_is_held_out():
+    rng = random.Random(1)
+    for _ in range(3000):
+        scene, relation = training_wish(rng)
+        assert not never_painted(scene)
+        for placed in scene.things:
+            assert placed.name not in NEVER_PAINTED
+            assert not place_is_held_out(placed.name, placed.cell, scene.background)
+        if relation:
+            (first, second), *_ = ((a, b) for a, b, where in pairs(scene) if where == relation)
+            assert told(scene, relation)[0] == (first.name, second.name)
+
+
+def test_one_colour_of_each_shape_is_never_painted_and_every_other_is():
+    assert sorted(name.split()[1] for name in NEVER_PAINTED) == sorted(SHAPES)
+    assert len({name.split()[0] for name in NEVER_PAINTED}) >= 5
+    rng, painted = random.Random(2), set()
+    for _ in range(6000):
+        painted |= {placed.name for placed in training_wish(rng)[0].things}
+    assert painted == set(BY_NAME) - NEVER_PAINTED - {f"{colour} ring" for colour in COLOURS}
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_held_out_prompts_are_the_same_every_time(language):
-    pairs = held_out_prompts(language, 200, split="pairs")
-    assert sum(prompt.cell is not None for prompt in pairs) == 100
-    for split, prompts in (("pairs", pairs), ("combinations", held_out_prompts(language, 200))):
-        assert len(prompts) == 200 and all(prompt.language == language for prompt in prompts)
-        assert prompts == held_out_prompts(language, 200, 0, split) != held_out_prompts(language, 200, 1, split)
+def test_a_prompt_names_its_things_and_what_is_not_usual(language):
+    rng = random.Random(3)
+    for _ in range(1500):
+        scene, relation = wish(rng.choice(KINDS), rng)
+        prompt = write_prompt(language, scene, relation, rng)
+        assert asked(prompt) == told(scene, relation)
+        assert prompt.grounded or prompt.background == PLAIN
+        if not prompt.placed:
+            assert prompt.cell in (None, MIDDLE) and prompt.relation in (None, "left")
+        for name in prompt.names:
+            thing = BY_NAME[name]
+            words = (
+                (thing.chinese, thing.chinese.replace("的", "")) if language == "zh" else (thing.name, thing.plural)
+            )
+            assert any(word in prompt.text for word in words), prompt
+        assert "  " not in prompt.text and " ," not in prompt.text and not re.search(r"\ba [aeio]", prompt.text)
 
 
-def test_prompts_say_what_they_mean():
-    assert write_prompt("zh", "circle", "red", None, 1).text == "一个红色的圆形"
-    assert write_prompt("zh", "star", "blue", 0, 0).text == "左上角有一个蓝色的五角星。"
-    assert write_prompt("en", "star", "orange", None, 2).text == "There is an orange star."
-    assert write_prompt("en", "heart", "pink", 4, 1).text == "a pink heart in the centre"
-    assert len({prompt.text for prompt in training_prompts()}) == len(training_prompts())
+def test_relations_are_said_the_right_way_round():
+    rng, seen = random.Random(4), 0
+    while seen < 40:
+        scene, relation = wish("pair", rng)
+        prompt = write_prompt("en", scene, relation, rng)
+        first, second = prompt.names
+        found = re.search(rf"{first} (left of|to the right of|above|below) (?:an? )?{second}\b", prompt.text)
+        if found:
+            assert found[1].split()[-2 if "of" in found[1] else -1] == prompt.relation
+            seen += 1
 
 
-def test_the_vocabulary_knows_every_word():
-    tokenizer = tiny_processor().tokenizer
-    for prompt in [*training_prompts(), *held_out_prompts("zh", split="pairs"), *held_out_prompts("en")]:
-        ids, table = tokenizer.encode_segment(prompt.text)
-        assert not table and tokenizer.unk_token_id not in ids, prompt.text
+def test_every_character_of_a_prompt_is_in_the_vocabulary():
+    known = set(VOCABULARY.read_text(encoding="utf-8").splitlines())
+    unknown = {c for c in "".join(prompt_phrases()) if not c.isascii() and c not in known}
+    assert not unknown
+
+
+def test_training_prompts_take_turns_in_both_languages():
+    rng = random.Random(5)
+    for _ in range(200):
+        languages = [prompt.language for prompt in write_training_prompts(*training_wish(rng), rng, 4)]
+        assert languages == ["zh", "en", "zh", "en"]

@@ -1,12 +1,11 @@
-"""What goes over the network: uploading a converted repository, fetching ready-made parts."""
+"""What goes over the network: names of repositories, fetching ready-made parts, committing small files."""
 
 import os
-import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
+from huggingface_hub import CommitOperationAdd, HfApi, get_token, snapshot_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
@@ -46,37 +45,15 @@ def require_repo_id(name: str) -> None:
         )
 
 
-def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
-    """Uploads a converted repository, creating it on the Hub if need be.
+def without_token(text: str) -> str:
+    """A text of a library, which may quote what was sent, without the access token."""
+    token = get_token()
+    return text.replace(token, "hf_…") if token else text
 
-    Args:
-        folder: the converted repository.
-        repo_id: `user/name`.
-        private: whether a repository that does not exist yet is created private.
 
-    Returns:
-        The address of the commit.
-
-    Raises:
-        CheckpointError: the folder is no repository, `repo_id` no name of one, or the Hub refuses.
-    """
-    require_repo_id(repo_id)
-    folder = Path(folder)
-    if not (folder / "config.json").is_file() and not (folder / "model_index.json").is_file():
-        raise CheckpointError(
-            f"{folder} is not a converted repository: it has no config.json; convert a checkpoint first."
-        )
-    api = HfApi()
-    try:
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        return api.upload_folder(
-            folder_path=folder, repo_id=repo_id, commit_message="Converted with viscpm_hf", ignore_patterns=".*"
-        ).commit_url
-    except Exception as error:  # the Hub's client passes on those of its HTTP library
-        raise CheckpointError(
-            f"Could not upload {folder} to {repo_id} ({first_line(error)}); the folder is complete, so repeat with "
-            f"{_command(folder, repo_id, private)}"
-        ) from error
+def said(error: Exception) -> str:
+    """What a library says of an error, in a line that fits into a sentence."""
+    return without_token(first_line(error))
 
 
 def fetch(source: str, wanted: Wanted, patterns: Iterable[str]) -> Path:
@@ -102,7 +79,7 @@ def fetch(source: str, wanted: Wanted, patterns: Iterable[str]) -> Path:
         return Path(snapshot_download(repo_id, allow_patterns=patterns)) / inside
     except Exception as error:  # the Hub's client passes on those of its HTTP library
         raise CheckpointError(
-            f"There is no folder {source} and it could not be fetched from the Hub ({first_line(error)}); give "
+            f"There is no folder {source} and it could not be fetched from the Hub ({said(error)}); give "
             f"{wanted.option} {wanted.advice}."
         ) from error
 
@@ -126,7 +103,7 @@ def fetch_small_files(repo_id: str, folder: str | os.PathLike, patterns: Iterabl
         snapshot_download(repo_id, revision=commit, allow_patterns=list(patterns), local_dir=folder)
     except Exception as error:  # the Hub's client passes on those of its HTTP library
         raise CheckpointError(
-            f"There is no folder {repo_id} and it could not be fetched from the Hub ({first_line(error)}); give a "
+            f"There is no folder {repo_id} and it could not be fetched from the Hub ({said(error)}); give a "
             "converted folder or a Hub repository `owner/name`."
         ) from error
     return commit
@@ -158,11 +135,5 @@ def commit_files(repo_id: str, files: Mapping[str, bytes], message: str, parent:
         )
     except Exception as error:
         advice = "run again" if pull_request else "run again, or propose the change with --pull-request"
-        raise CheckpointError(f"{repo_id} could not be written to ({first_line(error)}); {advice}.") from error
+        raise CheckpointError(f"{repo_id} could not be written to ({said(error)}); {advice}.") from error
     return commit.pr_url if pull_request else commit.commit_url
-
-
-def _command(folder: Path, repo_id: str, private: bool) -> str:
-    """The same upload as a command; without --private it would publish."""
-    place = f"./{folder}" if str(folder).startswith("-") else str(folder)  # else it would be taken for an option
-    return shlex.join(["viscpm", "push", place, repo_id, *["--private"] * private])

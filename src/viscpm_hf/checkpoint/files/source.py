@@ -1,13 +1,15 @@
 """Opening whatever a user calls a checkpoint."""
 
+import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from ..errors import CheckpointError, listed, pasted
-from .disk import Identity, open_regular
+from .disk import Identity, open_regular, read_small
 from .json_file import quoted
 from .safetensors_file import METADATA, read_safetensors, read_shards
 from .stored import StoredTensor
@@ -18,6 +20,7 @@ OLD_TORCH_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")
 DEEPSPEED = "mp_rank_00_model_states.pt"
 NO_WEIGHTS = ("optimizer", "scheduler", "training_args", "rng_state", "random_states", "scaler")  # of training
 INDEX = ".index.json"  # ends the name of a file that says which files hold a checkpoint's tensors
+DEPTH, MOST_FOLDERS, MOST_BELOW = 3, 1000, 5  # of a folder's folders that are looked through for checkpoints
 MAX_NAME = 500  # bytes of a tensor's name
 
 
@@ -148,17 +151,59 @@ def _advice(folder: Path) -> str:
             "it is a distributed checkpoint; join it with `python -m torch.distributed.checkpoint.format_utils "
             f"dcp_to_torch {pasted(folder)} whole.bin` and give whole.bin"
         )
-    if DEEPSPEED in names:
-        return f"give {folder / DEEPSPEED}"
-    if "latest" in names and "zero_to_fp32.py" in names:
-        return f"it is a DeepSpeed checkpoint; give the {DEEPSPEED} in the folder that the file `latest` names"
-    candidates = [name for name in names if name.endswith(INDEX)] or [
-        name
-        for name in names
-        if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".safetensors")) and not name.startswith(NO_WEIGHTS)
-    ]
+    if advice := _deepspeed(folder, names):
+        return advice
+    candidates = _weights(names)
     if len(candidates) == 1:
         return f"give {folder / candidates[0]}"
     if candidates:
         return f"give one of its files: {listed(candidates, 5)}"
+    below = list(islice(_below(folder), MOST_BELOW + 1))
+    if len(below) == 1:
+        return f"give {below[0]}"
+    if below:
+        rest = " and others" if len(below) > MOST_BELOW else ""
+        return f"give one of the files below it: {listed(below[:MOST_BELOW])}{rest}"
     return "give the .bin, .pt or .safetensors file itself"
+
+
+def _deepspeed(folder: Path, names: list[str]) -> str | None:
+    """The same of a folder that DeepSpeed wrote: one of a step, or the one with all of them."""
+    if DEEPSPEED in names:
+        return f"give {folder / DEEPSPEED}"
+    if any(name.endswith("_mp_rank_00_model_states.pt") for name in names):
+        return (
+            "it is a DeepSpeed ZeRO-3 checkpoint, each file with a slice of every tensor; join them with the script "
+            "zero_to_fp32.py in the folder above and give the result"
+        )
+    if "latest" not in names:
+        return None
+    try:
+        step = folder / read_small(folder / "latest", 200).decode().strip()
+        inside = sorted(path.name for path in step.iterdir()) if step.parent == folder else []
+    except (OSError, ValueError):
+        inside = []
+    if inside:
+        return _deepspeed(step, inside)
+    return f"it is a DeepSpeed checkpoint; give the {DEEPSPEED} in one of its folders"
+
+
+def _weights(names: list[str]) -> list[str]:
+    """Those of a folder's files that may be a checkpoint."""
+    return [name for name in names if name.endswith(INDEX)] or [
+        name
+        for name in names
+        if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".safetensors"))
+        and not name.startswith(NO_WEIGHTS)
+        and not name.endswith("optim_states.pt")
+    ]
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Checkpoints in the folders of a folder, in their folders and in those of these."""
+    for place, folders, names in islice(os.walk(folder), MOST_FOLDERS):
+        inside = Path(place)
+        if len(inside.relative_to(folder).parts) >= DEPTH:
+            folders.clear()
+        folders.sort()
+        yield from (inside / name for name in _weights(sorted(names)))

@@ -12,6 +12,7 @@ TENSOR_MAKERS = {("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebu
 NEWER_TENSOR_MAKER = ("torch._utils", "_rebuild_tensor_v3")  # for types that came after the storage classes
 DEPTH = 3  # of dicts in dicts that are looked into
 FEW = 10  # times fewer tensors than in a state dict may lie beside it, such as a loss or a generator's state
+FRAGMENTS = "frozen_param_fragments"  # DeepSpeed has the frozen ones a second time, or of ZeRO-3 slices of them
 MAX_KEY = 200  # characters of a key on the way to the state dict
 
 
@@ -77,7 +78,7 @@ def _inner(value: Pairs, above: tuple[str, ...], seen: set[int]) -> Iterator[tup
         if not isinstance(key, str) or not isinstance(item, Pairs) or id(item) in seen:
             continue
         seen.add(id(item))
-        if len(key) > MAX_KEY or "optim" in key or len(above) == DEPTH:
+        if len(key) > MAX_KEY or "optim" in key or key == FRAGMENTS or len(above) == DEPTH:
             continue
         if 2 * _tensors(item) > len(item.pairs):
             yield (*above, key), item

@@ -226,8 +226,11 @@ def check_family(
             "which `viscpm export` makes of one."
         )
     if lora := [name for name in names if re.search(r"\.lora(_[AB])?\.", name) and not family.leaves_out(name)]:
-        what = "is a LoRA adapter" if len(lora) == len(names) else f"holds a LoRA adapter, such as {lora[0]}"
-        raise CheckpointError(f"{path} {what}; merge it into the weights (peft: merge_and_unload()) and save those.")
+        if len(lora) == len(names):
+            advice = "is a LoRA adapter; make one for a converted model of it with `viscpm convert lora`."
+        else:
+            advice = f"holds a LoRA adapter, such as {lora[0]}; merge it (peft: merge_and_unload()) and save that."
+        raise CheckpointError(f"{path} {advice}")
     if not any(name.startswith(ORIGINAL) for name in names):
         raise CheckpointError(
             f"{path} is no {family.name} checkpoint: its tensors have names such as {listed(names, 3)}."
@@ -301,6 +304,12 @@ def match(family: Family, tensors: Mapping[str, StoredTensor], path: str | os.Pa
         if not tensors[name].dtype.is_floating_point
     ]
     lists = [f"{kind}: {listed(names)}" for kind, names in problems.items() if names]
+    absent = [component for component in found if not found[component]]
+    if problems["missing"] and absent and len(absent) < len(found) and not problems["unknown"]:
+        raise CheckpointError(
+            f"{path} lacks all of {' and '.join(absent)}, as where only what was trained is saved; give a checkpoint "
+            "that holds the frozen weights, too."
+        )
     if lists:
         raise CheckpointError(f"{path} does not hold the tensors of a {family.name} checkpoint; {'; '.join(lists)}.")
 

@@ -2,7 +2,6 @@
 
 * rows.py: lines of JSON → rows
 * output.py: the file of answers: in order, each there once, whatever stops the run
-* workers.py: processes with a model each, one of which may die
-* cluster.py: the same on the machines of a Ray cluster
+* workers.py: processes with a model each, one of which may die; on the machines of a Ray cluster it is cluster/rows.py
 * chat.py, paint.py: a row → its answer or picture, in such a process
 """

@@ -1,9 +1,11 @@
-"""The same service on several processes or machines, with Ray Serve.
+"""The same work on several processes or machines, with Ray.
 
+* connection.py: a Ray cluster, be it one of its own
 * wire.py: questions, answers, pictures and errors on their way
 * remote.py: an engine that is elsewhere, and what Ray runs several times
 * service.py: replicas behind the HTTP server of this process, for `viscpm serve --ray`
 * application.py: replicas behind Ray's own HTTP servers, for `serve deploy` and Kubernetes
+* rows.py: rows of a file through Ray Data, for `viscpm batch --ray`
 """
 
 import os
@@ -11,6 +13,7 @@ import os
 # Ray reads these when it is imported
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # it remarks on what Ray Data does
     "RAY_SERVE_LOG_TO_STDERR": "0",  # it has files of its own
     "RAY_COLOR_PREFIX": "0",  # of what replicas say, which goes to a journal as often as to a terminal
 }

@@ -1,11 +1,8 @@
 """Replicas behind the HTTP server of this process: what `viscpm serve --ray` starts and stops."""
 
 import asyncio
-import logging
 import os
 import re
-import secrets
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +13,7 @@ from ray import serve
 
 from ..engine import Engine
 from ..replicas import Replicas
+from .connection import ADDRESS, connected
 from .remote import RemoteEngine, Replica, facts_of
 
 
@@ -98,7 +96,7 @@ def serving(
         OSError: Ray does not start, or there is no such cluster.
     """
     most = len(kinds) * replicas.most
-    with _connected(most) as is_own:
+    with connected(most, forwards=True):
         gpus, threads = _shares(len(kinds), replicas, gpus)
         limits = {"max_batch": max_batch, "max_queue": max_queue, "timeout": timeout}
         targets = [
@@ -120,32 +118,9 @@ def serving(
             finally:
                 engine.close()
         finally:
-            if not is_own:
+            if ADDRESS != "local":
                 for target in targets:
                     serve.delete(target.name)
-
-
-@contextmanager
-def _connected(replicas):
-    options: dict[str, Any] = {"address": os.environ.get("RAY_ADDRESS") or "local"}
-    if options["address"] == "local":
-        # as many as there are, or more: that they share this machine is what was asked for
-        options |= {"num_cpus": max(os.cpu_count() or 1, replicas), "include_dashboard": False}
-        if "RAY_AUTH_TOKEN_PATH" not in os.environ:  # else Ray would keep one in the home directory
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    logger, terminate = logging.getLogger("ray.serve"), signal.getsignal(signal.SIGTERM)
-    silent, logger.disabled = logger.disabled, True  # what it says is in the log of the cluster
-    try:
-        ray.init(**options, logging_level="ERROR")
-    except Exception as error:  # Ray has many kinds for it
-        what = "start" if options["address"] == "local" else f"find the cluster at {options['address']}"
-        raise OSError(f"Ray could not {what}: {str(error).strip() or type(error).__name__}") from error
-    signal.signal(signal.SIGTERM, terminate)  # Ray has one of its own
-    try:
-        yield options["address"] == "local"
-    finally:
-        ray.shutdown()
-        logger.disabled = silent
 
 
 def _shares(kinds, replicas, gpus):

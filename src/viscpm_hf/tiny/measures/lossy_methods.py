@@ -8,7 +8,6 @@ round every method answers its share in a process of its own, so that what else 
 
 import argparse
 import json
-import random
 import re
 import statistics
 import subprocess
@@ -28,14 +27,14 @@ from .. import GUIDANCE_SCALE, tiny_chat_repo, tiny_paint_repo
 from ..world.prompts import SPLITS, held_out_prompts, training_prompts
 from ..world.questions import LANGUAGES, held_out_questions
 from .exact_answers import answer_questions
-from .painted_prompts import CHECKS, SCHEDULERS, check_picture, paint_prompts
+from .painted_prompts import CHECKS, SCHEDULERS, check_picture, load_judge, paint_prompts
 
 CALIBRATED = "4bit, calibrated"
 METHODS = {
     "chat": ("stored", "bfloat16", "int8", "int8, weights only", "4bit"),
     "paint": ("stored", "bfloat16", "int8", "4bit", CALIBRATED),
 }
-COLUMNS = {"chat": ["exact answers"], "paint": [f"{split}: {check}" for split, check in product(SPLITS, CHECKS)]}
+COLUMNS = {"chat": ["exact answers"], "paint": [f"{split}: {check}" for split in SPLITS for check in CHECKS[split]]}
 CALIBRATION_PROMPTS = 128  # of those the model was trained with
 UNITS = {"chat": "answers/s", "paint": "pictures/s"}
 
@@ -105,6 +104,7 @@ def ask_paint(method: str, share: slice, settings: argparse.Namespace, right: di
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = SCHEDULERS[settings.scheduler](pipeline.scheduler.config)
     pipeline("月", num_inference_steps=1)  # warms up
+    judge = load_judge(settings.judge, pipeline.unet.config.sample_size * pipeline.vae_scale_factor, "cpu")
     seconds, count = 0.0, 0
     for split, language in product(SPLITS, LANGUAGES):
         prompts = held_out_prompts(language, settings.prompts, settings.seed, split)[share]
@@ -112,9 +112,10 @@ def ask_paint(method: str, share: slice, settings: argparse.Namespace, right: di
         start = time.perf_counter()
         pictures = paint_prompts(pipeline, prompts, settings.seed + share.start, **sampling)
         seconds, count = seconds + time.perf_counter() - start, count + len(prompts)
-        for prompt, picture in zip(prompts, pictures, strict=True):
-            for check, is_right in check_picture(prompt, picture).items():
-                right[f"{split}: {check}"][language].append(is_right)
+        for prompt, look in zip(prompts, judge.look(pictures), strict=True):
+            for check, is_right in check_picture(prompt, look).items():
+                if f"{split}: {check}" in right:
+                    right[f"{split}: {check}"][language].append(is_right)
     return {"weights": weights, "seconds": seconds, "count": count}
 
 
@@ -160,6 +161,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--questions", type=int, default=550, help="for Chat, per language")
     parser.add_argument("--beams", type=int, default=1, help="of Chat's answers")
     parser.add_argument("--prompts", type=int, default=200, help="for Paint, per language and split")
+    parser.add_argument("--judge", metavar="FILE", help="of judge.py; by default one is trained and kept in the cache")
     parser.add_argument("--scheduler", choices=SCHEDULERS, default="dpm++")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -176,7 +178,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         calibrated = Path(folder, "repo")
         if "paint" in args.models:
-            prompts = random.Random(args.seed).sample(training_prompts(), CALIBRATION_PROMPTS)
+            prompts = training_prompts(CALIBRATION_PROMPTS, args.seed)
             quantize_paint(tiny_paint_repo(), [prompt.text for prompt in prompts], calibrated, "cpu")
         given = sys.argv[1:] if argv is None else argv
         again = [sys.executable, "-m", __spec__.name, *given, "--calibrated", str(calibrated)]

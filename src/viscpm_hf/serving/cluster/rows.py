@@ -2,25 +2,18 @@
 
 import asyncio
 import json
-import logging
 import math
-import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from itertools import islice
 
-# it looks at these when it is imported
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it remarks on what Ray Data does
-if not os.environ.get("RAY_ADDRESS"):
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # a cluster of its own stays on 127.0.0.1
+import ray
+from ray.data import ActorPoolStrategy, DataContext
 
-import ray  # noqa: E402
-from ray.data import ActorPoolStrategy, DataContext  # noqa: E402
-
-from .rows import Result, Row  # noqa: E402
-from .workers import Load, answered  # noqa: E402
+from ..batch.rows import Result, Row
+from ..batch.workers import Load, answered
+from .connection import connected
 
 _WINDOW = 10_000  # rows that are in the cluster at a time; after them the models are loaded anew
 
@@ -50,7 +43,10 @@ class ClusterWorkers:
         window = list(islice(rows, _WINDOW))
         if not window:
             return
-        with _connected(self._count or 1):
+        with connected(self._count or 1):
+            context = DataContext.get_current()
+            context.enable_progress_bars = False
+            context.execution_options.preserve_order = True
             while window:
                 yield from self._answer(window)
                 window = list(islice(rows, _WINDOW))
@@ -108,23 +104,3 @@ class _Answers:
             answered(self._answer, number, json.loads(each)) for number, each in zip(numbers, fields, strict=True)
         )
         return await asyncio.gather(*tasks)
-
-
-@contextmanager
-def _connected(processes):
-    options = {"address": os.environ.get("RAY_ADDRESS")}
-    if not options["address"]:
-        options = {"address": "local", "num_cpus": max(os.cpu_count() or 1, processes), "include_dashboard": False}
-    try:
-        ray.init(**options, logging_level="ERROR", log_to_driver=False)
-    except Exception as error:  # Ray has many kinds for it
-        what = "start" if options["address"] == "local" else f"find the cluster at {options['address']}"
-        raise OSError(f"Ray could not {what}: {str(error).strip() or type(error).__name__}") from error
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = True
-    try:
-        yield
-    finally:
-        ray.shutdown()

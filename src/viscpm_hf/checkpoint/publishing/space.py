@@ -1,0 +1,96 @@
+"""A Space: the web page of a model on the Hub, with the package that serves it."""
+
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from string import Template
+
+from packaging.requirements import Requirement
+
+from .. import repo
+from ..errors import CheckpointError
+from ..layout.keys import CHAT, PAINT
+from .contents import Contents
+
+_TEMPLATES = Path(__file__).parent / "space_files"
+_PAGES = {CHAT.model_type: "chat", PAINT.model_type: "paint"}
+# GPU memory that is more than the weights by some, and what has it
+_HARDWARE = ((1e9, "cpu-basic"), (18e9, "l4x1"), (40e9, "l40sx1"), (float("inf"), "a100-large"))
+
+
+def page_of(contents: Contents) -> str:
+    """The page of `viscpm demo` that a model has.
+
+    Raises:
+        CheckpointError: it has none.
+    """
+    if contents.kind not in _PAGES:
+        raise CheckpointError(
+            f"{contents.folder} is no converted VisCPM-Chat or VisCPM-Paint, and only these have a web page: leave "
+            "--space away."
+        )
+    return _PAGES[contents.kind]
+
+
+@contextmanager
+def written(contents: Contents, repo_id: str) -> Iterator[Path]:
+    """The folder of a Space: app.py, README.md, requirements.txt and the package.
+
+    The package is in no index, so that it is put in whole, but for the weights of the embedded models.
+
+    Args:
+        contents: of the model's folder.
+        repo_id: of the model on the Hub.
+
+    Raises:
+        CheckpointError: the package is not installed, so that it is not known what it needs.
+    """
+    fields = {
+        "page": page_of(contents),
+        "model": repo_id,
+        "title": repo_id.partition("/")[2],
+        "size": f"{contents.nbytes / 1e9:.1f} GB",
+        "hardware": next(name for most, name in _HARDWARE if contents.nbytes < most),
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        "gradio": _version(Requirement("gradio")) or "6.31.0",
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for template in ("app.py", "README.md"):
+            text = (_TEMPLATES / template).read_text(encoding="utf-8")
+            (folder / template).write_text(Template(text).substitute(fields), encoding="utf-8")
+        (folder / "requirements.txt").write_text("\n".join(requirements()) + "\n", encoding="utf-8")
+        shutil.copytree(
+            repo.PACKAGE, folder / "viscpm_hf", ignore=shutil.ignore_patterns("__pycache__", "pytorch_model.bin")
+        )
+        yield folder
+
+
+def requirements() -> list[str]:
+    """What the package needs to show its pages, in the versions that are installed here.
+
+    Raises:
+        CheckpointError: it is not installed.
+    """
+    try:
+        asked = [Requirement(line) for line in metadata.requires("viscpm-hf") or []]
+    except metadata.PackageNotFoundError as error:
+        raise CheckpointError("A Space needs to know what viscpm-hf requires: install it with pip first.") from error
+    lines = {}
+    for each in asked:
+        wanted = each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in ("demo", "serve"))
+        if wanted and each.name != "viscpm-hf" and each.name != "gradio":  # that is in README.md
+            version = _version(each)
+            lines[each.name] = f"{each.name}=={version}" if version else f"{each.name}{each.specifier}"
+    return sorted(lines.values())
+
+
+def _version(requirement: Requirement) -> str | None:
+    try:
+        return metadata.version(requirement.name).partition("+")[0]  # without the build, as of torch's for CPUs
+    except metadata.PackageNotFoundError:
+        return None
