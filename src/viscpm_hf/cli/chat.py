@@ -81,7 +81,7 @@ def _chat(model, image, question, as_json, options):
     from .conversation import converse, of_the_class, open_picture, states_of
     from .remarks import is_terminal, only_ours, tell
 
-    shipped = PICTURES / "1_circle_and_star.png"
+    shipped = PICTURES / "1_cat_and_apple.png"
     if model is None and image is None:  # of words alone the tiny model knows nothing
         image = shipped
     picture = None if image is None else open_picture(image)  # before a model is loaded in vain
