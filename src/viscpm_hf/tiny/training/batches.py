@@ -96,13 +96,9 @@ def encode(question: Question) -> tuple[tuple[int, ...], ...]:
         ids, unknown = _ids(text)
         if unknown:
             words += [word for word in unknown if word not in words]
-            numbers = [words.index(word) for word in unknown]
-            ids = tuple(
-                token
-                if token < size
-                else (numbers[token - size] + size - 1 if numbers[token - size] else tokenizer.unk_token_id)
-                for token in ids
-            )
+            numbers = [words.index(word) + size - 1 for word in unknown]
+            numbers = [tokenizer.unk_token_id if number < size else number for number in numbers]
+            ids = tuple(token if token < size else numbers[token - size] for token in ids)
         encoded.append(ids)
     return tuple(encoded)
 
@@ -119,7 +115,7 @@ def fitting(encoded: tuple[tuple[int, ...], ...]) -> str | None:
 
 
 def prepare(folder: Path, rows: int, seed: int = 0, workers: int = 1, pictures: int = 6000) -> None:
-    """Writes `rows` questions about scenes, and pictures that show nothing, as arrays; does nothing if they are there already.
+    """Writes `rows` questions about scenes, and pictures of nothing, unless they are there.
 
     Args:
         folder (`Path`): made if needed; holds NAME-rows.npy, NAME-scenes.npy, NAME-cells.npy of each layout and
