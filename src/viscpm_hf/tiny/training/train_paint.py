@@ -24,7 +24,7 @@ from ...remote_code.modeling_viscpm_paint import VisCPMPaintTextProjection
 from ..world.pictures import IMAGE_SIZE
 from .export import write_original_paint
 from .loop import SPEEDS, train_for
-from .paint_data import MAP_PIXELS, PaintData, paint_tokenizer, draw_rows, prepare_paint, seen_maps, to_pixels
+from .paint_data import MAP_PIXELS, PaintData, draw_rows, paint_tokenizer, prepare_paint, seen_maps, to_pixels
 from .paint_learners import PaintLearner, TextLearner, VaeLearner, light_norms
 
 CROSS_ATTENTION_DIM = 128
