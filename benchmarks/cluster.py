@@ -53,7 +53,7 @@ def served(options: list[str]) -> Iterator[tuple[int, int, float]]:
 
 def load(port: int, clients: int, requests: int) -> tuple[float, list[float]]:
     """Requests per second, and the seconds of each."""
-    picture = base64.b64encode((PICTURES / "1_circle_and_star.png").read_bytes()).decode()
+    picture = base64.b64encode((PICTURES / "1_cat_and_apple.png").read_bytes()).decode()
     body = json.dumps({"image": picture, "question": QUESTION})
 
     def client(number):

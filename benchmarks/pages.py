@@ -15,7 +15,7 @@ import time
 
 from playwright.sync_api import sync_playwright
 
-QUESTION, PROMPT = "红色的图形在哪里？", "一个红色的圆形"
+QUESTION, PROMPT = "猫在哪里？", "一个红色的圆形"
 
 
 def ask(page):

@@ -25,9 +25,9 @@ from PIL import Image
 from viscpm_hf import VisCPMChat
 from viscpm_hf.tiny import PICTURES, tiny_chat_repo, use_one_thread
 
-PICTURE = PICTURES / "1_circle_and_star.png"
+PICTURE = PICTURES / "1_cat_and_apple.png"
 DATA_URL = "data:image/png;base64," + base64.b64encode(PICTURE.read_bytes()).decode()
-QUESTION = "红色的图形在哪里？"
+QUESTION = "猫在哪里？"
 CLIENTS = (1, 8, 64)
 
 

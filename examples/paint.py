@@ -9,8 +9,8 @@ Code, PyCharm, Spyder, jupytext) runs it as a notebook.
 图片保存在当前目录，不会覆盖已有文件；支持 `# %%` 的编辑器可以把它当作笔记本逐格运行。
 """
 
-# %% The model. Without a folder: the tiny one, which paints coloured shapes only, at its best with guidance 4.
-# 载入模型。不给出目录时使用小模型，它只会画彩色的合成图形，引导系数取 4 效果最好。
+# %% The model. Without a folder: the tiny one, which paints simple things only, at its best with guidance 4.
+# 载入模型。不给出目录时使用小模型，它只会画简单的东西，引导系数取 4 效果最好。
 import os
 import sys
 

@@ -196,9 +196,9 @@ def test_the_command_works_outside_the_checkout(installed, elsewhere):
     )
     assert (elsewhere / "VisCPM-Chat" / "model.safetensors").exists()
     assert "VisCPM" in (elsewhere / "VisCPM-Chat" / "README.md").read_text(encoding="utf-8")
-    picture, question = tiny / "images" / "1_circle_and_star.png", "红色的图形在哪里？"
+    picture, question = tiny / "images" / "1_cat_and_apple.png", "猫在哪里？"
     asked = run(viscpm, "chat", "--model", "VisCPM-Chat", "--image", picture, "--question", question, cwd=elsewhere)
-    assert asked == "它在左上角。\n"
+    assert asked == "猫在左上角。\n"
 
 
 def test_the_example_of_the_index_page_works_outside_the_checkout(installed, elsewhere):

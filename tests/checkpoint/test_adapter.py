@@ -24,7 +24,7 @@ KINDS = {
     "dora": {"target_modules": LANGUAGE, "lora_alpha": 60, "use_dora": True},
     "connector": {"target_modules": LANGUAGE, "lora_alpha": 60, "modules_to_save": ["connector"], "bias": "all"},
 }
-QUESTION, PICTURE = "红色的图形在哪里？", PICTURES / "1_circle_and_star.png"
+QUESTION, PICTURE = "猫在哪里？", PICTURES / "1_cat_and_apple.png"
 
 
 def base(folder=None):

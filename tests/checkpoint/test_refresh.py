@@ -97,7 +97,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 sys.modules["viscpm_hf"] = None
 picture, *folders = sys.argv[1:]
-content = [{"type": "image", "path": picture}, {"type": "text", "text": "它是什么形状？"}]
+content = [{"type": "image", "path": picture}, {"type": "text", "text": "它是什么颜色的？"}]
 for folder in folders:
     if folder.endswith("paint"):
         pipeline = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)

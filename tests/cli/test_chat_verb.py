@@ -17,8 +17,8 @@ from viscpm_hf import VisCPMChat
 from viscpm_hf.cli import examples, main
 from viscpm_hf.tiny import PICTURES, tiny_chat_repo
 
-CIRCLE, TRIANGLE, HEARTS = sorted(PICTURES.glob("*.png"))
-WHERE, THERE = "红色的图形在哪里？", "它在左上角。"
+CAT, MOON, FISH = sorted(PICTURES.glob("*.png"))
+WHERE, THERE = "猫在哪里？", "猫在左上角。"
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +44,11 @@ def run(capsys, monkeypatch, tmp_path):
 
 
 def test_a_question_prints_its_answer_and_nothing_else(repo, run):
-    assert run("--model", repo, "--image", CIRCLE, "--question", WHERE) == (0, f"{THERE}\n", "")
+    assert run("--model", repo, "--image", CAT, "--question", WHERE) == (0, f"{THERE}\n", "")
 
 
 def test_json_holds_what_there_is_to_know(repo, run):
-    code, out, err = run("--model", repo, "--image", CIRCLE, "--question", WHERE, "--json")
+    code, out, err = run("--model", repo, "--image", CAT, "--question", WHERE, "--json")
     found = json.loads(out)
     assert (code, err, out.count("\n")) == (0, "", 1) and found.pop("seconds") > 0
     assert found == {
@@ -56,14 +56,14 @@ def test_json_holds_what_there_is_to_know(repo, run):
         "answer": THERE,
         "context": f"User: {WHERE}\nAI: {THERE}\n",
         "model": str(repo),
-        "image": str(CIRCLE),
+        "image": str(CAT),
     }
 
 
 def test_without_a_model_the_tiny_one_answers_and_says_so_once(run):
-    code, out, err = run("--image", CIRCLE, "--question", WHERE)
+    code, out, err = run("--image", CAT, "--question", WHERE)
     assert (code, out, err.count("\n")) == (0, f"{THERE}\n", 1)
-    assert "--model" in err and str(CIRCLE) in err and "Where is the red object?" in err and WHERE in err
+    assert "--model" in err and str(CAT) in err and "Where is the cat?" in err and WHERE in err
 
 
 def test_the_examples_are_answered_as_they_say(repo, run):
@@ -86,8 +86,8 @@ def test_examples_need_no_torch(tmp_path):
 
 def test_the_tiny_model_is_shown_a_picture_if_none_is_given(run):
     """Of words alone it knows nothing, and a first question should have an answer."""
-    code, out, err = run("--question", "Where is the red object?")
-    assert (code, out) == (0, "It is in the top left.\n") and "without --image about" in err and str(CIRCLE) in err
+    code, out, err = run("--question", "Where is the cat?")
+    assert (code, out) == (0, "The cat is in the top left.\n") and "without --image about" in err and str(CAT) in err
 
 
 def test_a_question_that_is_too_long_is_to_be_shortened(repo, run):
@@ -105,7 +105,7 @@ def test_a_photo_is_seen_as_the_camera_was_held(repo, run, tmp_path):
     """The picture lies on its side in the file; EXIF says how to turn it."""
     photo, exif = tmp_path / "photo.png", Image.Exif()
     exif[0x0112] = 6
-    Image.open(CIRCLE).rotate(90, expand=True).save(photo, exif=exif)
+    Image.open(CAT).rotate(90, expand=True).save(photo, exif=exif)
     assert run("--model", repo, "--image", photo, "--question", WHERE)[1] == f"{THERE}\n"
     assert run("--model", repo, stdin=f"/image {photo}\n{WHERE}\n")[1] == f"{THERE}\n"
 
@@ -135,23 +135,23 @@ def test_what_goes_wrong_is_one_sentence(run, arguments, code, message):
 def test_a_conversation_through_a_pipe(repo, run, tmp_path):
     """Turns build on each other as chat()'s do; empty lines, Windows' line ends, a mark at the start are nothing."""
     saved = tmp_path / "my talk.json"
-    lines = ["\ufeff" + WHERE, "", "它是什么形状？\r", f"/save {saved}", f"/IMAGE {TRIANGLE}", "What colour is it?"]
-    code, out, err = run("--model", repo, "--image", CIRCLE, stdin="\n".join(lines))
+    lines = ["\ufeff" + WHERE, "", "它是什么颜色的？\r", f"/save {saved}", f"/IMAGE {MOON}", "What colour is it?"]
+    code, out, err = run("--model", repo, "--image", CAT, stdin="\n".join(lines))
     assert code == 0 and "error" not in err and ">" not in out
-    assert out.splitlines()[:2] == [THERE, "它是圆形。"] and len(out.splitlines()) == 3
+    assert out.splitlines()[:2] == [THERE, "它是黄色的。"] and len(out.splitlines()) == 3
     chat, context, states = VisCPMChat(repo, image_safety_checker=False), "", None
     found = json.loads(saved.read_text(encoding="utf-8"))
     for turn in found["turns"]:
-        answer, context, states = chat.chat(CIRCLE, turn["question"], context, states, num_beams=1)
+        answer, context, states = chat.chat(CAT, turn["question"], context, states, num_beams=1)
         assert turn["answer"] == answer
-    assert found["context"] == context and found["image"] == str(CIRCLE) and found["model"] == str(repo)
+    assert found["context"] == context and found["image"] == str(CAT) and found["model"] == str(repo)
 
 
 def test_reset_forgets_the_turns_and_keeps_the_picture(repo, run, tmp_path):
     saved = tmp_path / "new" / "talk.txt"
-    _, out, _ = run("--model", repo, "--image", CIRCLE, stdin=f"{WHERE}\n/reset\n{WHERE}\n／save '{saved}'\n/quit\n?")
+    _, out, _ = run("--model", repo, "--image", CAT, stdin=f"{WHERE}\n/reset\n{WHERE}\n／save '{saved}'\n/quit\n?")
     assert out == f"{THERE}\n{THERE}\n"
-    assert saved.read_text(encoding="utf-8") == f"Image: {CIRCLE}\nUser: {WHERE}\nAI: {THERE}\n"
+    assert saved.read_text(encoding="utf-8") == f"Image: {CAT}\nUser: {WHERE}\nAI: {THERE}\n"
 
 
 def test_what_goes_wrong_in_a_turn_does_not_end_the_conversation(repo, run, tmp_path):
@@ -169,7 +169,7 @@ def test_what_goes_wrong_in_a_turn_does_not_end_the_conversation(repo, run, tmp_
         b"\xff\xfe": "not a text in UTF-8",
     }
     stdin = b"\n".join([*bad, WHERE.encode(), f"/save {taken}".encode(), b"/save /proc/talk.txt"])
-    code, out, err = run("--model", repo, "--image", CIRCLE, stdin=stdin)
+    code, out, err = run("--model", repo, "--image", CAT, stdin=stdin)
     assert (code, out) == (1, f"{THERE}\n")
     assert len(err.splitlines()) == len(bad) + 2 and all(line.startswith("error: ") for line in err.splitlines())
     for line, message in zip(err.splitlines(), [*bad.values(), "exists already", "'/proc/talk.txt'"], strict=True):
@@ -178,7 +178,7 @@ def test_what_goes_wrong_in_a_turn_does_not_end_the_conversation(repo, run, tmp_
 
 
 def test_a_pipe_of_another_encoding_is_read_as_utf_8(repo, run):
-    assert run("--model", repo, "--image", CIRCLE, stdin=WHERE, encoding="ascii")[1] == f"{THERE}\n"
+    assert run("--model", repo, "--image", CAT, stdin=WHERE, encoding="ascii")[1] == f"{THERE}\n"
 
 
 def test_an_unsafe_picture_is_refused_and_the_last_one_stays(repo, run, tmp_path, capsys):
@@ -201,7 +201,7 @@ def test_an_unsafe_picture_is_refused_and_the_last_one_stays(repo, run, tmp_path
 
 def test_a_blank_may_be_the_full_width_one(repo, run, tmp_path):
     saved = tmp_path / "talk.txt"
-    code, out, _ = run("--model", repo, stdin=f"／image　{CIRCLE}\n{WHERE}\n／save　{saved}\n")
+    code, out, _ = run("--model", repo, stdin=f"／image　{CAT}\n{WHERE}\n／save　{saved}\n")
     assert (code, out) == (0, f"{THERE}\n") and saved.exists()
 
 
@@ -258,7 +258,7 @@ def test_at_a_terminal(chat_repo, tmp_path):
 def test_chinese_can_be_typed_whatever_the_locale(repo, tmp_path, name):
     """Also where it is not installed, as in many containers; two Ctrl-C in a row leave, others are forgiven."""
     history = tmp_path / "viscpm_hf" / "chat_history"
-    terminal = Terminal("chat", "--model", repo, "--image", CIRCLE, XDG_STATE_HOME=str(tmp_path), LC_ALL=name)
+    terminal = Terminal("chat", "--model", repo, "--image", CAT, XDG_STATE_HOME=str(tmp_path), LC_ALL=name)
     terminal.wait_for(r"/help.*\r\n> ")
     terminal.interrupt()
     terminal.wait_for(r"Ctrl-C.*\r\n> ")

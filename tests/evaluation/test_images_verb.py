@@ -190,7 +190,7 @@ def test_a_prompt_that_cannot_be_painted_is_said_and_left_out(run, tmp_path, pro
         (["--references", PICTURES], 2, "FID needs both"),
         (["--inception-sha256", "abc"], 2, "Got 'abc' as --inception-sha256"),
         (["--no-ranker", "--candidates", "2"], 2, "nothing to choose with"),
-        (["--references", "nowhere", "--inception", PICTURES / "1_circle_and_star.png"], 1, "has the SHA-256"),
+        (["--references", "nowhere", "--inception", PICTURES / "1_cat_and_apple.png"], 1, "has the SHA-256"),
         (["--limit", "7"], 1, "holds 6 prompts, expected 7"),
         (["--size", "33x32"], 1, "expected multiples of"),
         (["--clip", "nowhere"], 1, "is not a CLIP that can be loaded"),

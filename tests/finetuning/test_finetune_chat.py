@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 import viscpm_hf
@@ -31,7 +30,7 @@ def data(tmp_path_factory):
     rows = []
     for number in range(16):
         sample = training_sample(7, number)
-        Image.fromarray(sample.picture).save(folder / f"{number}.png")
+        sample.picture.save(folder / f"{number}.png")
         talk = [
             {"from": "human", "value": f"<image>\n{sample.question.question}"},
             {"from": "gpt", "value": f"{number} {sample.question.answer}"},
@@ -67,7 +66,7 @@ def logits(model, inputs):
 @pytest.fixture(scope="module")
 def inputs():
     processor = VisCPMChat(tiny_chat_repo(), image_safety_checker=False).processor
-    return processor(images=Image.fromarray(training_sample(7, 1).picture), text="红色的图形在哪里？")
+    return processor(images=training_sample(7, 1).picture, text="猫在哪里？")
 
 
 @pytest.mark.parametrize("mode", ["lora", "qlora"])
@@ -100,7 +99,7 @@ def test_a_full_model_is_a_repository_like_the_one_before(run, tmp_path):
     assert (folder / "README.md").read_text().count("## Fine-tuned") == 1
     assert after["use_cache"] == before.get("use_cache", True)
     chat = VisCPMChat(folder, image_safety_checker=False)
-    assert chat.chat(Image.fromarray(training_sample(7, 1).picture), "红色的图形在哪里？")[0]
+    assert chat.chat(training_sample(7, 1).picture, "猫在哪里？")[0]
     original = torch.load(export_original(folder, tmp_path / "out.bin", progress=False), weights_only=True)
     assert original["llm.input_embedding.weight"].dtype == torch.float16
 

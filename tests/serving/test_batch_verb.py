@@ -20,7 +20,7 @@ from viscpm_hf.tiny import GUIDANCE_SCALE, PICTURES, tiny_paint_repo
 BAD = [
     '{"question": "What?", "image": "none.png"}',
     "no JSON",
-    '{"image": "1_circle_and_star.png"}',
+    '{"image": "1_cat_and_apple.png"}',
     '{"question": 5}',
 ]
 

@@ -44,8 +44,8 @@ def painter():
 
 
 @pytest.fixture(scope="module")
-def star():
-    return Image.open(PICTURES / "1_circle_and_star.png")
+def cat():
+    return Image.open(PICTURES / "1_cat_and_apple.png")
 
 
 @pytest.fixture
@@ -101,38 +101,38 @@ def test_words_of_others_never_mix(run, golden_chat, pictures):
         assert not others & set(answer.text)
 
 
-def test_equal_questions_share_calls(run, tiny_chat, star):
+def test_equal_questions_share_calls(run, tiny_chat, cat):
     async def ask(engine):
-        answers = await asyncio.gather(*(engine.answer(Question("图里有什么？", star)) for _ in range(64)))
+        answers = await asyncio.gather(*(engine.answer(Question("图里有什么？", cat)) for _ in range(64)))
         return answers, engine.batchers["chat"].counters
 
     answers, counters = run(ask, tiny_chat)
-    assert {answer.text for (answer,) in answers} == {tiny_chat.chat(star, "图里有什么？")[0]}
+    assert {answer.text for (answer,) in answers} == {tiny_chat.chat(cat, "图里有什么？")[0]}
     assert counters.batches.total() <= 64 // 8 + 2
     assert counters.requests == {"answered": 64}
 
 
-def test_counts_and_reasons(run, tiny_chat, star):
+def test_counts_and_reasons(run, tiny_chat, cat):
     async def ask(engine):
-        whole = await engine.answer(Question("红色的图形在哪里？", star))
-        cut = await engine.answer(Question("红色的图形在哪里？", star, sampling=Sampling(max_tokens=2)))
-        stopped = await engine.answer(Question("红色的图形在哪里？", star, sampling=Sampling(stop=("角", "上"))))
+        whole = await engine.answer(Question("猫在哪里？", cat))
+        cut = await engine.answer(Question("猫在哪里？", cat, sampling=Sampling(max_tokens=2)))
+        stopped = await engine.answer(Question("猫在哪里？", cat, sampling=Sampling(stop=("角", "上"))))
         return whole[0], cut[0], stopped[0]
 
     whole, cut, stopped = run(ask, tiny_chat)
-    ids = tiny_chat.processor.encode_chat(True, "红色的图形在哪里？")["input_ids"]
+    ids = tiny_chat.processor.encode_chat(True, "猫在哪里？")["input_ids"]
     tokens = tiny_chat.processor.tokenizer.encode_segment(whole.text)[0]
     assert (whole.prompt_tokens, whole.completion_tokens, whole.finish_reason) == (len(ids), len(tokens) + 1, "stop")
     assert (cut.completion_tokens, cut.finish_reason) == (2, "length")
-    assert whole.text == "它在左上角。" and stopped.text == "它在左" and stopped.finish_reason == "stop"
+    assert whole.text == "猫在左上角。" and stopped.text == "猫在左" and stopped.finish_reason == "stop"
 
 
-def test_streams_share_calls_and_stop_at_stop_texts(run, tiny_chat, star):
+def test_streams_share_calls_and_stop_at_stop_texts(run, tiny_chat, cat):
     sampling = Sampling(stop=("nothing such", "top le"))
-    questions = ["Where is the red object?", "红色的图形在哪里？"] * 4
+    questions = ["Where is the cat?", "猫在哪里？"] * 4
 
     async def read(engine, question):
-        pieces = [piece async for piece in engine.stream_answer(Question(question, star, sampling=sampling))]
+        pieces = [piece async for piece in engine.stream_answer(Question(question, cat, sampling=sampling))]
         assert all(isinstance(piece, AnswerPiece) for piece in pieces[:-1]) and len(pieces) > 3
         return "".join(piece.text for piece in pieces[:-1]), pieces[-1][0].text
 
@@ -141,7 +141,7 @@ def test_streams_share_calls_and_stop_at_stop_texts(run, tiny_chat, star):
         return answers, engine.batchers["chat"].counters.batches.total()
 
     answers, calls = run(ask, tiny_chat)
-    greedy = {question: tiny_chat.chat(star, question, num_beams=1)[0] for question in questions}
+    greedy = {question: tiny_chat.chat(cat, question, num_beams=1)[0] for question in questions}
     assert answers == [(until_stop(greedy[question], sampling.stop),) * 2 for question in questions]
     assert answers[0][0] == "It is in the " and calls <= 3
 

@@ -15,7 +15,7 @@ from transformers.models.auto import modeling_auto
 from viscpm_hf import VisCPMChat
 from viscpm_hf.tiny import PICTURES, tiny_chat_repo
 
-PICTURE = PICTURES / "3_two_hearts.png"
+PICTURE = PICTURES / "3_two_fish.png"
 # docs/serving.md has this line
 COMMAND = "import viscpm_hf; from transformers.cli.transformers import main; main()"
 
@@ -71,7 +71,7 @@ def test_transformers_serve_answers_as_chat_does(client, repo):
     def ask(*messages):
         return client.chat.completions.create(model=str(repo), messages=messages).choices[0].message.content
 
-    for question in ("What is in the picture?", "图中有什么？", "Is there a 龘 beside the heart?"):
+    for question in ("What is in the picture?", "图中有什么？", "Is there a 龘 beside the fish?"):
         answer, context, _ = chat.chat(picture, question)
         turns = [user(question, PICTURE), {"role": "assistant", "content": answer}, user("How many are there?")]
         assert ask(turns[0]) == answer

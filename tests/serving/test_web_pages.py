@@ -33,8 +33,8 @@ from viscpm_hf.serving.pages.common import ticking  # noqa: E402
 from viscpm_hf.serving.pages.texts import LANGUAGES, OF_GRADIO, TEXTS, Words  # noqa: E402
 from viscpm_hf.tiny import GUIDANCE_SCALE, PICTURES, tiny_chat_repo, tiny_paint_repo  # noqa: E402
 
-STAR = PICTURES / "1_circle_and_star.png"
-HEARTS = PICTURES / "3_two_hearts.png"
+CAT = PICTURES / "1_cat_and_apple.png"
+FISH = PICTURES / "3_two_fish.png"
 FORBIDDEN = (1, 2, 3)  # colour of a picture that is refused
 
 
@@ -152,8 +152,8 @@ def engine(tmp_path_factory, pace):
 def address(engine):
     """Of a server with the pages."""
     questions = [
-        (STAR, "Where is the red object?", "红色的图形在哪里？"),
-        (HEARTS, "How many hearts?", "有几个心形？"),
+        (CAT, "Where is the cat?", "猫在哪里？"),
+        (FISH, "How many fish?", "有几条鱼？"),
     ]
     app = create_pages(engine, questions=questions, prompts=[("a red circle", "一个红色的圆形")])
     listening = socket.create_server(("127.0.0.1", 0))
@@ -218,11 +218,11 @@ def test_a_conversation_in_chinese(visit, engine):
     """The browser's language leads there; a picture, two turns, another answer, undo, clear."""
     page = visit("/")
     assert "/zh/chat/" in page.url
-    upload(page, STAR)
-    ask(page, "红色的图形在哪里？")
-    assert said(page, 2) == ["红色的图形在哪里？", "它在左上角。"]
-    ask(page, "它是什么形状？")
-    turns = ["红色的图形在哪里？", "它在左上角。", "它是什么形状？", "它是圆形。"]
+    upload(page, CAT)
+    ask(page, "猫在哪里？")
+    assert said(page, 2) == ["猫在哪里？", "猫在左上角。"]
+    ask(page, "它是什么颜色的？")
+    turns = ["猫在哪里？", "猫在左上角。", "它是什么颜色的？", "它是黄色的。"]
     assert said(page, 4) == turns
     answered = engine.batchers["chat"].counters.requests["answered"]
     page.click("#regenerate")
@@ -230,27 +230,27 @@ def test_a_conversation_in_chinese(visit, engine):
     assert said(page, 4) == turns
     page.click("#undo")
     page.wait_for_function("document.querySelectorAll('#talk .message-content').length == 2")
-    assert page.input_value("#question textarea") == "它是什么形状？"
+    assert page.input_value("#question textarea") == "它是什么颜色的？"
     page.click("#clear")
     page.wait_for_selector("#talk .example")
-    upload(page, HEARTS)
-    ask(page, "图里有几个心形？")
-    assert said(page, 2) == ["图里有几个心形？", "图里有两个心形。"]
+    upload(page, FISH)
+    ask(page, "图里有几条鱼？")
+    assert said(page, 2) == ["图里有几条鱼？", "图里有两条鱼。"]
 
 
 def test_examples_and_every_way_to_choose_an_answer(visit):
     page = visit("/en/chat/")
     page.click("#talk .example >> nth=0")
-    assert said(page, 2) == ["Where is the red object?", "It is in the top left."]
+    assert said(page, 2) == ["Where is the cat?", "The cat is in the top left."]
     page.click("#settings button >> nth=0")
     for way in ("Beam search (3 beams), shown when complete", "Sampling"):
         page.click(f"#method label:has-text('{way}')")
         page.click("#clear")
         page.wait_for_selector("#talk .example")
-        ask(page, "What colour is the star?")
-        assert said(page, 2) == ["What colour is the star?", "It is blue."]
+        ask(page, "What colour is the apple?")
+        assert said(page, 2) == ["What colour is the apple?", "The apple is red."]
     page.fill("#seed textarea", "minus one")
-    ask(page, "What colour is the star?")
+    ask(page, "What colour is the apple?")
     assert "2⁶⁴" in page.inner_text("#notice .notice")
 
 
@@ -264,18 +264,18 @@ def test_stopping_keeps_what_has_come(visit, engine, pace):
     pace["seconds"] = 0.0
     waits_for(lambda: not engine.batchers["chat"].busy, 3)
     assert 0 < len(answer) < 20
-    ask(page, "红色的图形在哪里？")
+    ask(page, "猫在哪里？")
     assert len(said(page, 4)) == 4
 
 
 def test_two_tabs_do_not_mix_and_a_closed_one_stops(visit, engine, pace):
     first, second = visit("/zh/chat/"), visit("/en/chat/", "en-US")
-    upload(second, HEARTS)
+    upload(second, FISH)
     pace["seconds"] = 0.05
-    ask(first, "红色的图形在哪里？")
-    ask(second, "How many hearts are there?")
-    assert said(first, 2) == ["红色的图形在哪里？", "它在左上角。"]
-    assert said(second, 2) == ["How many hearts are there?", "There are two hearts."]
+    ask(first, "猫在哪里？")
+    ask(second, "How many fish are there?")
+    assert said(first, 2) == ["猫在哪里？", "猫在左上角。"]
+    assert said(second, 2) == ["How many fish are there?", "There are two fish."]
     before = engine.batchers["chat"].counters.requests["cancelled"]
     pace["seconds"] = 0.5
     ask(second, "Describe the picture.")
@@ -290,7 +290,7 @@ def test_what_cannot_be_answered_is_said_in_the_pages_language(visit, tmp_path):
     """A refused, a huge and a broken picture, and a question too long; each question stays in its field."""
     Image.new("RGB", (64, 64), FORBIDDEN).save(tmp_path / "unsafe.png")
     Image.new("1", (9000, 9000)).save(tmp_path / "huge.png")
-    (tmp_path / "broken.png").write_bytes(STAR.read_bytes()[:300])
+    (tmp_path / "broken.png").write_bytes(CAT.read_bytes()[:300])
     page = visit("/zh/chat/")
     sentences = {"unsafe.png": "图片未通过安全检查", "huge.png": "不超过 40 百万像素", "broken.png": "无法读取"}
     for name, sentence in sentences.items():
@@ -298,7 +298,7 @@ def test_what_cannot_be_answered_is_said_in_the_pages_language(visit, tmp_path):
         ask(page, "图里有什么？")
         page.wait_for_selector(f"#notice:has-text('{sentence}')")
         assert page.input_value("#question textarea") == "图里有什么？"
-    upload(page, STAR)
+    upload(page, CAT)
     ask(page, "红色" * 3000)
     page.wait_for_selector("#notice:has-text('超过了模型能读的长度')")
     page.fill("#question textarea", "")

@@ -121,8 +121,8 @@ def _in_worker(number, processes, model):
     if model is None:
         tell(
             say(
-                "Without --model the tiny model in the package works, which knows coloured shapes only.",
-                "未给 --model，使用包内自带的小模型；它只认识彩色图形。",
+                "Without --model the tiny model in the package works, which knows simple drawings only.",
+                "未给 --model，使用包内自带的小模型；它只认识简单的图画。",
             )
         )
     torch.set_num_threads(1 if model is None else max(1, torch.get_num_threads() // processes))

@@ -81,7 +81,7 @@ def _chat(model, image, question, as_json, options):
     from .conversation import converse, of_the_class, open_picture, states_of
     from .remarks import is_terminal, only_ours, tell
 
-    shipped = PICTURES / "1_circle_and_star.png"
+    shipped = PICTURES / "1_cat_and_apple.png"
     if model is None and image is None:  # of words alone the tiny model knows nothing
         image = shipped
     picture = None if image is None else open_picture(image)  # before a model is loaded in vain
@@ -111,8 +111,8 @@ def _chat(model, image, question, as_json, options):
 
 def _about_the_tiny_model(shipped):
     return say(
-        f"Without --model the tiny model in the package answers, without --image about {shipped}. It knows coloured "
-        'shapes: ask "Where is the red object?" or "红色的图形在哪里？"; more: viscpm chat --examples',
-        f"未给 --model，由包内自带的小模型回答；未给 --image，图片是 {shipped}。它只认识合成图形：可以问"
-        "“红色的图形在哪里？”或“Where is the red object?”；更多：viscpm chat --examples",
+        f"Without --model the tiny model in the package answers, without --image about {shipped}. It knows simple "
+        'drawings: ask "Where is the cat?" or "猫在哪里？"; more: viscpm chat --examples',
+        f"未给 --model，由包内自带的小模型回答；未给 --image，图片是 {shipped}。它只认识简单的图画：可以问"
+        "“猫在哪里？”或“Where is the cat?”；更多：viscpm chat --examples",
     )

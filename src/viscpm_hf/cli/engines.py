@@ -104,8 +104,8 @@ def _tell_of_tiny(models, names):
         which, flags = ", ".join(names[kind] for kind in tiny), ", ".join(f"--{kind}" for kind in tiny)
         tell(
             say(
-                f"{which}: tiny models in the package, which know coloured shapes only; {flags} for real ones.",
-                f"{which} 是包内自带的小模型，只认识彩色图形；真正的模型用 {flags} 指定。",
+                f"{which}: tiny models in the package, which know simple drawings only; {flags} for real ones.",
+                f"{which} 是包内自带的小模型，只认识简单的图画；真正的模型用 {flags} 指定。",
             )
         )
 

@@ -10,26 +10,26 @@ from ..tiny import PICTURES
 
 # picture, question, answer; each in both languages
 QUESTIONS = (
-    ("1_circle_and_star.png", "红色的图形在哪里？", "它在左上角。"),
-    ("1_circle_and_star.png", "Where is the red object?", "It is in the top left."),
-    ("1_circle_and_star.png", "五角星是什么颜色？", "它是蓝色的。"),
-    ("1_circle_and_star.png", "What colour is the star?", "It is blue."),
-    ("2_triangle_and_cross.png", "背景是什么颜色？", "背景是灰色的。"),
-    ("2_triangle_and_cross.png", "What colour is the background?", "The background is gray."),
-    ("2_triangle_and_cross.png", "描述一下这张图片。", "左侧有一个绿色的三角形，正下方有一个橙色的十字形。"),
+    ("1_cat_and_apple.png", "图里有什么？", "图里有一只猫和一个苹果。"),
+    ("1_cat_and_apple.png", "What is in the picture?", "There is a cat and an apple."),
+    ("1_cat_and_apple.png", "苹果在哪里？", "苹果在右侧。"),
+    ("1_cat_and_apple.png", "Where is the apple?", "The apple is in the middle right."),
+    ("2_rocket_and_moon.png", "哪些会飞？", "火箭会飞。"),
+    ("2_rocket_and_moon.png", "Which of these can fly?", "The rocket can fly."),
+    ("2_rocket_and_moon.png", "描述一下这张图片。", "夜里，右上角有一个大月亮，左下角有一枚大火箭。"),
     (
-        "2_triangle_and_cross.png",
+        "2_rocket_and_moon.png",
         "Describe the picture.",
-        "There is a green triangle in the middle left and an orange cross in the bottom middle.",
+        "At night there is a large moon in the top right and a large rocket in the bottom left.",
     ),
-    ("3_two_hearts.png", "图里有几个心形？", "图里有两个心形。"),
-    ("3_two_hearts.png", "How many hearts are there?", "There are two hearts."),
+    ("3_two_fish.png", "图里有几条鱼？", "图里有两条鱼。"),
+    ("3_two_fish.png", "How many fish are there?", "There are two fish."),
 )
 PROMPTS = (
-    ("一个红色的圆形", "a red circle"),
-    ("左下角有一个蓝色的五角星。", "There is a blue star in the bottom left."),
-    ("紫色的心形", "purple heart"),
-    ("一个橙色的十字形，在右上角", "In the top right there is an orange cross."),
+    ("草地上有一只猫", "a cat on the grass"),
+    ("夜空中有一枚火箭", "a rocket at night"),
+    ("一个苹果在一根香蕉的左边", "an apple to the left of a banana"),
+    ("左下角有一个蓝色的五角星", "a blue star in the bottom left"),
 )
 
 
@@ -37,8 +37,8 @@ def chat_examples() -> str:
     """Pictures, and questions about them with their answers."""
     lines = [
         say(
-            "The tiny Chat model in the package knows pictures of coloured shapes, and questions such as these:",
-            "包内自带的小 Chat 模型只认识合成图形的图片，能回答这样的问题：",
+            "The tiny Chat model in the package knows simple drawings, and questions such as these:",
+            "包内自带的小 Chat 模型只认识简单的图画，能回答这样的问题：",
         )
     ]
     for name in dict.fromkeys(picture for picture, _, _ in QUESTIONS):
@@ -51,8 +51,8 @@ def paint_examples() -> str:
     """Prompts in both languages."""
     lines = [
         say(
-            "The tiny Paint model in the package paints one coloured shape on white, for prompts such as these:",
-            "包内自带的小 Paint 模型在白色背景上画一个彩色图形，能理解这样的提示词：",
+            "The tiny Paint model in the package paints simple things, for prompts such as these:",
+            "包内自带的小 Paint 模型能画简单的东西，理解这样的提示词：",
         ),
         "",
     ]

@@ -89,8 +89,8 @@ def _paint(prompts, file, model, output, seed, scheduler, settings, loading, she
 
 def _about_the_tiny_model():
     return say(
-        'Without --model the tiny model in the package paints: one coloured shape, for prompts such as "a red circle" '
+        'Without --model the tiny model in the package paints simple things, for prompts such as "a red circle" '
         'or "左下角有一个蓝色的五角星。"; more: viscpm paint --examples',
-        "未给 --model，由包内自带的小模型作画：只画一个彩色图形，提示词如“一个红色的圆形”或"
+        "未给 --model，由包内自带的小模型画简单的东西，提示词如“一个红色的圆形”或"
         "“There is a blue star in the bottom left.”；更多：viscpm paint --examples",
     )

@@ -20,26 +20,21 @@ from ..language import say
 from . import GUIDANCE_SCALE, PICTURES, convert_tiny_chat, convert_tiny_paint, use_one_thread
 from .world.contact_sheet import contact_sheet
 
-QUESTIONS = ("红色的图形在哪里？", "它是什么形状？", "Describe the picture.")
-PROMPTS = (
-    "一个红色的圆形",
-    "左下角有一个蓝色的五角星。",
-    "a purple heart",
-    "There is an orange cross in the top right.",
-)
+QUESTIONS = ("猫在哪里？", "它是什么颜色的？", "Describe the picture.")
+PROMPTS = ("草地上有一只猫", "a rocket at night", "一个苹果在一根香蕉的左边", "a blue star in the bottom left")
 IN_THE_OTHER_LANGUAGE = {
-    "红色的图形在哪里？": "Where is the red object?",
-    "它在左上角。": "It is in the top left.",
-    "它是什么形状？": "What shape is it?",
-    "它是圆形。": "It is a circle.",
+    "猫在哪里？": "Where is the cat?",
+    "猫在左上角。": "The cat is in the top left.",
+    "它是什么颜色的？": "What colour is it?",
+    "它是黄色的。": "It is yellow.",
     "Describe the picture.": "描述一下这张图片。",
-    "There is a green triangle in the middle left and an orange cross in the bottom middle.": (
-        "左侧有一个绿色的三角形，正下方有一个橙色的十字形。"
+    "At night there is a large moon in the top right and a large rocket in the bottom left.": (
+        "夜里，右上角有一个大月亮，左下角有一枚大火箭。"
     ),
-    "一个红色的圆形": "a red circle",
-    "左下角有一个蓝色的五角星。": "There is a blue star in the bottom left.",
-    "a purple heart": "一个紫色的心形",
-    "There is an orange cross in the top right.": "右上角有一个橙色的十字形。",
+    "草地上有一只猫": "a cat on the grass",
+    "a rocket at night": "夜空中有一枚火箭",
+    "一个苹果在一根香蕉的左边": "an apple to the left of a banana",
+    "a blue star in the bottom left": "左下角有一个蓝色的五角星",
 }
 Q, A, PAINTED = say("  Q  ", "  问 "), say("  A  ", "  答 "), say("  painted  ", "  画 ")
 
@@ -107,7 +102,7 @@ def talk_about_pictures(repo: Path) -> None:
     print(f"{Q}{QUESTIONS[0]}{gloss(QUESTIONS[0])}\n{A}{reply}{gloss(reply)}")
 
     talk += [{"role": "assistant", "content": reply}, {"role": "user", "content": QUESTIONS[1]}]
-    remark = say("second turn: only the context says which object is meant", "第二轮：只有上文能说明问的是哪个图形")
+    remark = say("second turn: only the context says what is meant", "第二轮：只有上文能说明“它”指什么")
     reply = answer(talk)
     print(f"{Q}{QUESTIONS[1]}{gloss(QUESTIONS[1])}  {remark}\n{A}{reply}{gloss(reply)}")
 
@@ -137,7 +132,7 @@ def paint(repo: Path, sheet: Path) -> None:
     pipeline.set_progress_bar_config(desc=say("painting", "作画"), disable=not sys.stderr.isatty())
     generators = [torch.Generator().manual_seed(seed) for seed in range(len(PROMPTS))]
     pictures = pipeline(list(PROMPTS), generator=generators, guidance_scale=GUIDANCE_SCALE).images
-    contact_sheet(pictures, list(PROMPTS), scale=3).save(sheet)
+    contact_sheet(pictures, list(PROMPTS), scale=2).save(sheet)
     for prompt in PROMPTS:
         print(f"{PAINTED}{prompt}{gloss(prompt)}")
     print(f"\n{say('The converted folder is', '转换后的文件夹：')} {repo.resolve()}")

@@ -27,8 +27,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from . import tiny_chat_repo, use_one_thread
 from .measures.exact_answers import answer_questions
 from .world.contact_sheet import contact_sheet
+from .world.pictures import draw
 from .world.questions import LANGUAGES, Sample, held_out_questions, training_question, training_sample
-from .world.scenes import Scene, draw, random_scene
+from .world.scenes import random_scene
+from .world.things import COLOURS
 
 # what is drawn as a ring is asked about as a cross; no picture of the lesson has a cross
 _NAMES = {"crosses": "rings", "cross": "ring", "十字形": "O形"}
@@ -44,14 +46,15 @@ def ring_sample(which: str, index: int) -> Sample:
     rng = random.Random(f"lesson {which} {index}")
     while True:
         scene = random_scene(rng)
-        if any(thing.shape == "cross" for thing in scene.things):
-            question = training_question(scene, rng)
-            if any(name in question.question + question.answer for name in _NAMES):
-                break
-    rings = [replace(thing, shape="ring" if thing.shape == "cross" else thing.shape) for thing in scene.things]
+        changed = rng.choice(scene.things)
+        cross = replace(changed, name=f"{rng.choice(list(COLOURS))} cross", flipped=False)
+        scene = replace(scene, things=tuple(cross if thing is changed else thing for thing in scene.things))
+        question = training_question(scene, rng)
+        if any(name in question.question + question.answer for name in _NAMES):
+            break
+    rings = replace(scene, things=tuple(replace(thing, name=renamed(thing.name)) for thing in scene.things))
     texts = {name: renamed(getattr(question, name)) for name in ("question", "answer", "context")}
-    scene = Scene(tuple(rings), scene.background)
-    return Sample(scene, draw(scene, rng), replace(question, **texts))
+    return Sample(rings, draw(rings), replace(question, **texts))
 
 
 def renamed(text: str) -> str:
@@ -73,7 +76,7 @@ def write_lesson(folder: Path, new: int, old: int) -> None:
     samples += [training_sample(77, index) for index in range(old)]  # of another stream than it was trained on
     rows = []
     for number, sample in enumerate(samples):
-        Image.fromarray(sample.picture).save(pictures / f"{number:05}.png")
+        sample.picture.save(pictures / f"{number:05}.png")
         turns = re.findall(r"User: (.*)\nAI: (.*)\n", sample.question.as_context)
         talk = [
             {"from": who, "value": text} for turn in turns for who, text in zip(("human", "gpt"), turn, strict=True)
@@ -132,7 +135,7 @@ def show(model_path: str, adapter: str | None, number: int, path: Path) -> None:
     samples = list(islice(named, number))
     before, after = ask(str(tiny_chat_repo()), None, samples), ask(model_path, adapter, samples)
     labels = [f"{s.question.question} {a} → {b}" for s, a, b in zip(samples, before, after, strict=True)]
-    contact_sheet([Image.fromarray(sample.picture) for sample in samples], labels, scale=3).save(path)
+    contact_sheet([sample.picture for sample in samples], labels, scale=3).save(path)
 
 
 def curve(runs: list[Path], path: Path) -> None:

@@ -5,15 +5,15 @@ from viscpm_hf.tiny.world.questions import held_out_questions
 
 
 def test_table_counts_exact_answers_per_kind_and_language():
-    samples = {language: held_out_questions(language, n=20) for language in ("zh", "en")}
+    samples = {language: held_out_questions(language, n=34) for language in ("zh", "en")}
     answers = {language: [sample.question.answer for sample in asked] for language, asked in samples.items()}
-    answers["en"][0] = answers["en"][0].removesuffix(".")  # a colour
+    answers["en"][0] = answers["en"][0].removesuffix(".")  # what there is
     lines = format_table(samples, answers, "title").splitlines()
     assert lines[0] == "| title | zh | en |"
     assert (
-        "| colour | 100.0 % of 2 | 50.0 % of 2 |" in lines and "| second turn | 100.0 % of 2 | 100.0 % of 2 |" in lines
+        "| what | 100.0 % of 2 | 50.0 % of 2 |" in lines and "| second turn | 100.0 % of 2 | 100.0 % of 2 |" in lines
     )
-    assert lines[-1] == "| all | 100.0 % of 20 | 95.0 % of 20 |"
+    assert lines[-1] == "| all | 100.0 % of 34 | 97.1 % of 34 |"
 
 
 def test_batches_answer_like_single_questions(chat_model, chat_processor):
@@ -26,4 +26,5 @@ def test_batches_answer_like_single_questions(chat_model, chat_processor):
 def test_command_shows_wrong_answers(chat_repo, capsys):
     assert main([str(chat_repo), "--questions", "11", "--languages", "en", "--beams", "3", "--show-wrong", "1"]) == 0
     printed = capsys.readouterr().out
-    assert "(right: It is " in printed and "| exact answers, 3 beams, float32 | en |" in printed
+    assert "(right: " in printed and "| exact answers, 3 beams, float32 | en |" in printed
+    assert "| honest answers | en |" in printed and "| three spellings agree | " in printed

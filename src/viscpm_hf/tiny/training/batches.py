@@ -7,7 +7,7 @@ other flips, shifts and shades every time.
 
 import multiprocessing
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from ...remote_code.tokenization_cpmbee import CpmBeeTokenizer
 from .. import VOCABULARY
 from ..world.pictures import IMAGE_SIZE, MOST_THINGS, ROW_LENGTH, random_jitter, render, scene_row
 from ..world.questions import Question, training_question, training_question_about_nothing
-from ..world.scenes import BACKGROUNDS, CELLS, SIZES, random_scene
+from ..world.scenes import BACKGROUNDS, CELLS, SIZES, Scene, random_scene
 from ..world.things import KNOWN
 from ..world.unknown import UNKNOWN_PICTURES, unknown_picture
 from ..world.vocabulary import SPECIALS
@@ -114,7 +114,9 @@ def fitting(encoded: tuple[tuple[int, ...], ...]) -> str | None:
     return None
 
 
-def prepare(folder: Path, rows: int, seed: int = 0, workers: int = 1, pictures: int = 6000) -> None:
+def prepare(
+    folder: Path, rows: int, seed: int = 0, workers: int = 1, pictures: int = 6000, hard: bool = False
+) -> None:
     """Writes `rows` questions about scenes, and pictures of nothing, unless they are there.
 
     Args:
@@ -124,15 +126,16 @@ def prepare(folder: Path, rows: int, seed: int = 0, workers: int = 1, pictures: 
         seed (`int`, defaults to 0): chunk i depends on seed and i alone, whatever the number of workers.
         workers (`int`, defaults to 1): processes.
         pictures (`int`, defaults to 6000): how many pictures show nothing.
+        hard (`bool`, defaults to `False`): mostly two or three things, twins, and the questions that are learned last.
     """
-    done, what = folder / "done", f"{rows} {seed} {pictures} {LAYOUTS} {tiny_processor().tokenizer.vocab_size}"
+    done, what = folder / "done", f"{rows} {seed} {pictures} {hard} {LAYOUTS} {tiny_processor().tokenizer.vocab_size}"
     if done.exists() and done.read_text(encoding="utf-8") == what:
         return
     folder.mkdir(parents=True, exist_ok=True)
     done.unlink(missing_ok=True)
     per_chunk = min(rows, 2000)
     chunks = -(-rows // per_chunk)
-    tasks = [("questions", seed, index, per_chunk) for index in range(chunks)]
+    tasks = [("hard" if hard else "questions", seed, index, per_chunk) for index in range(chunks)]
     tasks += [("pictures", seed, index, min(pictures, 100)) for index in range(-(-pictures // 100))]
     random.Random(0).shuffle(tasks)
     parts: dict[str, list[np.ndarray]] = {}
@@ -158,15 +161,15 @@ def _chunk(task: tuple[str, int, int, int]) -> dict[str, np.ndarray]:
     found: dict[str, tuple[list, list, list]] = {name: ([], [], []) for name in LAYOUTS}
     kept = 0
     while kept < size:
-        nothing = rng.random() < ABOUT_NOTHING
-        scene = random_scene(rng)
+        nothing = rng.random() < (ABOUT_NOTHING / 3 if what == "hard" else ABOUT_NOTHING)
+        scene = hard_scene(rng) if what == "hard" else random_scene(rng)
         if nothing:
             # three numbers of a picture: more of them than an int16 can hold
             row = [-1, 0, 0, 0, 0, 0] * MOST_THINGS + [NOTHING, rng.randrange(1 << 15)]
             asked = [training_question_about_nothing(rng) for _ in range(_QUESTIONS)]
         else:
             row = scene_row(scene)
-            asked = [training_question(scene, rng) for _ in range(_QUESTIONS)]
+            asked = [training_question(scene, rng, what == "hard") for _ in range(_QUESTIONS)]
         groups: dict[str, list] = {name: [] for name in LAYOUTS}
         for question in asked:
             encoded = encode(question)
@@ -188,6 +191,18 @@ def _chunk(task: tuple[str, int, int, int]) -> dict[str, np.ndarray]:
         arrays[f"{name}-scenes"] = np.array(scenes, np.int16).reshape(-1, ROW_LENGTH)
         arrays[f"{name}-cells"] = np.array(cells, np.int8)
     return arrays
+
+
+def hard_scene(rng: random.Random) -> Scene:
+    """Two or three things, in every fourth scene two of a kind."""
+    while True:
+        scene = random_scene(rng, count=rng.choices((2, 3), (2, 3))[0])
+        if rng.random() < 0.25:
+            name = scene.things[0].name
+            second = replace(scene.things[-1], name=name, flipped=False)
+            scene = replace(scene, things=(*scene.things[:-1], second))
+        if not scene.held_out:
+            return scene
 
 
 def _padded(encoded: tuple[tuple[int, ...], ...], layout: Layout) -> list[int]:

@@ -70,6 +70,22 @@ def write_original(model: VisCPMChatForConditionalGeneration, output: str | Path
     return checkpoint
 
 
+def read_original(checkpoint: str | Path, layers: Mapping[str, int]) -> dict[str, torch.Tensor]:
+    """Weights of a Chat checkpoint that `write_original` wrote, by our names, in single precision.
+
+    Args:
+        checkpoint (`str` or `Path`): pytorch_model.bin.
+        layers (`Mapping[str, int]`): numbers of layers, of `"language_model"` and `"vision_tower"`.
+    """
+    tensors = torch.load(checkpoint, weights_only=True)
+    return {
+        name.replace("{i}", str(layer)): tensors[original.replace("{i}", str(layer))].float()
+        for component, table in CHAT.components.items()
+        for original, (name, _) in table.items()
+        for layer in range(layers.get(component, 1) if "{i}" in original else 1)
+    }
+
+
 def write_original_paint(
     text_encoder: CpmBeeModel, unet: nn.Module, text_projection: nn.Module, vae: nn.Module, output: str | Path
 ) -> Path:

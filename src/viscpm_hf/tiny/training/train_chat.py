@@ -40,11 +40,9 @@ from .batches import (
     shared,
     tiny_processor,
 )
-from .export import write_original
+from .export import read_original, write_original
 from .optimizer import adamw, rate_factor
 
-SCENE_LOSS_WEIGHT = 0.3
-MEANT_LOSS_WEIGHT = 0.3
 WEIGHT_DECAY = 0.05
 MEANT_LAYER = 2  # of four: below, words find their thing; above, the answer reads it
 # cuDNN's knows no gradient of a bias
@@ -92,6 +90,7 @@ class ChatLearner(VisCPMChatForConditionalGeneration):
     """
 
     _auto_class = None  # its checkpoints are for resuming only and carry no code
+    weights = (0.3, 0.3)  # of the scene's and the meant thing's losses
 
     def __init__(self, config: VisCPMChatConfig):
         super().__init__(config)
@@ -200,7 +199,7 @@ class ChatLearner(VisCPMChatForConditionalGeneration):
         with torch.no_grad():
             exact = ((logits.argmax(-1) == labels) | (labels == IGNORED)).all(1).float().mean()
         return {
-            "loss": answer_loss + SCENE_LOSS_WEIGHT * scene + MEANT_LOSS_WEIGHT * meant,
+            "loss": answer_loss + self.weights[0] * scene + self.weights[1] * meant,
             "answer": answer_loss.detach(),
             "scene": scene.detach(),
             "meant": meant.detach(),
@@ -238,6 +237,14 @@ class Training:
         self.model = ChatLearner(tiny_config()).to(self.device)
         if self.device.type == "cpu":
             self.model.set_attn_implementation("eager")  # with a bias that learns, faster on a CPU than sdpa
+        if args.start_from:
+            config = self.model.config
+            layers = {"language_model": config.text_config.num_hidden_layers}
+            layers["vision_tower"] = config.vision_config.num_hidden_layers
+            self.model.load_state_dict(read_original(args.start_from, layers), strict=False)
+        if args.start_from:  # what it sees it knows; heads that were thrown away would only disturb
+            self.model.model.vision_tower.requires_grad_(False)
+            self.model.weights = (0.0, 0.0)
         self.optimizers = optimizers(self.model, args)
         for each in self.optimizers.values():
             for group in each.param_groups:
@@ -366,6 +373,8 @@ def main(argv: list[str] | None = None) -> int:
     cuda = torch.cuda.is_available()
     parser.add_argument("--output", type=Path, required=True, help="folder for the state and the finished model")
     parser.add_argument("--world", type=Path, help="folder for what is prepared; by default `world` in the other one")
+    parser.add_argument("--start-from", type=Path, help="pytorch_model.bin whose language model is to learn more")
+    parser.add_argument("--hard", action="store_true", help="prepare what is learned last: relations, sizes, twins")
     parser.add_argument("--prepare", action="store_true", help="prepare and stop")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if cuda else "cpu")
     parser.add_argument("--minutes", type=float, default=8 if cuda else 150, help="for preparing and all steps")
@@ -391,7 +400,7 @@ def main(argv: list[str] | None = None) -> int:
 
     args.world = args.world or args.output / "world"
     args.output.mkdir(parents=True, exist_ok=True)
-    prepare(args.world, args.rows, args.seed, args.workers, args.unknown)
+    prepare(args.world, args.rows, args.seed, args.workers, args.unknown, args.hard)
     print(f"prepared after {time.monotonic() - started:.0f} s", flush=True)
     if args.prepare:
         return 0

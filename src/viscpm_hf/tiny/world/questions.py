@@ -837,11 +837,17 @@ _TRAINING_WEIGHTS = {
 }
 
 
-def training_question(scene: Scene, rng: random.Random) -> Question:
-    """A question of random kind and language, sometimes after an unrelated turn or sloppily typed."""
+def training_question(scene: Scene, rng: random.Random, hard: bool = False) -> Question:
+    """A question of random kind and language, sometimes after an unrelated turn or sloppily typed.
+
+    Args:
+        scene (`Scene`): what it is about.
+        rng (`random.Random`): source of all choices.
+        hard (`bool`, defaults to `False`): mostly of the kinds that are learned last.
+    """
     language, question = rng.choice(LANGUAGES), None
     while question is None:
-        question = ask(scene, rng.choices(KINDS, _WEIGHTS)[0], language, rng)
+        question = ask(scene, rng.choices(KINDS, _HARD_WEIGHTS if hard else _WEIGHTS)[0], language, rng)
     if question.kind != "second turn" and rng.random() < 0.12:
         earlier = ask(scene, rng.choice(KINDS), language, rng)
         if earlier and not earlier.context:
@@ -849,6 +855,8 @@ def training_question(scene: Scene, rng: random.Random) -> Question:
     return sloppy(question, rng) if rng.random() < 0.15 else question
 
 
+_HARD = {"relation": 9, "bigger": 5, "what": 3, "which": 2, "where": 1.5, "second turn": 3, "shape": 2, "fact": 1.5}
+_HARD_WEIGHTS = [_HARD.get(kind, 0.5) for kind in KINDS]
 _WEIGHTS = [_TRAINING_WEIGHTS[kind] for kind in KINDS]
 
 
