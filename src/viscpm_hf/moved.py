@@ -12,7 +12,7 @@ _ROOMS = {  # (what was before the name, the room it is in now): names
     ("checkpoint.", "checkpoint.layout"): "configs diffusers_classes keys stable_diffusion unet",
     ("", "memory"): "calibration calibration_inputs packing placement",
     ("tiny.", "tiny.world"): "contact_sheet pictures prompts questions vocabulary",
-    ("tiny.", "tiny.training"): "batches export fit train_chat train_paint",
+    ("tiny.", "tiny.training"): "batches export train_chat train_paint",
     ("evaluation.", "tiny.measures"): "exact_answers lossy_methods painted_prompts",
 }
 MOVED = {f"{old}{name}": f"{room}.{name}" for (old, room), names in _ROOMS.items() for name in names.split()} | {

@@ -38,12 +38,14 @@ def test_what_the_maps_say_is_read_as_the_scene():
             assert [(thing.name, thing.cell) for thing in look.things] == [(p.name, p.cell) for p in scene.things]
 
 
-def test_beside_a_middle_nothing_is_asked():
+def test_the_maps_have_nine_pixels_for_each_thing():
     rows = scene_rows([Scene((Placed("cat", "large", 4), Placed("red star", "small", 8)), "sky")])
     middles, colours = middle_maps(rows, 24)
-    assert sorted(middles.unique().tolist()) == [-100, 0, 1 + SEEN.index("cat"), 1 + SEEN.index("star")]
-    assert (middles == -100).sum() == 16 and middles[0, 12, 12] == 1 + SEEN.index("cat")
+    cat, star = 1 + SEEN.index("cat"), 1 + SEEN.index("star")
+    assert sorted(middles.unique().tolist()) == sorted([0, cat, star])
+    assert (middles == cat).sum() == (middles == star).sum() == 9 and (middles[0, 11:14, 11:14] == cat).all()
     assert colours.unique().tolist() == [0, NO_COLOUR] and list(COLOURS)[0] == "red"
+    assert torch.equal(colours == 0, middles == star)
 
 
 def test_drawings_of_training_and_of_the_test_do_not_meet():

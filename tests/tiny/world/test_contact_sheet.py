@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
+from viscpm_hf.tiny.training.make_font import FONT, characters
 from viscpm_hf.tiny.world.contact_sheet import contact_sheet
 from viscpm_hf.tiny.world.prompts import prompt_phrases
 
@@ -34,3 +35,11 @@ def test_every_character_of_the_prompts_has_a_glyph():
     drawn = {c: np.asarray(contact_sheet([blank], [c], scale=1))[74:].tobytes() for c in characters if c.strip()}
     missing = np.asarray(contact_sheet([blank], ["鑫"], scale=1))[74:].tobytes()
     assert missing not in drawn.values() and len(set(drawn.values())) == len(drawn)
+
+
+def test_the_shipped_font_has_every_character_of_the_vocabulary():
+    """Whatever fonts the system has."""
+    font = ImageFont.truetype(FONT, 14)
+    nothing = bytes(font.getmask("\U0010ffff"))
+    assert len(characters()) > 300
+    assert not [character for character in characters() if bytes(font.getmask(character)) == nothing]

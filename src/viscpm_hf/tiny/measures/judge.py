@@ -30,7 +30,6 @@ SHIPPED_JUDGE = Path(__file__).parent / "judge.pt"
 STRIDE = 4  # pixels of the picture to one of the map on which middles are found
 WIDTHS = (32, 64, 96, 128)
 _LEAST = 0.5  # probability of a thing
-_IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -134,19 +133,26 @@ class Judge(nn.Module):
 
     def _found(self, logits: torch.Tensor, grounds: list[int]) -> list[Look]:
         what, colours = logits.split((1 + THINGS_SEEN, len(COLOURS)), 1)
-        probabilities = what.softmax(1)
-        thing = 1 - probabilities[:, 0]
-        highest = nn.functional.max_pool2d(thing[:, None], 5, 1, 2)[:, 0]
-        best, colour, side = probabilities[:, 1:].argmax(1), colours.argmax(1), thing.shape[-1]
+        thing = 1 - what.softmax(1)[:, 0]
+        # a thing is found at each of 3x3 pixels: the middle has most of them beside it, and all of them say what it is
+        near = _around(thing[:, None])[:, 0]
+        near = near - 0.01 * torch.linspace(0, 1, near[0].numel()).view(near.shape[1:])  # no two are equal
+        highest = nn.functional.max_pool2d(near[:, None], 5, 1, 2)[:, 0]
+        best, colour = (_around(each * thing[:, None]).argmax(1) for each in (what[:, 1:], colours))
         found: list[list[Found]] = [[] for _ in grounds]
-        for n, y, x in ((thing > _LEAST) & (thing == highest)).nonzero().tolist():
+        for n, y, x in ((thing > _LEAST) & (near == highest)).nonzero().tolist():
             name = SEEN[best[n, y, x]]
             if name in SHAPES:
                 name = f"{tuple(COLOURS)[colour[n, y, x]]} {name}"
-            row, column = (y + 0.5) / side, (x + 0.5) / side
+            row, column = ((place + 0.5) / thing.shape[-1] for place in (y, x))
             found[n].append(Found(name, 3 * int(3 * row) + int(3 * column), row, column))
         in_order = (tuple(sorted(each, key=lambda thing: thing.cell)) for each in found)
         return [Look(each, BACKGROUNDS[ground]) for each, ground in zip(in_order, grounds, strict=True)]
+
+
+def _around(maps: torch.Tensor) -> torch.Tensor:
+    """Means of 3x3 pixels of `(n, channels, h, w)`."""
+    return nn.functional.avg_pool2d(maps, 3, 1, 1)
 
 
 def middle_maps(rows: torch.Tensor, side: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -157,8 +163,8 @@ def middle_maps(rows: torch.Tensor, side: int) -> tuple[torch.Tensor, torch.Tens
         side (`int`): of the maps.
 
     Returns:
-        `(n, side, side)` int16 maps: 0 for no middle, 1 + an index into `SEEN` at one, `_IGNORED` beside it; and the
-        colours at middles of coloured shapes, elsewhere `NO_COLOUR`.
+        `(n, side, side)` int16 maps: 0 for nothing, 1 + an index into `SEEN` at the 3x3 pixels of a middle; and the
+        colours at those of coloured shapes, elsewhere `NO_COLOUR`.
     """
     middles = torch.zeros(len(rows), side, side, dtype=torch.int16, device=rows.device)
     colours = torch.full_like(middles, NO_COLOUR)
@@ -167,8 +173,7 @@ def middle_maps(rows: torch.Tensor, side: int) -> tuple[torch.Tensor, torch.Tens
         y, x = ((place * side).long()[:, None] for place in (down, across))
         distance = torch.maximum((axis - y).abs()[:, :, None], (axis - x).abs()[:, None, :])
         there = (what >= 0)[:, None, None]
-        middles = middles.masked_fill(there & (distance == 1), _IGNORED)
-        at = there & (distance == 0)
+        at = there & (distance <= 1)
         middles = torch.where(at, 1 + what.to(torch.int16)[:, None, None], middles)
         colours = torch.where(at, colour.to(torch.int16)[:, None, None], colours)
     return middles, colours
@@ -195,7 +200,7 @@ class JudgeLearner(nn.Module):
         what, colours = things.float().split((1 + THINGS_SEEN, len(COLOURS)), 1)
         middles = self.middles[n].long()
         cross_entropy = nn.functional.cross_entropy
-        losses = cross_entropy(what, middles, ignore_index=_IGNORED, reduction="none")
+        losses = cross_entropy(what, middles, reduction="none")
         at = middles > 0
         of_colour = cross_entropy(colours, self.colours[n].long(), ignore_index=NO_COLOUR, reduction="none")
         parts = [(losses * at).sum() / at.sum(), 10 * (losses * ~at).mean(), of_colour.sum() / at.sum()]

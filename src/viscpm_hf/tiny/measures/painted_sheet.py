@@ -41,8 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
 
-    pipeline = DiffusionPipeline.from_pretrained(args.repo or tiny_paint_repo(), trust_remote_code=True)
-    pipeline = pipeline.to(args.device)
+    repo = args.repo or tiny_paint_repo()
+    pipeline = DiffusionPipeline.from_pretrained(repo, trust_remote_code=True, dtype=torch.float32).to(args.device)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = SCHEDULERS["dpm++"](pipeline.scheduler.config)
     prompts = sheet_prompts()

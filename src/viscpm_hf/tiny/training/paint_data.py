@@ -111,13 +111,14 @@ def seen_maps(rows: torch.Tensor, parts: int) -> tuple[torch.Tensor, torch.Tenso
 
 
 @cache
-def _tokenizer() -> CpmBeeTokenizer:
+def paint_tokenizer() -> CpmBeeTokenizer:
+    """That of the tiny vocabulary."""
     return CpmBeeTokenizer(str(VOCABULARY))
 
 
 def encode_prompts(texts: list[str]) -> dict[str, torch.Tensor]:
     """What the pipeline hands to the language model for prompts, padded on the right."""
-    tokenizer = _tokenizer()
+    tokenizer = paint_tokenizer()
     data = [{"caption": tokenizer.escape(text), "objects": ""} for text in texts]
     return tokenizer(data, padding_side="right", return_tensors="pt")
 
@@ -173,7 +174,7 @@ def _prepare_chunk(start: int, scenes: int, prompts: int, seed: int) -> tuple:
         while True:
             scene, relation = training_wish(rng)
             written = write_training_prompts(scene, relation, rng, prompts)
-            encoded = [_tokenizer().encode_segment(_tokenizer().escape(prompt.text)) for prompt in written]
+            encoded = [paint_tokenizer().encode_segment(paint_tokenizer().escape(prompt.text)) for prompt in written]
             if not any(unknown for _, unknown in encoded):
                 break
         rows.append(scene_row(scene))

@@ -24,7 +24,7 @@ from ...remote_code.modeling_viscpm_paint import VisCPMPaintTextProjection
 from ..world.pictures import IMAGE_SIZE
 from .export import write_original_paint
 from .loop import SPEEDS, train_for
-from .paint_data import MAP_PIXELS, PaintData, _tokenizer, draw_rows, prepare_paint, seen_maps, to_pixels
+from .paint_data import MAP_PIXELS, PaintData, draw_rows, paint_tokenizer, prepare_paint, seen_maps, to_pixels
 from .paint_learners import PaintLearner, TextLearner, VaeLearner, light_norms
 
 CROSS_ATTENTION_DIM = 128
@@ -62,7 +62,7 @@ def tiny_unet(size: int) -> UNet2DConditionModel:
 
 def tiny_text_encoder() -> CpmBeeModel:
     config = CpmBeeConfig(
-        vocab_size=_tokenizer().vocab_size,
+        vocab_size=paint_tokenizer().vocab_size,
         hidden_size=160,
         intermediate_size=416,
         num_hidden_layers=3,
