@@ -138,9 +138,10 @@ class Judge(nn.Module):
         near = _around(thing[:, None])[:, 0]
         near = near - 0.01 * torch.linspace(0, 1, near[0].numel()).view(near.shape[1:])  # no two are equal
         highest = nn.functional.max_pool2d(near[:, None], 5, 1, 2)[:, 0]
+        there = nn.functional.max_pool2d(thing[:, None], 3, 1, 1)[:, 0] > _LEAST
         best, colour = (_around(each * thing[:, None]).argmax(1) for each in (what[:, 1:], colours))
         found: list[list[Found]] = [[] for _ in grounds]
-        for n, y, x in ((thing > _LEAST) & (near == highest)).nonzero().tolist():
+        for n, y, x in (there & (near == highest)).nonzero().tolist():
             name = SEEN[best[n, y, x]]
             if name in SHAPES:
                 name = f"{tuple(COLOURS)[colour[n, y, x]]} {name}"
