@@ -7,10 +7,13 @@ import os
 import shutil
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from transformers import PrinterCallback, Seq2SeqTrainingArguments, set_seed
 
 from ..language import printable, say
@@ -19,8 +22,9 @@ from .callbacks import ProgressLines, ShowAnswers
 from .check import check_samples, sample_length, write_left_out
 from .collator import ChatCollator
 from .dataset import ChatDataset, ChatStream, summary
+from .distribution import require_asked_for
 from .model import check_is_chat, frozen_dtype, load_full, load_lora, stored_dtype
-from .settings import ChatSettings
+from .settings import ChatSettings, todays_names
 from .trainer import ChatTrainer, resume_from
 
 BEGUN, LEFT_OUT = "finetune.json", "left_out.jsonl"
@@ -48,6 +52,7 @@ def finetune_chat(settings: ChatSettings, arguments: Seq2SeqTrainingArguments) -
         ImportError: a library is missing.
     """
     output = Path(settings.output)
+    require_asked_for(arguments)
     check_is_chat(settings.model)
     refuse_other(output, settings)
     processor = VisCPMChatProcessor.from_pretrained(settings.model)
@@ -59,7 +64,8 @@ def finetune_chat(settings: ChatSettings, arguments: Seq2SeqTrainingArguments) -
         if arguments.should_save:
             begin(output, settings, train, held_out)
         set_seed(arguments.seed)  # of new LoRA layers
-        model = load(settings, arguments)
+        with saying_what_is_smaller(settings, arguments, loading=True):
+            model = load(settings, arguments)
         trainer = ChatTrainer(
             model,
             arguments,
@@ -69,11 +75,10 @@ def finetune_chat(settings: ChatSettings, arguments: Seq2SeqTrainingArguments) -
             eval_dataset=held_out,
             data_collator=collator,
         )
+        require_asked_for(arguments, trainer.accelerator.distributed_type)
         say_more(trainer, settings, processor, held_out)
-        try:
+        with saying_what_is_smaller(settings, arguments):
             trainer.train(resume_from_checkpoint=resume_from(output))
-        except torch.OutOfMemoryError as error:
-            raise ValueError(f"Out of memory: {smaller(settings, arguments)}.") from error
         save(trainer, settings)
     return output
 
@@ -213,22 +218,44 @@ def load(settings: ChatSettings, arguments: Seq2SeqTrainingArguments) -> torch.n
     )
 
 
-def smaller(settings: ChatSettings, arguments: Seq2SeqTrainingArguments) -> str:
+@contextmanager
+def saying_what_is_smaller(
+    settings: ChatSettings, arguments: Seq2SeqTrainingArguments, loading: bool = False
+) -> Iterator[None]:
+    """Meanwhile a lack of memory, of a GPU's or of the machine's, is a ValueError with the next thing to try.
+
+    Args:
+        settings, arguments: of the run.
+        loading (`bool`): whether the model is being loaded, which the batch does not matter for.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        known = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or should_reduce_batch_size(error)
+        if not known and "out of memory" not in str(error):
+            raise
+        raise ValueError(
+            f"Out of memory: {smaller(settings, arguments, loading)}; `viscpm fit --model {settings.model} --train "
+            f"{settings.mode}` says what fits."
+        ) from error
+
+
+def smaller(settings: ChatSettings, arguments: Seq2SeqTrainingArguments, loading: bool = False) -> str:
     """The next thing to try where memory was not enough: what costs least first."""
-    if arguments.per_device_train_batch_size > 1:
+    if arguments.per_device_train_batch_size > 1 and not loading:
         half = arguments.per_device_train_batch_size // 2
         steps = -(-arguments.gradient_accumulation_steps * arguments.per_device_train_batch_size // half)
         return (
             f"try --per_device_train_batch_size {half} --gradient_accumulation_steps {steps}, which learns the same "
             "from as many samples a step"
         )
-    if not arguments.gradient_checkpointing:
+    if not loading and not getattr(arguments, todays_names()["gradient_checkpointing"]):
         return "try --gradient_checkpointing, which computes part of it twice"
     if not arguments.bf16 and not arguments.fp16:
         return "try --bf16, or --fp16 where the GPU has no bfloat16"
     if settings.mode != "qlora":
         return f"try --mode {'lora' if settings.mode == 'full' else 'qlora'}"
-    return f"try --max_length {settings.max_length // 2}"
+    return "take a GPU with more memory" if loading else f"try --max_length {settings.max_length // 2}"
 
 
 def say_more(

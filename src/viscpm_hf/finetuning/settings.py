@@ -126,7 +126,7 @@ def read_settings(
     """
     ours = {each.name: each for each in dataclasses.fields(own)}
     theirs = {each.name: each for each in dataclasses.fields(training) if each.init}
-    todays = _todays_names(theirs)
+    todays = todays_names()
     settings, options = {}, {}
     for name, value in (_read_yaml(Path(config)) if config else {}).items():
         name = str(name).replace("-", "_")
@@ -223,6 +223,8 @@ def _typed(arguments: Sequence[str], known: list[str]) -> dict[str, Any]:
 def _training_arguments(settings: Any, options: dict, kind: type, theirs: dict) -> TrainingArguments:
     # our own lines take the place of transformers' progress bar
     ours = {"output_dir": settings.output, "logging_steps": 10, "report_to": "none", "disable_tqdm": True}
+    if isinstance(settings, ChatSettings):  # a batch may have no picture, and then the vision side takes no part
+        ours["ddp_find_unused_parameters"] = settings.mode == "full" or settings.tune_vision
     options = ours | options
     if settings.eval_data or settings.eval_rows:  # evaluated whenever it is saved, unless told otherwise
         options.setdefault("eval_strategy", options.get("save_strategy", "steps"))
@@ -245,9 +247,9 @@ def _word(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _todays_names(theirs: dict) -> dict[str, str]:
+def todays_names() -> dict[str, str]:
     """Other names of settings; gradient_checkpointing is activation_checkpointing in later versions."""
-    names = {"output_dir": "output"}
+    theirs, names = {each.name for each in dataclasses.fields(Seq2SeqTrainingArguments)}, {"output_dir": "output"}
     for suffix in ("", "_kwargs"):
         pair = (f"activation_checkpointing{suffix}", f"gradient_checkpointing{suffix}")
         names |= dict.fromkeys(pair, next(name for name in pair if name in theirs))
