@@ -13,16 +13,16 @@ from . import repo
 from .adapter import Adapter, load, read_adapter
 from .errors import CheckpointError
 from .files.json_file import read_json_file
-from .files.safetensors_file import read_weights
+from .files.safetensors_file import read_safetensors, read_weights
 from .files.sizes import parse_size
 from .files.staging import refuse_existing, require_space, staged
 from .files.stored import StoredTensor, read_pieces
-from .files.weights import shards, target_dtype, total_bytes, write_index, write_weights
+from .files.weights import WeightFile, shards, target_dtype, total_bytes, write_index, write_weights
 
 STEM = "model"
 SPARE = 64 << 20  # bytes for everything in a repository that is not a weight
 NOT_COPIED = (
-    *(f"{STEM}.safetensors*", f"{STEM}-*.safetensors", "*.bin", "*.pt", "*.pth", ".*"),
+    *(f"{STEM}.safetensors*", f"{STEM}-*.safetensors", repo.UNUSED, "*.bin", "*.pt", "*.pth", ".*"),
     *("checkpoint-*", "runs", "trainer_state.json", "finetune.json", "left_out.jsonl", "answers.jsonl"),
 )
 CARD = """
@@ -91,10 +91,12 @@ def merge_adapter(
             yield memoryview(merged.view(torch.uint8).flatten().numpy())
 
     files = shards(sources, STEM, cast, limit)
-    require_space(output.absolute().parent, total_bytes(files) + SPARE)
+    unused = read_safetensors(model / repo.UNUSED) if (model / repo.UNUSED).exists() else {}
+    rest = [WeightFile(repo.UNUSED, unused, cast)] if unused else []
+    require_space(output.absolute().parent, total_bytes(files + rest) + SPARE)
     with staged(output) as folder:
         _copy_rest(model, folder)
-        write_weights(folder, files, progress, read)
+        write_weights(folder, files + rest, progress, read)
         if len(files) > 1:
             write_index(folder, STEM, files)
         _describe(folder, opened, cast, dtype)
