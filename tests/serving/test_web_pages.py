@@ -1,7 +1,7 @@
-"""Guards the web pages along a person's way through them, in a headless Chromium; the tests run in file order.
+"""Guards the web pages along a person's way through them, in a headless Chromium.
 
-Screenshots of each are kept in pytest's temporary folder. With VISCPM_BROWSER_TESTS=1 only: about one run in two loses
-a click or a field that was just filled, faster than a person would be (issue 13).
+A screenshot of each tab at its end is kept in the folder that VISCPM_SCREENSHOTS names, else in pytest's temporary
+one. The tests wait for what a page shows, never for a time.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 gradio = pytest.importorskip("gradio", reason="the pages need the extra demo")
@@ -76,7 +77,7 @@ def test_ticks_between_items_and_closing():
             closed.append(True)
 
     async def read():
-        found, ticks = [], ticking(items(), 0.05)
+        found, ticks = [], ticking(items(), asyncio.Event(), 0.05)
         async for item in ticks:
             found.append(item)
             if found[-2:] == [2, None]:
@@ -90,8 +91,6 @@ def test_ticks_between_items_and_closing():
 
 @pytest.fixture(scope="module")
 def browser():
-    if not os.environ.get("VISCPM_BROWSER_TESTS"):
-        pytest.skip("VISCPM_BROWSER_TESTS=1 runs it")
     with playwright.sync_playwright() as driver:
         found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
         if found is None and not Path(driver.chromium.executable_path).exists():
@@ -166,12 +165,13 @@ def address(engine):
 
 
 @pytest.fixture
-def visit(browser, address, tmp_path):
+def visit(browser, address, tmp_path, request):
     """Opens a page in a tab of its own; whatever it asks of others than the server, and its errors, fail the test."""
     contexts, wrong = [], []
 
-    def visit(path, locale="zh-CN"):
-        context = browser.new_context(locale=locale, viewport={"width": 1280, "height": 860}, permissions=["camera"])
+    def visit(path, locale="zh-CN", **options):
+        options = {"viewport": {"width": 1280, "height": 860}, "permissions": ["camera"], **options}
+        context = browser.new_context(locale=locale, **options)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(40_000)
@@ -179,20 +179,31 @@ def visit(browser, address, tmp_path):
         page.on("request", lambda one: one.url.startswith(own) or wrong.append(one.url))
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.goto(f"{address}{path}")
-        page.wait_for_selector("#question textarea, #prompt textarea")
+        page.wait_for_selector("#question .submit-button, #prompt textarea")
+        # for upload()
+        page.evaluate(
+            """() => {
+                const clear = chat.clear
+                chat.clears = 0
+                chat.clear = () => { chat.clears += 1; return clear.call(chat) }
+            }"""
+        )
         return page
 
     yield visit
+    folder = Path(os.environ.get("VISCPM_SCREENSHOTS") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
     for number, context in enumerate(contexts):
         for page in context.pages:
-            page.screenshot(path=tmp_path / f"{number}.png", full_page=True)
+            page.screenshot(path=folder / f"{request.node.name}_{number}.png", full_page=True)
         context.close()
     assert not wrong
 
 
 def ask(page, question):
+    page.wait_for_selector("#question .submit-button")  # no answer is under way
     page.fill("#question textarea", question)
-    page.keyboard.press("Enter")
+    page.press("#question textarea", "Enter")
 
 
 def said(page, count):
@@ -210,8 +221,10 @@ def waits_for(condition, seconds=10):
 
 
 def upload(page, path):
+    """Until the page has begun a conversation about it."""
+    clears = page.evaluate("chat.clears")
     page.set_input_files("#picture input[type=file]", path)
-    page.wait_for_selector(f"#picture img[src*='{Path(path).name}']")
+    page.wait_for_function("clears => chat.clears > clears && !chat.busy", arg=clears)
 
 
 def test_a_conversation_in_chinese(visit, engine):
@@ -286,21 +299,158 @@ def test_two_tabs_do_not_mix_and_a_closed_one_stops(visit, engine, pace):
     pace["seconds"] = 0.0
 
 
+def test_what_is_written_while_an_answer_comes_stays(visit, pace, monkeypatch):
+    """And is sent once it is there; Enter before does nothing, Shift+Enter begins a line."""
+    page = visit("/en/chat/", "en-US")
+    monkeypatch.setitem(pace, "seconds", 0.3)
+    ask(page, "What colour is the star?")
+    page.wait_for_selector("#question .stop-button")
+    page.keyboard.type("Where is")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("it?")
+    page.keyboard.press("Enter")
+    assert said(page, 2) == ["What colour is the star?", "It is blue."]
+    assert page.input_value("#question textarea") == "Where is\nit?"
+    monkeypatch.setitem(pace, "seconds", 0.0)
+    page.keyboard.press("Enter")
+    assert said(page, 4)[2] == "Where is\nit?"
+    assert page.input_value("#question textarea") == ""
+
+
+def test_another_picture_ends_the_answer_about_the_last(visit, engine, pace, monkeypatch):
+    page = visit("/zh/chat/")
+    before = engine.batchers["chat"].counters.requests["cancelled"]
+    monkeypatch.setitem(pace, "seconds", 0.3)
+    ask(page, "描述一下这张图片。")
+    page.wait_for_selector("#question .stop-button")
+    upload(page, HEARTS)
+    monkeypatch.setitem(pace, "seconds", 0.0)
+    assert page.locator("#talk .message-content").count() == 0
+    waits_for(lambda: engine.batchers["chat"].counters.requests["cancelled"] > before)
+    ask(page, "图里有几个心形？")
+    assert said(page, 2) == ["图里有几个心形？", "图里有两个心形。"]
+
+
+def test_a_large_and_a_moving_picture(visit, tmp_path):
+    """30 megapixels; of a GIF the first frame."""
+    with Image.open(HEARTS) as hearts, Image.open(STAR) as star:
+        hearts.convert("RGB").resize((6000, 5000)).save(tmp_path / "large.jpg")
+        hearts.save(tmp_path / "moving.gif", save_all=True, append_images=[star])
+    page = visit("/zh/chat/")
+    for name in ("large.jpg", "moving.gif"):
+        upload(page, tmp_path / name)
+        ask(page, "图里有几个心形？")
+        assert said(page, 2) == ["图里有几个心形？", "图里有两个心形。"]
+
+
+def test_a_slow_network(visit):
+    """Enter while the picture is on its way leaves the question where it is; one sent is seen at once."""
+    page = visit("/zh/chat/")
+    network = page.context.new_cdp_session(page)
+    network.send("Network.enable")
+    slow = {"offline": False, "latency": 300, "downloadThroughput": 50_000, "uploadThroughput": 1000}
+    network.send("Network.emulateNetworkConditions", slow)
+    clears = page.evaluate("chat.clears")
+    page.set_input_files("#picture input[type=file]", HEARTS)
+    page.wait_for_selector("#picture .uploading")
+    ask(page, "图里有几个心形？")
+    page.wait_for_selector("#notice:has-text('还在上传')")
+    assert page.input_value("#question textarea") == "图里有几个心形？"
+    network.send("Network.emulateNetworkConditions", {**slow, "uploadThroughput": 50_000})
+    page.wait_for_function("clears => chat.clears > clears", arg=clears)
+    page.press("#question textarea", "Enter")
+    assert said(page, 2) == ["图里有几个心形？", "图里有两个心形。"]
+
+
+def test_reloading_ends_the_answer_and_going_back_works(visit, engine, pace, monkeypatch):
+    page = visit("/zh/chat/")
+    before = engine.batchers["chat"].counters.requests["cancelled"]
+    monkeypatch.setitem(pace, "seconds", 0.5)
+    ask(page, "描述一下这张图片。")
+    page.wait_for_selector("#question .stop-button")
+    waits_for(lambda: engine.batchers["chat"].busy)
+    page.reload()
+    waits_for(lambda: engine.batchers["chat"].counters.requests["cancelled"] > before)
+    monkeypatch.setitem(pace, "seconds", 0.0)
+    page.click("nav a >> text=文生图")
+    page.wait_for_selector("#prompt textarea")
+    page.go_back()
+    page.wait_for_selector("#talk .example")
+    ask(page, "红色的图形在哪里？")
+    assert said(page, 2) == ["红色的图形在哪里？", "它在左上角。"]
+
+
+@pytest.mark.parametrize("path", ["chat", "paint"])
+def test_on_a_phone_nothing_is_cut_off(visit, path):
+    """Also in the dark; settings come last."""
+    phone = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "has_touch": True}
+    page = visit(f"/en/{path}/", "zh-CN", **phone)
+    page.tap("#talk .example >> nth=0" if path == "chat" else "#examples button >> nth=0")
+    page.wait_for_selector("#talk .message-content >> nth=1" if path == "chat" else "#details .details")
+    page.wait_for_selector("#question .submit-button" if path == "chat" else "#paint:enabled")
+    page.tap("#settings button >> nth=0")
+    page.wait_for_selector("#settings input[type=range]")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    wide = """() => [...document.querySelectorAll("main *")].filter((each) => each.checkVisibility()
+        && each.getBoundingClientRect().width && each.getBoundingClientRect().right > innerWidth + 1
+        && !each.closest("svg, .sr-only, .visually-hidden")).map((each) => each.outerHTML.slice(0, 100))"""
+    assert page.evaluate(wide) == []
+    assert page.evaluate("document.body.classList.contains('dark') || document.querySelector('.dark') != null")
+    below = "#question" if path == "chat" else "#pictures"
+    assert page.locator("#settings").bounding_box()["y"] > page.locator(below).bounding_box()["y"]
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "内存"),
+        (TimeoutError(), "时限"),
+        (RuntimeError("a secret"), "服务器出错了"),
+        (QueueFullError("64 requests wait", 3.2), "排队的人太多"),
+    ],
+)
+def test_a_failing_engine_is_a_sentence(visit, engine, monkeypatch, error, sentence):
+    """On both pages, and the pages go on."""
+
+    async def fails(*_):
+        raise error
+        yield
+
+    with monkeypatch.context() as failing:
+        failing.setattr(engine, "stream_answer", fails)
+        failing.setattr(engine, "stream_picture", fails)
+        chat, paint = visit("/zh/chat/"), visit("/zh/paint/")
+        ask(chat, "红色的图形在哪里？")
+        paint.fill("#prompt textarea", "一个红色的圆形")
+        paint.press("#prompt textarea", "Enter")
+        for page in (chat, paint):
+            page.wait_for_selector(f"#notice:has-text('{sentence}')")
+    said(chat, 0)
+    assert chat.input_value("#question textarea") == "红色的图形在哪里？"
+    chat.press("#question textarea", "Enter")
+    assert said(chat, 2) == ["红色的图形在哪里？", "它在左上角。"]
+
+
 def test_what_cannot_be_answered_is_said_in_the_pages_language(visit, tmp_path):
     """A refused, a huge and a broken picture, and a question too long; each question stays in its field."""
     Image.new("RGB", (64, 64), FORBIDDEN).save(tmp_path / "unsafe.png")
-    Image.new("1", (9000, 9000)).save(tmp_path / "huge.png")
+    Image.new("1", (20000, 10000)).save(tmp_path / "huge.png")
     (tmp_path / "broken.png").write_bytes(STAR.read_bytes()[:300])
+    (tmp_path / "text.png").write_text("no picture")
+    Image.new("RGB", (64, 64)).save(tmp_path / "scan.tiff")
+    (tmp_path / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
     page = visit("/zh/chat/")
-    sentences = {"unsafe.png": "图片未通过安全检查", "huge.png": "不超过 40 百万像素", "broken.png": "无法读取"}
+    unread = dict.fromkeys(["broken.png", "text.png", "scan.tiff", "phone.heic"], "无法读取")
+    sentences = {"unsafe.png": "图片未通过安全检查", "huge.png": "不超过 40 百万像素", **unread}
     for name, sentence in sentences.items():
         upload(page, tmp_path / name)
         ask(page, "图里有什么？")
         page.wait_for_selector(f"#notice:has-text('{sentence}')")
-        assert page.input_value("#question textarea") == "图里有什么？"
+        page.wait_for_function("document.querySelector('#question textarea').value == '图里有什么？'")
     upload(page, STAR)
     ask(page, "红色" * 3000)
     page.wait_for_selector("#notice:has-text('超过了模型能读的长度')")
+    page.wait_for_selector("#question .submit-button")
     page.fill("#question textarea", "")
     page.click("#question .submit-button")
     page.wait_for_selector("#notice:has-text('请先输入问题')")
@@ -370,6 +520,21 @@ def test_painting(visit, pace, monkeypatch):
     page.fill("#prompt textarea", "  ")
     page.click("#paint")
     page.wait_for_selector("#notice:has-text('请先输入提示词')")
+
+
+def test_the_same_seed_paints_the_same_picture(visit):
+    """To the last bit, in another tab, too; Enter paints."""
+    pictures = []
+    for _ in range(2):
+        page = visit("/en/paint/", "en-US")
+        page.click("#settings button >> nth=0")
+        page.fill("#seed textarea", "7")
+        page.fill("#steps input[type=number]", "5")
+        page.fill("#prompt textarea", "a red circle")
+        page.press("#prompt textarea", "Enter")
+        page.wait_for_selector("#details:has-text('seed 7 · 5 steps')")
+        pictures.append(page.request.get(page.get_attribute("#pictures img", "src")).body())
+    assert pictures[0] == pictures[1] and len(pictures[0]) > 100
 
 
 def test_painting_is_stopped(visit, engine):

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from ..api.errors import error_of
 
 LANGUAGES = ("en", "zh")
@@ -44,6 +46,10 @@ TEXTS = {
     "top_p": ("Top p", "Top p"),
     "top_p_info": ("the likeliest words of so much probability", "只在累计概率达到该值的词中采样"),
     "max_tokens": ("Longest answer, in tokens", "回答的最大长度（token）"),
+    "uploading": (
+        "The picture is still on its way: ask again once it is there.",
+        "图片还在上传，上传完成后再提问。",
+    ),
     "thinking": ("Thinking …", "思考中……"),
     # Paint
     "paint_about": (
@@ -118,6 +124,10 @@ TEXTS = {
         "图片像素太多：请使用不超过 {megapixels} 百万像素的图片。",
     ),
     "invalid_value": ("This cannot be done with these settings: {message}", "无法按这些设置完成：{message}"),
+    "out_of_memory": (
+        "The server has too little memory for this: ask for less, such as a smaller or fewer pictures.",
+        "服务器内存（显存）不足：请减少要求，例如更小的尺寸或更少的图片。",
+    ),
     "internal_error": ("Something went wrong on the server; its log says what.", "服务器出错了，原因见其日志。"),
 }
 
@@ -174,6 +184,8 @@ class Words:
 
     def of_error(self, error: BaseException, **values: Any) -> str:
         """What a person is told of an exception, in one sentence."""
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            return self("out_of_memory")
         found = error_of(error)
         name = found.code if found.code in TEXTS else "internal_error" if found.status_code >= 500 else "invalid_value"
         retry = (found.headers or {}).get("Retry-After", "10")
