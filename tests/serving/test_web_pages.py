@@ -400,33 +400,32 @@ def test_on_a_phone_nothing_is_cut_off(visit, path):
     assert page.locator("#settings").bounding_box()["y"] > page.locator(below).bounding_box()["y"]
 
 
-@pytest.mark.parametrize(
-    ("error", "sentence"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory"), "内存"),
-        (TimeoutError(), "时限"),
-        (RuntimeError("a secret"), "服务器出错了"),
-        (QueueFullError("64 requests wait", 3.2), "排队的人太多"),
-    ],
-)
-def test_a_failing_engine_is_a_sentence(visit, engine, monkeypatch, error, sentence):
+def test_a_failing_engine_is_a_sentence(visit, engine, monkeypatch):
     """On both pages, and the pages go on."""
+    errors = {
+        torch.OutOfMemoryError("CUDA out of memory"): "内存",
+        TimeoutError(): "时限",
+        RuntimeError("a secret"): "服务器出错了",
+        QueueFullError("64 requests wait", 3.2): "排队的人太多",
+    }
+    chat, paint = visit("/zh/chat/"), visit("/zh/paint/")
+    for error, sentence in errors.items():
 
-    async def fails(*_):
-        raise error
-        yield
+        async def fails(*_, error=error):
+            raise error
+            yield
 
-    with monkeypatch.context() as failing:
-        failing.setattr(engine, "stream_answer", fails)
-        failing.setattr(engine, "stream_picture", fails)
-        chat, paint = visit("/zh/chat/"), visit("/zh/paint/")
-        ask(chat, "红色的图形在哪里？")
-        paint.fill("#prompt textarea", "一个红色的圆形")
-        paint.press("#prompt textarea", "Enter")
-        for page in (chat, paint):
-            page.wait_for_selector(f"#notice:has-text('{sentence}')")
-    said(chat, 0)
-    assert chat.input_value("#question textarea") == "红色的图形在哪里？"
+        with monkeypatch.context() as failing:
+            failing.setattr(engine, "stream_answer", fails)
+            failing.setattr(engine, "stream_picture", fails)
+            ask(chat, "红色的图形在哪里？")
+            paint.fill("#prompt textarea", "一个红色的圆形")
+            paint.press("#prompt textarea", "Enter")
+            for page in (chat, paint):
+                page.wait_for_selector(f"#notice:has-text('{sentence}')")
+            paint.wait_for_selector("#paint:enabled")
+        said(chat, 0)
+        assert chat.input_value("#question textarea") == "红色的图形在哪里？"
     chat.press("#question textarea", "Enter")
     assert said(chat, 2) == ["红色的图形在哪里？", "它在左上角。"]
 
@@ -490,7 +489,7 @@ def test_painting(visit, pace, monkeypatch):
     """Progress with previews, the seed used again, another, and a prompt that is blocked."""
     page = visit("/zh/paint/")
     page.fill("#prompt textarea", "一个红色的圆形")
-    page.click("#paint")  # with settings that were never looked at
+    page.click("#paint")  # with settings that were never looked at, 50 steps
     page.wait_for_selector("#details:has-text('一个红色的圆形')")
     page.fill("#prompt textarea", "左下角有一个蓝色的五角星。")
     page.click("#settings button >> nth=0")
