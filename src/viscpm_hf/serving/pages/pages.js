@@ -24,7 +24,7 @@ const chat = {
     const escaped = new Option(question.trim()).innerHTML;
     const said = [["user", escaped], ["assistant", words.thinking]].map(([role, text]) => ({
       role, content: [{ type: "text", text }], metadata: { title: null }, options: null }));
-    return [[...talk, ...said], nobodys, update({ value: "", submit_btn: false }), kept, kept];
+    return [[...talk, ...said], nobodys, update({ value: "", submit_btn: false }), ...buttons([])];
   },
   // a question goes to the server, unless it was not taken
   begin(words, question, turns, ...rest) {
