@@ -1,4 +1,4 @@
-"""Guards that a lack of memory in training, a GPU's or the machine's, is one sentence with the next smaller setting."""
+"""Guards that a lack of memory in training, a GPU's or the machine's, is a sentence with the next smaller setting."""
 
 import json
 
