@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -282,8 +283,8 @@ def _name(dataset: PaintDataset, row: Row, source: Source) -> tuple[str, Image.I
     if isinstance(content, dict):
         content = content["bytes"] if content.get("bytes") is not None else content.get("path")
     if isinstance(content, (str, Path)) and not str(content).startswith(("http://", "https://", "data:")):
-        path = source.folder / str(content).removeprefix("file://")
-        content = path.read_bytes() if len(str(content)) < 4096 and path.is_file() else content
+        with suppress(OSError, ValueError):  # no name of a file, but the picture itself as text
+            content = (source.folder / str(content).removeprefix("file://")).read_bytes()
     if not isinstance(content, (bytes, bytearray)):
         picture = dataset.picture(row, source)
         content = f"{picture.size}".encode() + picture.tobytes()
