@@ -89,6 +89,7 @@ def photograph(browser, folder):
     view = {"viewport": {"width": 1200, "height": 720}}
     try:
         chat = browser.new_context(locale="zh-CN", **view).new_page()
+        chat.set_default_timeout(120_000)
         chat.goto(address)
         for number, question in enumerate((QUESTION, "它是什么形状？", "五角星是什么颜色？"), 1):
             chat.wait_for_selector("#question .submit-button")
@@ -98,6 +99,7 @@ def photograph(browser, folder):
         chat.wait_for_selector("#question .submit-button")
         chat.screenshot(path=folder / "page_chat.png")
         painting = browser.new_context(locale="en-US", **view).new_page()
+        painting.set_default_timeout(120_000)
         painting.goto(f"{address}/en/paint/")
         painting.click("#settings button >> nth=0")
         painting.fill("#seed textarea", "2023")
