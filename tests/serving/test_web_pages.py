@@ -30,6 +30,7 @@ from viscpm_hf.serving.batcher import DrainingError, QueueFullError  # noqa: E40
 from viscpm_hf.serving.engine import Engine, PromptTooLongError  # noqa: E402
 from viscpm_hf.serving.pages import create_pages  # noqa: E402
 from viscpm_hf.serving.pages.around import AroundPages  # noqa: E402
+from viscpm_hf.serving.pages.chat import Turn, _turns  # noqa: E402
 from viscpm_hf.serving.pages.common import ticking  # noqa: E402
 from viscpm_hf.serving.pages.texts import LANGUAGES, OF_GRADIO, TEXTS, Words  # noqa: E402
 from viscpm_hf.tiny import GUIDANCE_SCALE, PICTURES, tiny_chat_repo, tiny_paint_repo  # noqa: E402
@@ -62,6 +63,15 @@ def test_errors_are_sentences(language):
     assert len(set(texts)) == len(texts) and not any("secret" in text or "{" in text for text in texts)
     assert all(bool(re.search("[\u4e00-\u9fff]", text)) == (language == "zh") for text in texts)
     assert "4" in texts[0]
+
+
+def test_a_conversation_that_the_pages_have_not_made_is_refused():
+    """The browser keeps it, and anybody can write to it."""
+    kept = [["a", "b", None], ["c", "", "d"]]
+    assert _turns(kept) == [Turn(*turn) for turn in kept] and _turns(None) == []
+    for wrong in (5, "abc", [1], [["a"]], [["a", 2, None]], [["a", "b", 3]], {"a": 1}, [[None, "b", None]]):
+        with pytest.raises(ValueError, match="clear it"):
+            _turns(wrong)
 
 
 def test_ticks_between_items_and_closing():

@@ -169,7 +169,7 @@ class ChatPage:
     async def _ask(
         self,
         question,
-        turns,
+        kept,
         picture,
         method,
         temperature,
@@ -180,9 +180,9 @@ class ChatPage:
         request: gr.Request,
     ):
         """Yields what the page shows: while the answer comes, and when it is there or something went wrong."""
+        turns = []
         try:
-            turns = _turns(turns)
-            before = turns
+            before = turns = _turns(kept)
             begun = event.target.elem_id  # a session has copies of the components
             if begun == "regenerate":
                 *before, last = turns
