@@ -13,7 +13,7 @@ import os
 # Ray reads these when it is imported
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # it remarks on what Ray Data does
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # it remarks on what Ray Data does, and on its own end with many lines
     "RAY_SERVE_LOG_TO_STDERR": "0",  # it has files of its own
     "RAY_COLOR_PREFIX": "0",  # of what replicas say, which goes to a journal as often as to a terminal
 }
@@ -22,3 +22,9 @@ if os.environ.get("RAY_ADDRESS", "") in ("", "local"):
     _SETTINGS |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
 for name, value in _SETTINGS.items():
     os.environ.setdefault(name, value)
+
+
+class RayGoneError(OSError):
+    """Ray has ended while it was needed."""
+
+    exit_code = 70  # of its own: to start the program again helps, as it does not after another error

@@ -1,29 +1,72 @@
 """Ray: the cluster that `RAY_ADDRESS` names, else one of this process's own."""
 
+import math
 import os
 import secrets
 import signal
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
 
 from ...libraries import quiet
+from . import RayGoneError
 
 ADDRESS = os.environ.get("RAY_ADDRESS") or "local"
+_PERIOD = 1.0  # seconds between two looks
+_PATIENCE = 40.0  # seconds without a word of its head, for which Ray itself waits 60 and then ends this process
+
+
+class Watch:
+    """Looks whether Ray is there; once it is not, this process gets SIGTERM.
+
+    Attributes:
+        gone (`bool`): whether it was so.
+        when_gone (`Callable`): is called before, in another thread.
+    """
+
+    def __init__(self):
+        self.gone, self.when_gone = False, _nothing
+        self._heard, self._ended = time.monotonic(), threading.Event()
+        for work in (self._listen, self._watch):
+            threading.Thread(target=work, name="Ray", daemon=True).start()
+
+    def end(self) -> None:
+        """Looks no more."""
+        self._ended.set()
+
+    def _listen(self):
+        with suppress(Exception):  # this process has left it meanwhile
+            while not self._ended.wait(_PERIOD):
+                # does not return without the head; without machines nothing can be started anew
+                self._heard = time.monotonic() if any(node["Alive"] for node in ray.nodes()) else -math.inf
+
+    def _watch(self):
+        while not self._ended.wait(_PERIOD):
+            if time.monotonic() - self._heard > _PATIENCE:
+                self.gone = True
+                self.when_gone()
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+
+def _nothing() -> None:
+    pass
 
 
 @contextmanager
-def connected(processes: int, forwards: bool = False) -> Iterator[None]:
+def connected(processes: int) -> Iterator[Watch]:
     """Connects to Ray, or starts one, which only this machine can reach and which ends with this process.
 
     Args:
         processes: with a model, which are to have a place each in a Ray that is started.
-        forwards: whether what such processes print comes to this one's stderr.
 
     Raises:
         OSError: Ray does not start, or there is no such cluster.
+        RayGoneError: at the end, or on SIGTERM, if it was so.
     """
     options: dict[str, Any] = {"address": ADDRESS}
     if ADDRESS == "local":
@@ -34,7 +77,8 @@ def connected(processes: int, forwards: bool = False) -> Iterator[None]:
     terminate = signal.getsignal(signal.SIGTERM)
     with quiet("ray.serve", "ray.data"):  # what they say is in the logs of the cluster
         try:
-            ray.init(**options, logging_level="ERROR", log_to_driver=forwards)
+            with _silent_stderr():
+                ray.init(**options, logging_level="ERROR", log_to_driver=False)
         except SystemExit as stop:  # of Ray's own handler
             raise SystemExit(128 + signal.SIGTERM) from stop
         except Exception as error:  # Ray has many kinds for it
@@ -42,7 +86,27 @@ def connected(processes: int, forwards: bool = False) -> Iterator[None]:
             raise OSError(f"Ray could not {what}: {str(error).strip() or type(error).__name__}") from error
         finally:
             signal.signal(signal.SIGTERM, terminate)
+        watch = Watch()
         try:
-            yield
+            yield watch
+        except SystemExit:
+            if not watch.gone:
+                raise
         finally:
+            watch.end()
             ray.shutdown()
+        if watch.gone:
+            raise RayGoneError("Ray, which ran the models, is gone: give the same command again.")
+
+
+@contextmanager
+def _silent_stderr():
+    """Where Ray would say, below Python, that its log level is set."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(nowhere)
+        os.close(kept)
