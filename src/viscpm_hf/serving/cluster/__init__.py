@@ -13,6 +13,8 @@ import os
 # Ray reads these when it is imported
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # only where it is asked for
+    "GRPC_ENABLE_FORK_SUPPORT": "0",  # nothing is forked that uses it, and it would remark on that
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # it remarks on what Ray Data does, and on its own end with many lines
     "RAY_SERVE_LOG_TO_STDERR": "0",  # it has files of its own
     "RAY_COLOR_PREFIX": "0",  # of what replicas say, which goes to a journal as often as to a terminal

@@ -2,8 +2,10 @@
 
 import math
 import os
+import re
 import secrets
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from . import RayGoneError
 ADDRESS = os.environ.get("RAY_ADDRESS") or "local"
 _PERIOD = 1.0  # seconds between two looks
 _PATIENCE = 40.0  # seconds without a word of its head, for which Ray itself waits 60 and then ends this process
+_CONNECT = 10.0  # seconds for a connection to it
 
 
 class Watch:
@@ -31,12 +34,17 @@ class Watch:
     def __init__(self):
         self.gone, self.when_gone = False, _nothing
         self._heard, self._ended = time.monotonic(), threading.Event()
-        for work in (self._listen, self._watch):
-            threading.Thread(target=work, name="Ray", daemon=True).start()
+        self._threads = [
+            threading.Thread(target=work, name="Ray", daemon=True) for work in (self._listen, self._watch)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def end(self) -> None:
         """Looks no more."""
         self._ended.set()
+        for thread in self._threads:
+            thread.join(_PERIOD)
 
     def _listen(self):
         with suppress(Exception):  # this process has left it meanwhile
@@ -65,6 +73,7 @@ def connected(processes: int) -> Iterator[Watch]:
         processes: with a model, which are to have a place each in a Ray that is started.
 
     Raises:
+        ValueError: `RAY_ADDRESS` is no address.
         OSError: Ray does not start, or there is no such cluster.
         RayGoneError: at the end, or on SIGTERM, if it was so.
     """
@@ -74,6 +83,8 @@ def connected(processes: int) -> Iterator[Watch]:
         options |= {"num_cpus": max(os.cpu_count() or 1, processes), "include_dashboard": False}
         if "RAY_AUTH_TOKEN_PATH" not in os.environ:  # else Ray would keep one in the home directory
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    elif ADDRESS != "auto":
+        _check_address()
     terminate = signal.getsignal(signal.SIGTERM)
     with quiet("ray.serve", "ray.data"):  # what they say is in the logs of the cluster
         try:
@@ -82,7 +93,7 @@ def connected(processes: int) -> Iterator[Watch]:
         except SystemExit as stop:  # of Ray's own handler
             raise SystemExit(128 + signal.SIGTERM) from stop
         except Exception as error:  # Ray has many kinds for it
-            what = "start" if ADDRESS == "local" else f"find the cluster at {ADDRESS}"
+            what = "start" if ADDRESS == "local" else f"find the cluster of RAY_ADDRESS={ADDRESS}"
             raise OSError(f"Ray could not {what}: {str(error).strip() or type(error).__name__}") from error
         finally:
             signal.signal(signal.SIGTERM, terminate)
@@ -97,6 +108,20 @@ def connected(processes: int) -> Iterator[Watch]:
             ray.shutdown()
         if watch.gone:
             raise RayGoneError("Ray, which ran the models, is gone: give the same command again.")
+
+
+def _check_address():
+    """Whether somebody is there, for whom Ray would wait for minutes."""
+    host, _, port = ADDRESS.rpartition(":")
+    if not re.fullmatch(r"[^\s/]+", host) or not re.fullmatch("[0-9]{1,5}", port):
+        raise ValueError(f"Got RAY_ADDRESS={ADDRESS}, expected an address such as 10.0.0.1:6379, auto or local.")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise OSError(
+            f"Ray could not find the cluster of RAY_ADDRESS={ADDRESS}: {error}. Start one with `ray start --head`, or "
+            "unset RAY_ADDRESS."
+        ) from error
 
 
 @contextmanager

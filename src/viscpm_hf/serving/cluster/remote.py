@@ -28,6 +28,7 @@ from .wire import ReplicaFailedError, Reply, packed, unpacked
 _ATTEMPTS = 3  # a question that kills whoever tries it must not kill all
 _LOST = (RayActorError, ReplicaUnavailableError, DrainingError)  # the replica has died, or is about to be taken away
 _PERIOD = 1.0  # seconds between two looks at who is there
+_LAST_LOOK = 5.0  # seconds for one to come to its end, which it may not without Ray
 
 logger = logging.getLogger(__name__)
 
@@ -311,7 +312,8 @@ class RemoteEngine:
         }
         self._closed = threading.Event()
         self._look()
-        threading.Thread(target=self._keep_looking, name="replicas", daemon=True).start()
+        self._watch = threading.Thread(target=self._keep_looking, name="replicas", daemon=True)
+        self._watch.start()
 
     @property
     def ready(self) -> bool:
@@ -327,6 +329,7 @@ class RemoteEngine:
         """Takes nothing new and looks after the replicas no more; whoever started them stops them."""
         self.drain()
         self._closed.set()
+        self._watch.join(_LAST_LOOK)  # a look after the end would start a Ray
 
     def lose(self) -> None:
         """Ray itself is gone: takes nothing new, and gives up what is under way; in any thread."""

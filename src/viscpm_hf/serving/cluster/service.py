@@ -139,8 +139,8 @@ def _shares(kinds, replicas, gpus):
         gpus = min(1.0, int(there / most * 1e4) / 1e4)
     elif gpus * kinds * replicas.least > there:
         raise ValueError(
-            f"{kinds * replicas.least} replicas with {gpus:g} GPUs each are wanted, but there are {there:g} GPUs: "
-            "ask for fewer replicas or a smaller share."
+            f"The replicas take {gpus * kinds * replicas.least:g} GPUs in all, but there are {there:g}: ask for fewer "
+            "replicas or a smaller share."
         )
     threads = None if "OMP_NUM_THREADS" in os.environ else max(1, int(resources.get("CPU", 1)) // most)
     return gpus, threads
