@@ -115,6 +115,8 @@ def _check_address():
     host, _, port = ADDRESS.rpartition(":")
     if not re.fullmatch(r"[^\s/]+", host) or not re.fullmatch("[0-9]{1,5}", port):
         raise ValueError(f"Got RAY_ADDRESS={ADDRESS}, expected an address such as 10.0.0.1:6379, auto or local.")
+    if host in ("127.0.0.1", "localhost") and os.environ.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER") != "0":
+        host = ray.util.get_node_ip_address()  # as Ray does
     try:
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT).close()
     except (OSError, OverflowError, UnicodeError) as error:
