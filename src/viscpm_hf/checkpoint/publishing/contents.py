@@ -31,7 +31,8 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 SCORES = ".eval_results"  # which the Hub shows beside the benchmarks they are of
 FINE_TUNED = "finetune.json"  # what the command writes down of its settings
 
-_KINDS = (".safetensors", ".json", ".py", ".txt", ".jinja", ".md", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".svg")
+_TEXTS = (".json", ".py", ".txt", ".jinja", ".md")
+_OTHERS = (".safetensors", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".svg")
 _NAMES = (".gitattributes", "LICENSE*", "NOTICE*", "*pytorch_model*.bin")
 # of a run: settings with paths of this machine, states of optimizers, answers to other people's data
 _OF_A_RUN = (FINE_TUNED, "trainer_state.json", "*_results.json", "left_out.*", "answers.*", "*.settings.json")
@@ -141,7 +142,11 @@ def _is_wanted(inside: str) -> bool:
         return name.endswith((".yaml", ".yml"))
     if any(fnmatch(name, each) for each in _NAMES):
         return True
-    return not name.startswith(".") and name.endswith(_KINDS) and not any(fnmatch(name, each) for each in _OF_A_RUN)
+    return (
+        not name.startswith(".")
+        and name.endswith(_TEXTS + _OTHERS)
+        and not any(fnmatch(name, each) for each in _OF_A_RUN)
+    )
 
 
 def _size(path: Path) -> int:
@@ -150,15 +155,12 @@ def _size(path: Path) -> int:
     return path.stat().st_size
 
 
-def _small(folder: Path, files: dict[str, int]) -> Iterator[tuple[str, bytes]]:
-    for name in files:
-        if not name.endswith((".safetensors", ".bin", *_KINDS[6:])):
-            yield name, read_small(folder / name)
-
-
 def _refuse_secrets(folder: Path, files: dict[str, int]) -> None:
     token = (get_token() or "").encode()
-    for name, data in _small(folder, files):
+    for name in files:
+        if name.endswith((*_OTHERS, ".bin")):
+            continue
+        data = read_small(folder / name)
         if _SECRET.search(data) or (len(token) > 12 and token in data):
             raise CheckpointError(f"{folder / name} holds an access token of the Hub: take it out, and revoke it.")
 
