@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sharded
@@ -17,9 +18,9 @@ from transformers import AutoModelForImageTextToText, Seq2SeqTrainingArguments
 
 import viscpm_hf
 from viscpm_hf.finetuning import ChatCollator, ChatDataset
-from viscpm_hf.finetuning.chat import finetune_chat
+from viscpm_hf.finetuning.chat import finetune_chat, require_right_gradients
 from viscpm_hf.finetuning.distribution import require_asked_for
-from viscpm_hf.finetuning.settings import read_settings
+from viscpm_hf.finetuning.settings import ChatSettings, read_settings
 from viscpm_hf.tiny import tiny_chat_repo
 from viscpm_hf.tiny.world.questions import training_sample
 
@@ -143,6 +144,17 @@ def test_weights_spread_over_two_processes_learn_as_whole_ones(chat_repo, chat_p
         assert loaded.lm_head.weight is loaded.get_input_embeddings().weight
     else:
         assert (tmp_path / "model" / "adapter_model.safetensors").exists()
+
+
+def test_zero_3_is_for_a_language_model_that_learns_alone(tmp_path):
+    arguments = Seq2SeqTrainingArguments(str(tmp_path), use_cpu=True, report_to=[])
+    given = {"model": "m", "output": "o", "data": ["d"]}
+    require_right_gradients(ChatSettings(**given, mode="full"), arguments)
+    arguments.deepspeed_plugin = SimpleNamespace(zero_stage=3)
+    require_right_gradients(ChatSettings(**given, mode="lora"), arguments)
+    for other in ({"mode": "full"}, {"mode": "lora", "tune_vision": True}):
+        with pytest.raises(ValueError, match="ZeRO-3.*fsdp2.yaml"):
+            require_right_gradients(ChatSettings(**given, **other), arguments)
 
 
 def test_one_process_and_what_trainer_found(monkeypatch, tmp_path):
