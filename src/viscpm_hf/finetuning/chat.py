@@ -89,8 +89,8 @@ def require_right_gradients(settings: ChatSettings, arguments: Seq2SeqTrainingAr
     plugin = arguments.deepspeed_plugin
     if plugin is not None and plugin.zero_stage == 3 and (settings.mode == "full" or settings.tune_vision):
         raise ValueError(
-            "With DeepSpeed's ZeRO-3 the vision tower's gradients are wrong: use fsdp2.yaml or deepspeed_zero2.yaml of "
-            "examples/finetuning/accelerate, or a LoRA without --tune-vision."
+            "With DeepSpeed's ZeRO-3 the vision tower's gradients are wrong: use fsdp2.yaml or deepspeed_zero2.yaml "
+            "of examples/finetuning/accelerate, or a LoRA without --tune-vision."
         )
 
 
