@@ -114,12 +114,8 @@ class PaintCollator:
         padding: str = "own",
         offset_noise: float = 0.0,
     ):
-        self.reader, self.shape, self.timesteps, self.max_length = (
-            tokenizer,
-            (channels, size, size),
-            timesteps,
-            max_length,
-        )
+        self.reader = tokenizer  # under the name `tokenizer` Trainer would save it with every checkpoint
+        self.shape, self.timesteps, self.max_length = (channels, size, size), timesteps, max_length
         self.states, self.latents = states, latents
         self.caption_dropout, self.padding, self.offset_noise = caption_dropout, padding, offset_noise
         self.processor = VaeImageProcessor(do_resize=False)
