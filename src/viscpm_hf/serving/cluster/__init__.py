@@ -5,7 +5,7 @@
 * remote.py: an engine that is elsewhere, and what Ray runs several times
 * service.py: replicas behind the HTTP server of this process, for `viscpm serve --ray`
 * application.py: replicas behind Ray's own HTTP servers, for `serve deploy` and Kubernetes
-* rows.py: rows of a file through Ray Data, for `viscpm batch --ray`
+* rows.py: rows of a file through Ray Data, for `viscpm batch` with `--ray`
 """
 
 import os
