@@ -30,3 +30,6 @@ class RayGoneError(OSError):
     """Ray has ended while it was needed."""
 
     exit_code = 70  # of its own: to start the program again helps, as it does not after another error
+
+    def __init__(self):
+        super().__init__("Ray, which ran the models, is gone: give the same command again.")

@@ -33,6 +33,9 @@ class Watch:
 
     def __init__(self):
         self.gone, self.when_gone = False, _nothing
+        own = ray.get_runtime_context().get_node_id()
+        (node,) = (node for node in ray.nodes() if node["NodeID"] == own)
+        self._here = node["NodeManagerAddress"], node["NodeManagerPort"]
         self._heard, self._ended = time.monotonic(), threading.Event()
         self._threads = [
             threading.Thread(target=work, name="Ray", daemon=True) for work in (self._listen, self._watch)
@@ -46,11 +49,22 @@ class Watch:
         for thread in self._threads:
             thread.join(_PERIOD)
 
+    def is_over(self) -> bool:
+        """Whether nobody is there any more on this machine, for which Ray would end this process after 15 s."""
+        try:
+            socket.create_connection(self._here, _CONNECT).close()
+        except ConnectionRefusedError:
+            self.gone = True
+        except OSError:  # perhaps it is only slow
+            pass
+        return self.gone
+
     def _listen(self):
         with suppress(Exception):  # this process has left it meanwhile
             while not self._ended.wait(_PERIOD):
                 # does not return without the head; without machines nothing can be started anew
-                self._heard = time.monotonic() if any(node["Alive"] for node in ray.nodes()) else -math.inf
+                is_there = any(node["Alive"] for node in ray.nodes())
+                self._heard = time.monotonic() if is_there and not self.is_over() else -math.inf
 
     def _watch(self):
         while not self._ended.wait(_PERIOD):
@@ -100,14 +114,17 @@ def connected(processes: int) -> Iterator[Watch]:
         watch = Watch()
         try:
             yield watch
-        except SystemExit:
+        except (SystemExit, GeneratorExit):
             if not watch.gone:
+                raise
+        except Exception:  # of Ray, which has met it first
+            if not watch.is_over():
                 raise
         finally:
             watch.end()
             ray.shutdown()
         if watch.gone:
-            raise RayGoneError("Ray, which ran the models, is gone: give the same command again.")
+            raise RayGoneError
 
 
 def _check_address():
