@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +30,8 @@ CARD = """
 
 A LoRA, `{}`, was merged into these weights with `viscpm merge`: what is said above of the original's weights does not
 hold for them.
+
+这些权重由 `viscpm merge` 合并了 LoRA `{}`，上文关于原版权重的说明对其不再适用。
 """
 
 
@@ -95,7 +97,8 @@ def merge_adapter(
     rest = [WeightFile(repo.UNUSED, unused, cast)] if unused else []
     require_space(output.absolute().parent, total_bytes(files + rest) + SPARE)
     with staged(output) as folder:
-        _copy_rest(model, folder)
+        folder.mkdir()
+        copy_rest(model, folder)
         write_weights(folder, files + rest, progress, read)
         if len(files) > 1:
             write_index(folder, STEM, files)
@@ -103,10 +106,21 @@ def merge_adapter(
     return output
 
 
-def _copy_rest(model: Path, folder: Path) -> None:
-    """Everything of a repository but its weights, and what a training run leaves beside its result."""
-    ignored = shutil.ignore_patterns(*NOT_COPIED)
-    shutil.copytree(model, folder, ignore=lambda place, names: ignored(place, names) if Path(place) == model else [])
+def copy_rest(model: Path, folder: Path, but: Sequence[str] = NOT_COPIED) -> None:
+    """Copies a repository but its weights, and but what a training run leaves beside its result.
+
+    Args:
+        model: of the repository.
+        folder: that exists; it may be within the other.
+        but: patterns of names that are left out at the root.
+    """
+    ignored, aside = shutil.ignore_patterns(*but), folder.resolve()
+
+    def ignore(place, names):
+        own = {name for name in names if (Path(place) / name).resolve() == aside}
+        return own | (ignored(place, names) if Path(place) == model else set())
+
+    shutil.copytree(model, folder, ignore=ignore, dirs_exist_ok=True)
 
 
 def _describe(folder: Path, adapter: Adapter, cast: torch.dtype | None, dtype: str) -> None:
@@ -114,7 +128,8 @@ def _describe(folder: Path, adapter: Adapter, cast: torch.dtype | None, dtype: s
     card = folder / repo.CARD
     if card.exists():
         with open(card, "a", encoding="utf-8") as file:
-            file.write(CARD.format(adapter.path.name.replace("`", "'")))
+            name = adapter.path.name.replace("`", "'")
+            file.write(CARD.format(name, name))
     report = repo.read_json(folder, repo.CONVERSION)
     if report:
         with open(adapter.file, "rb") as file:

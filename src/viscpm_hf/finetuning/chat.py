@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 import os
-import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -16,6 +15,8 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from transformers import PrinterCallback, Seq2SeqTrainingArguments, set_seed
 
+from ..checkpoint.merge import NOT_COPIED, copy_rest
+from ..checkpoint.repo import UNUSED
 from ..language import printable, say
 from ..remote_code.processing_viscpm_chat import VisCPMChatProcessor
 from .callbacks import ProgressLines, ShowAnswers
@@ -33,6 +34,8 @@ _CARD = """
 
 These weights were fine-tuned from `{}` with `viscpm finetune chat`: what is said above of the original's weights does
 not hold for them.
+
+这些权重由 `{}` 经 `viscpm finetune chat` 微调得到，上文关于原版权重的说明对其不再适用。
 """
 # settings that may change when a run goes on
 _FREE = ("output", "show_answers", "eval_data", "eval_split")
@@ -67,20 +70,20 @@ def finetune_chat(settings: ChatSettings, arguments: Seq2SeqTrainingArguments) -
         set_seed(arguments.seed)  # of new LoRA layers
         with saying_what_is_smaller(settings, arguments, loading=True):
             model = load(settings, arguments)
-        trainer = ChatTrainer(
-            model,
-            arguments,
-            learning_rates=settings.learning_rates,
-            decay_all=settings.decay_all,
-            train_dataset=train,
-            eval_dataset=held_out,
-            data_collator=collator,
-        )
+            trainer = ChatTrainer(
+                model,
+                arguments,
+                learning_rates=settings.learning_rates,
+                decay_all=settings.decay_all,
+                train_dataset=train,
+                eval_dataset=held_out,
+                data_collator=collator,
+            )
         require_asked_for(arguments, trainer.accelerator.distributed_type)
         say_more(trainer, settings, processor, held_out)
         with saying_what_is_smaller(settings, arguments):
             trainer.train(resume_from_checkpoint=resume_from(output))
-        save(trainer, settings)
+        save(trainer, settings, processor)
     return output
 
 
@@ -287,10 +290,16 @@ def say_more(
         trainer.add_callback(ShowAnswers(trainer, processor, held_out, settings.show_answers))
 
 
-def save(trainer: ChatTrainer, settings: ChatSettings) -> None:
+def save(trainer: ChatTrainer, settings: ChatSettings, processor: VisCPMChatProcessor) -> None:
     """Writes the result to the root of the output folder.
 
-    A full model is in the type of the one it was made of, with everything that lies beside its weights.
+    A full model is in the type of the one it was made of, with everything that lies beside its weights; an adapter has
+    the processor beside it, as `pipeline` looks for one there.
+
+    Args:
+        trainer (`ChatTrainer`): that has trained.
+        settings (`ChatSettings`): of the run.
+        processor (`VisCPMChatProcessor`): of the model.
     """
     output, model = Path(settings.output), trainer.accelerator.unwrap_model(trainer.model)
     if settings.mode == "full":
@@ -302,8 +311,8 @@ def save(trainer: ChatTrainer, settings: ChatSettings) -> None:
             model.to(dtype)
     trainer.save_model(str(output))
     trainer.save_state()
-    if settings.mode == "full" and trainer.args.should_save:
-        _complete(output, settings.model)
+    if trainer.args.should_save:
+        _complete(output, settings.model) if settings.mode == "full" else processor.save_pretrained(output)
 
 
 def _complete(output: Path, model_path: str) -> None:
@@ -312,16 +321,13 @@ def _complete(output: Path, model_path: str) -> None:
         from huggingface_hub import snapshot_download
 
         model_path = snapshot_download(model_path, ignore_patterns=["model*.safetensors", "*.bin"])
-    for file in Path(model_path).iterdir():
-        is_weight = file.name.startswith("model") and ".safetensors" in file.name
-        if file.is_dir():
-            if not file.name.startswith(".") and not (output / file.name).exists():
-                shutil.copytree(file, output / file.name)
-        elif not is_weight and file.suffix != ".bin" and file.name != "config.json":
-            shutil.copyfile(file, output / file.name)
+    # the weights that are not read are those of the original still
+    but = [name for name in NOT_COPIED if name != UNUSED]
+    copy_rest(Path(model_path), output, [*but, "config.json"])
     card = output / "README.md"
     if card.exists():
-        card.write_text(card.read_text(encoding="utf-8") + _CARD.format(Path(model_path).name), encoding="utf-8")
+        name = Path(model_path).name
+        card.write_text(card.read_text(encoding="utf-8") + _CARD.format(name, name), encoding="utf-8")
     config = json.loads((output / "config.json").read_text(encoding="utf-8"))
     original = json.loads((Path(model_path) / "config.json").read_text(encoding="utf-8"))
     config["auto_map"] = original.get("auto_map", config.get("auto_map"))

@@ -39,6 +39,8 @@ _FULL_CARD = """
 
 UNet and text projection were fine-tuned from `{}` with `viscpm finetune paint`: what is said above of the original's
 weights does not hold for them.
+
+UNet 和文本投影由 `{}` 经 `viscpm finetune paint` 微调得到，上文关于原版权重的说明对其不再适用。
 """
 _LORA_CARD = """---
 library_name: diffusers
@@ -323,5 +325,6 @@ def _write_repository(aside: Path, learner: PaintLearner, folder: Path, model: s
         shutil.rmtree(aside / f".{name}")  # the configuration is still that of the repository
     card = aside / CARD
     if card.exists():
-        text = card.read_text(encoding="utf-8") + _FULL_CARD.format(Path(model).name)
+        name = Path(model).name
+        text = card.read_text(encoding="utf-8") + _FULL_CARD.format(name, name)
         card.write_text(text, encoding="utf-8")

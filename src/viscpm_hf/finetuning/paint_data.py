@@ -76,7 +76,14 @@ class PaintDataset(ChatDataset):
         return ImageOps.mirror(picture) if varied and self.random_flip and rng.random() < 0.5 else picture
 
     def sample(self, row: Row, turn: int, picture: Any, rng: random.Random) -> ChatSample:
-        """A caption with its picture, or with the name of what it became."""
+        """A caption with its picture, or with the name of what it became.
+
+        Args:
+            row (`Row`): see `ChatDataset`.
+            turn (`int`): 0, as a caption is the only one of its row.
+            picture (`PIL.Image` or `str`): or its name in a cache.
+            rng (`random.Random`): draws one of the captions and what varies the picture.
+        """
         sample = {"caption": rng.choice(row.versions)[0][1], "seed": rng.getrandbits(62)}
         picture = picture if isinstance(picture, str) else self.fitted(picture, row, rng)
         return ChatSample(sample, picture=picture)
@@ -133,6 +140,7 @@ class PaintCollator:
         return encoding
 
     def __call__(self, samples: list[ChatSample]) -> dict[str, torch.Tensor]:
+        """A batch of what the learner takes, states padded on the right."""
         drawn = [self._drawn(sample) for sample in samples]
         batch = {name: torch.stack([each[name] for each in drawn]) for name in ("timesteps", "vae_noise", "noise")}
         states = [each["states"] for each in drawn]

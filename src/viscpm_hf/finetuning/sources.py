@@ -77,7 +77,8 @@ def read_json_rows(path: Path) -> list:
         ValueError: the file cannot be read, or holds something else.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        # a byte that is no UTF-8 is a fault of the row that it is in, see `rows`
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     if path.suffix.lower() == ".json":
@@ -200,7 +201,9 @@ def _of_split(loaded: dict, split: str, place: Any) -> Any:
 
 
 def _not_loaded(place: Any, error: Exception) -> ValueError:
-    text = " ".join(str(error).split())[:300]
+    if type(error).__name__ == "DatasetGenerationError":  # which says nothing itself
+        error = error.__cause__ or error
+    text = " ".join(str(error).split())[:300].rstrip(".")
     return ValueError(f"{str(place)!r} cannot be read as a data set ({type(error).__name__}: {text}).")
 
 
