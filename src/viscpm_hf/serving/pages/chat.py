@@ -61,7 +61,7 @@ class ChatPage:
         self.limits = {"megapixels": f"{max_pixels / 1e6:g}"}
         self.examples = [[str(picture), question] for picture, question in examples]
         with gr.Blocks(title=f"VisCPM · {words('chat')}", fill_width=True, analytics_enabled=False) as self.blocks:
-            frame(words, "chat", pages)
+            frame(words, "chat", pages, is_tiny=bool(self.examples))
             self._lay_out()
             self._connect()
 
@@ -198,7 +198,8 @@ class ChatPage:
                 sampling = Sampling(int(longest), **drawn)
             turn = Turn(question)
             with self.stops.of(request) as stopped:
-                yield self._shown([*before, turn], notice(), busy=True)
+                said = notice("" if picture else self.words("no_picture"), "note")
+                yield self._shown([*before, turn], said, busy=True)
                 wish = Question(question, None, self._context(before), sampling)
                 async with aclosing(ticking(self._pieces(wish, picture, method != BEAMS), stopped)) as ticks:
                     async for piece in ticks:

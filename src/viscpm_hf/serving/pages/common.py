@@ -49,13 +49,14 @@ LOOK = {
 }
 
 
-def frame(words: Words, page: str, others: list[str]) -> None:
+def frame(words: Words, page: str, others: list[str], is_tiny: bool = False) -> None:
     """The top of a page: what it is, and the way to the others.
 
     Args:
         words (`Words`): of its language.
         page (`str`): `"chat"` or `"paint"`.
         others (`list[str]`): all pages there are.
+        is_tiny (`bool`): whether the model is the one of the package, which it says.
     """
     links = "".join(
         f'<a href="../{each}/"{" aria-current=page" if each == page else ""}>{html.escape(words(each))}</a>'
@@ -64,6 +65,8 @@ def frame(words: Words, page: str, others: list[str]) -> None:
     other = "zh" if words.language == "en" else "en"
     links += f'<a href="../../{other}/{page}/" lang="{other}">{html.escape(words("other"))}</a>'
     title, about = html.escape(words(page)), html.escape(words(f"{page}_about"))
+    if is_tiny:
+        about += f"<br>{html.escape(words('tiny'))}"
     gr.HTML(f"<header><div><h1>{title}</h1><p>{about}</p></div><nav>{links}</nav></header>", padding=False)
 
 

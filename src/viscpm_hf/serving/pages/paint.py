@@ -55,7 +55,7 @@ class PaintPage:
         self.factor = pipeline.vae_scale_factor
         self.size = pipeline.unet.config.sample_size * self.factor
         with gr.Blocks(title=f"VisCPM · {words('paint')}", fill_width=True, analytics_enabled=False) as self.blocks:
-            frame(words, "paint", pages)
+            frame(words, "paint", pages, is_tiny=bool(self.examples))
             self._lay_out()
             self._connect()
 
@@ -206,8 +206,11 @@ class PaintPage:
             return
         new = [Work(_noted(one.image, wish, one.seed), one.seed, self._details(wish, one)) for one in painted]
         blackened = sum(one.blackened for one in painted)
-        said = self.words("blackened", count=blackened, all=len(painted)) if blackened else ""
-        yield self._shown(notice(said), works=[*new, *works][:_KEPT] if new else None)
+        if blackened:
+            said = notice(self.words("blackened", count=blackened, all=len(painted)))
+        else:
+            said = notice("" if new else self.words("stopped"), "note")
+        yield self._shown(said, works=[*new, *works][:_KEPT] if new else None)
 
     def _details(self, wish, painted):
         details = self.words(
@@ -251,8 +254,8 @@ class PaintPage:
         """Values of all that changes; a stage is that of work under way."""
         about = details = chosen = pictures = gr.skip()
         if works is not None:
-            pictures = [(work.image, self.words("of_seed", seed=work.seed)) for work in works]
-            pictures = gr.update(value=pictures, selected_index=None)
+            # without captions, which cover what is painted; `details` has the seed of the chosen one
+            pictures = gr.update(value=[work.image for work in works], selected_index=None)
             about, details, chosen = gr.update(visible=True), _details_html(works[0]), works[0].seed
         return (
             gr.update(value=stage or "", visible=stage is not None),
