@@ -36,7 +36,9 @@ _OTHERS = (".safetensors", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".svg")
 _NAMES = (".gitattributes", "LICENSE*", "NOTICE*", "*pytorch_model*.bin")
 # of a run: settings with paths of this machine, states of optimizers, answers to other people's data
 _OF_A_RUN = (FINE_TUNED, "trainer_state.json", "*_results.json", "left_out.*", "answers.*", "*.settings.json")
-_FOLDERS_OF_A_RUN = ("checkpoint-*", "runs", "logs", "__pycache__")
+# latents and captions of other people's data, and the pictures painted on the way, where there was a run
+_FOLDERS_OF_A_RUN = ("checkpoint-*", "runs", "logs", "cache", "__pycache__")
+_PICTURES_OF_A_RUN = "pictures"
 _SECRET = re.compile(rb"\bhf_[A-Za-z0-9]{30,}\b")
 
 
@@ -118,11 +120,12 @@ def _kind(folder: Path) -> str:
 def _sorted_out(folder: Path) -> tuple[dict[str, int], list[str]]:
     """Files to upload with their sizes, and what is left out."""
     files, left_out = {}, []
+    of_a_run = [*_FOLDERS_OF_A_RUN, _PICTURES_OF_A_RUN] if (folder / FINE_TUNED).exists() else _FOLDERS_OF_A_RUN
     for place, folders, names in os.walk(folder):
         place = Path(place)
         for name in sorted(folders):
             path, inside = place / name, (place / name).relative_to(folder).as_posix()
-            if (name.startswith(".") and inside != SCORES) or any(fnmatch(name, each) for each in _FOLDERS_OF_A_RUN):
+            if (name.startswith(".") and inside != SCORES) or any(fnmatch(name, each) for each in of_a_run):
                 left_out.append(f"{inside}/")
                 folders.remove(name)
             elif path.is_symlink():  # which nothing would be uploaded of
