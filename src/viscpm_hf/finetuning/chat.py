@@ -7,12 +7,13 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
+from filelock import FileLock, Timeout
 from transformers import PrinterCallback, Seq2SeqTrainingArguments, set_seed
 
 from ..checkpoint.merge import NOT_COPIED, copy_rest
@@ -28,7 +29,7 @@ from .model import check_is_chat, frozen_dtype, load_full, load_lora, stored_dty
 from .settings import ChatSettings, todays_names
 from .trainer import ChatTrainer, resume_from
 
-BEGUN, LEFT_OUT = "finetune.json", "left_out.jsonl"
+BEGUN, LEFT_OUT, LOCK = "finetune.json", "left_out.jsonl", ".lock"
 _CARD = """
 ## Fine-tuned
 
@@ -61,11 +62,12 @@ def finetune_chat(settings: ChatSettings, arguments: Seq2SeqTrainingArguments) -
     refuse_other(output, settings)
     processor = VisCPMChatProcessor.from_pretrained(settings.model)
     collator = ChatCollator(processor, settings.max_length, padding="longest")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), ExitStack() as held:
         warnings.filterwarnings("ignore", "The prompt of .* oldest")  # of turns dropped, once for each sample
         with arguments.main_process_first(local=False, desc="reading data"):  # which `datasets` keeps for the others
             train, held_out = open_data(settings, collator, arguments)
         if arguments.should_save:
+            held.callback(alone(output).release)
             begin(output, settings, train, held_out)
         set_seed(arguments.seed)  # of new LoRA layers
         with saying_what_is_smaller(settings, arguments, loading=True):
@@ -103,7 +105,7 @@ def refuse_other(output: Path, settings: ChatSettings) -> None:
         raise ValueError(f"{output} is no folder: give another --output.")
     file = output / BEGUN
     if not file.is_file():
-        if output.is_dir() and any(output.iterdir()):
+        if output.is_dir() and any(path.name != LOCK for path in output.iterdir()):
             raise ValueError(
                 f"{output} is not empty, and nothing there says it is a run of this command: give a new one."
             )
@@ -125,6 +127,24 @@ def refuse_other(output: Path, settings: ChatSettings) -> None:
             f"{output} holds a run with {name}={begun[name]!r}, and this one has {getattr(settings, name)!r}: give "
             "another --output, or the same settings to go on with it."
         )
+
+
+def alone(output: Path) -> FileLock:
+    """Makes the folder of a run, and holds it until what is returned is released, or the process ends.
+
+    Args:
+        output (`Path`): of the run.
+
+    Raises:
+        ValueError: another process trains into it.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(output / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(f"Another run is at work in {output}: wait for its end, or give another --output.") from error
+    return lock
 
 
 def _fixed(settings: ChatSettings) -> dict:
@@ -245,6 +265,8 @@ def saying_what_is_smaller(
     try:
         yield
     except (RuntimeError, MemoryError) as error:
+        if "to be installed" in str(error):  # what --report_to asks for
+            raise ImportError(str(error)) from error
         known = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or should_reduce_batch_size(error)
         if not known and "out of memory" not in str(error):
             raise
