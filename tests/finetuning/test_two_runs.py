@@ -1,11 +1,12 @@
-"""Guards that two runs do not write into one folder."""
+"""Guards that two runs do not write into one folder, and what is said when it is on a full disk."""
 
 import json
 
 import pytest
 from PIL import Image
+from safetensors import SafetensorError
 
-from viscpm_hf.finetuning.chat import alone, finetune_chat
+from viscpm_hf.finetuning.chat import alone, finetune_chat, saying_what_is_smaller
 from viscpm_hf.finetuning.paint import finetune_paint
 from viscpm_hf.finetuning.paint_settings import read_paint_settings
 from viscpm_hf.finetuning.settings import read_settings
@@ -30,3 +31,14 @@ def test_one_run_at_a_time(kind, tmp_path):
     with pytest.raises(ValueError, match="Another run is at work"):
         finetune(*options)
     held.release()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [SafetensorError("I/O error: No space left on device (os error 28)"), RuntimeError("PytorchStreamWriter failed")],
+)
+def test_a_full_disk_is_said(error, tmp_path):
+    """Neither library has an OSError for it."""
+    options = read_settings({"model": "m", "data": ["d"], "output": str(tmp_path)}, ["--use_cpu"])
+    with pytest.raises(ValueError, match="disk of .* is full"), saying_what_is_smaller(*options):
+        raise error

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 from transformers import PrinterCallback, Seq2SeqTrainingArguments, set_seed
 
 from ..checkpoint.merge import NOT_COPIED, copy_rest
@@ -85,7 +86,7 @@ def finetune_chat(settings: ChatSettings, arguments: Seq2SeqTrainingArguments) -
         say_more(trainer, settings, processor, held_out)
         with saying_what_is_smaller(settings, arguments):
             trainer.train(resume_from_checkpoint=resume_from(output))
-        save(trainer, settings, processor)
+            save(trainer, settings, processor)
     return output
 
 
@@ -258,13 +259,16 @@ def saying_what_is_smaller(
 ) -> Iterator[None]:
     """Meanwhile a lack of memory, of a GPU's or of the machine's, is a ValueError with the next thing to try.
 
+    A full disk is one, too, and a missing library of `report_to` an ImportError.
+
     Args:
         settings, arguments: of the run.
         loading (`bool`): whether the model is being loaded, which the batch does not matter for.
     """
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, SafetensorError) as error:
+        require_space_left(error, settings.output)
         if "to be installed" in str(error):  # what --report_to asks for
             raise ImportError(str(error)) from error
         known = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or should_reduce_batch_size(error)
@@ -273,6 +277,20 @@ def saying_what_is_smaller(
         raise ValueError(
             f"Out of memory: {smaller(settings, arguments, loading)}; `viscpm fit --model {settings.model} --train "
             f"{settings.mode}` says what fits."
+        ) from error
+
+
+def require_space_left(error: Exception, output: str | Path) -> None:
+    """Raises a ValueError if an error is one of a full disk, for which torch and safetensors have no class.
+
+    Args:
+        error (`Exception`): while something was saved.
+        output (`str` or `Path`): where.
+    """
+    if any(words in str(error) for words in ("No space left", "PytorchStreamWriter", "unexpected pos")):
+        raise ValueError(
+            f"The disk of {output} is full: make room, or give --save_total_limit 1; the same command goes on from "
+            "the last whole checkpoint."
         ) from error
 
 

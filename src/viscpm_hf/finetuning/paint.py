@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from ..checkpoint.files.safetensors_file import read_weights
@@ -17,7 +18,7 @@ from ..checkpoint.repo import CARD, INDEX, has_part, read_json
 from ..memory.machine import usable_device
 from ..remote_code.pipeline_viscpm_paint import VisCPMPaintPipeline
 from .callbacks import ProgressLines
-from .chat import BEGUN, LEFT_OUT, LOCK, alone, begin, hold_out, refuse_other
+from .chat import BEGUN, LEFT_OUT, LOCK, alone, begin, hold_out, refuse_other, require_space_left
 from .check import check_samples
 from .model import frozen_dtype
 from .paint_cache import TensorCache, digest_of_folders
@@ -87,11 +88,11 @@ def finetune_paint(settings: PaintSettings, arguments: TrainingArguments) -> Pat
             held.callback(alone(output).release)
             begin(output, fixed, train, held_out)
         datasets = [each for each in (train, held_out) if each is not None]
-        with _out_of_memory(lambda: "try --states_device cpu, or --states_dtype bfloat16"):
+        with _out_of_memory(lambda: "try --states_device cpu, or --states_dtype bfloat16", output):
             _prepare(settings, arguments, folder, collator, datasets)
         if settings.prepare_only:
             return output
-        with _out_of_memory(lambda: smaller(settings, arguments, train.resolution)):
+        with _out_of_memory(lambda: smaller(settings, arguments, train.resolution), output):
             set_seed(arguments.seed)  # of new LoRA layers
             learner = load_learner(
                 folder,
@@ -128,11 +129,12 @@ def finetune_paint(settings: PaintSettings, arguments: TrainingArguments) -> Pat
 
 
 @contextmanager
-def _out_of_memory(advice: Callable[[], str]) -> Iterator[None]:
+def _out_of_memory(advice: Callable[[], str], output: Path) -> Iterator[None]:
     """Says what to do when memory was not enough, for which torch has a class only on a GPU."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, SafetensorError) as error:
+        require_space_left(error, output)
         if "to be installed" in str(error):  # what --report_to asks for
             raise ImportError(str(error)) from error
         is_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
