@@ -174,6 +174,8 @@ def begin(output: Path, settings: ChatSettings, train: ChatDataset | ChatStream,
         line = say("training on rows as they are read", "边读取边训练")
     if held_out is not None:
         line += say(f", {len(held_out)} to evaluate with", f"，评估样本 {len(held_out)}")
+    if last := resume_from(output):
+        line += say(f", going on from {Path(last).name}", f"，从 {Path(last).name} 继续")
     print(line, file=sys.stderr)
     if left_out:
         file, reasons = printable(str(output / LEFT_OUT)), printable(summary(left_out))

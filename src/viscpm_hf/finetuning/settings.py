@@ -278,7 +278,13 @@ def _typed(arguments: Sequence[str], known: list[str]) -> dict[str, Any]:
 
 def _training_arguments(settings: Any, options: dict, kind: type, theirs: dict) -> TrainingArguments:
     # our own lines take the place of transformers' progress bar
-    ours = {"output_dir": settings.output, "logging_steps": 10, "report_to": "none", "disable_tqdm": True}
+    ours = {
+        "output_dir": settings.output,
+        "logging_steps": 10,
+        "logging_first_step": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
     if isinstance(settings, ChatSettings):  # a batch may have no picture, and then the vision side takes no part
         ours["ddp_find_unused_parameters"] = settings.mode == "full" or settings.tune_vision
     options = ours | options
