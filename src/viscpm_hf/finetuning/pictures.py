@@ -1,6 +1,7 @@
 """Pictures of training data, from files and bytes."""
 
 import io
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -60,4 +61,5 @@ def load_picture(picture: Any, folder: str | Path = ".", min_side: int = 0) -> I
 
 
 def _short(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    text = re.sub(r"<_io\.BytesIO object at 0x\w+>", "these bytes", str(error))
+    return " ".join(f"{type(error).__name__}: {text}".split())[:300]
