@@ -49,7 +49,7 @@ def test_a_step(run, monkeypatch, fault):
         run("--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2")
     assert str(caught.value) == (
         "Out of memory: try --per_device_train_batch_size 2 --gradient_accumulation_steps 4, which learns the same "
-        f"from as many samples a step; `viscpm fit --model {tiny_chat_repo()} --train lora` says what fits."
+        f"from as many samples a step; what fits, `viscpm fit` says with --model {tiny_chat_repo()} --train lora."
     )
 
 

@@ -277,8 +277,8 @@ def saying_what_is_smaller(
         if not known and "out of memory" not in str(error):
             raise
         raise ValueError(
-            f"Out of memory: {smaller(settings, arguments, loading)}; `viscpm fit --model {settings.model} --train "
-            f"{settings.mode}` says what fits."
+            f"Out of memory: {smaller(settings, arguments, loading)}; what fits, `viscpm fit` says with "
+            f"--model {settings.model} --train {settings.mode}."
         ) from error
 
 
