@@ -60,10 +60,6 @@ def run(input: str, output: Output, overwrite: bool, workers: "Workers | Cluster
         if isinstance(stop, SystemExit):
             raise
         return 130
-    except OSError as error:
-        if not hasattr(error, "exit_code"):
-            raise
-        return complain(str(error), error.exit_code)
     answered, failed = output.answered, output.failed
     said = say(f"{answered + failed} rows in {path}", f"{path} 共 {answered + failed} 条")
     if failed:

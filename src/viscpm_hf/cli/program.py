@@ -49,6 +49,7 @@ def run_script(command: Callable[[], int | None]) -> int:
             message = str(error)
         except OSError as error:
             message = f"{error.strerror}: {error.filename}" if error.strerror and error.filename else str(error)
+            code = getattr(error, "exit_code", 1)
         except MemoryError:
             message = "out of memory"
         except KeyboardInterrupt:

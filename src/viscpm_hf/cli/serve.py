@@ -14,7 +14,7 @@ from ..serving.replicas import Replicas, parse_gpus
 from .engines import GRADIO, LIBRARIES, RAY, check_libraries, checked_names, load_cluster, load_engine, usual_batch
 from .examples import for_pages
 from .options import ChatModel, Device, Dtype, Host, PaintModel, Port
-from .program import complain, verb
+from .program import verb
 
 
 def add_to(app: typer.Typer) -> None:
@@ -218,10 +218,6 @@ def _serve(models, host, port, api_key_env, loading, limits, api, cluster, ui):
         return _load_and_serve(models, host, port, api_key_env, loading, limits, api, cluster, ui)
     except SystemExit as stop:  # of SIGTERM while it loads
         return 0 if stop.code == 128 + signal.SIGTERM else stop.code
-    except OSError as error:
-        if not hasattr(error, "exit_code"):
-            raise
-        return complain(str(error), error.exit_code)
 
 
 def _load_and_serve(models, host, port, api_key_env, loading, limits, api, cluster, ui):
