@@ -198,6 +198,8 @@ def train(
         disable_tqdm=True,
         **{names.pop() if names else "gradient_checkpointing": saves},
     )
+    if not saves:  # what a case before left on: Trainer only turns it on
+        model.gradient_checkpointing_disable()
     trainer = ChatTrainer(
         model, arguments, train_dataset=dataset, data_collator=collator, callbacks=[measured.callback]
     )

@@ -1,6 +1,7 @@
 """The pages after a cold start: from the command to the first answer and the first picture in a headless Chromium.
 
     python benchmarks/pages.py [--rounds 3]
+    python benchmarks/pages.py --screenshots docs   # the pictures of the documentation, instead
 
 Server and browser share this machine's cores; both models are the tiny ones. Loopback only.
 """
@@ -12,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
@@ -69,6 +71,7 @@ def measure(browser, times):
         chat = measured(times, "the Chat page opens", opened, browser, address, "#question textarea")
         measured(times, "the first answer, from Enter", ask, chat)
         times.setdefault("the command until the first answer", []).append(time.perf_counter() - begin)
+        chat.wait_for_selector("#question .submit-button")
         chat.click("#clear")
         chat.wait_for_selector("#talk .example")
         measured(times, "another answer", ask, chat)
@@ -80,15 +83,53 @@ def measure(browser, times):
         process.wait()
 
 
+def photograph(browser, folder):
+    """A conversation and a gallery, as a friend would be shown them."""
+    process, address = start()
+    view = {"viewport": {"width": 1200, "height": 720}}
+    try:
+        chat = browser.new_context(locale="zh-CN", **view).new_page()
+        chat.set_default_timeout(120_000)
+        chat.goto(address)
+        for number, question in enumerate((QUESTION, "它是什么形状？", "五角星是什么颜色？"), 1):
+            chat.wait_for_selector("#question .submit-button")
+            chat.fill("#question textarea", question)
+            chat.keyboard.press("Enter")
+            chat.wait_for_selector(f"#talk .message-content >> nth={2 * number - 1}")
+        chat.wait_for_selector("#question .submit-button")
+        chat.screenshot(path=folder / "page_chat.png")
+        painting = browser.new_context(locale="en-US", **view).new_page()
+        painting.set_default_timeout(120_000)
+        painting.goto(f"{address}/en/paint/")
+        painting.click("#settings button >> nth=0")
+        painting.fill("#seed textarea", "2023")
+        painting.click("#settings button >> nth=0")
+        prompts = "In the top right there is an orange cross.", "purple heart", "a green triangle", "a red circle"
+        for number, prompt in enumerate(prompts, 1):
+            painting.fill("#prompt textarea", prompt)
+            painting.click("#paint:enabled")
+            painting.wait_for_selector(f"#pictures .thumbnail-item >> nth={number - 1}")
+            painting.wait_for_selector("#paint:enabled")
+        painting.wait_for_function("[...document.querySelectorAll('#pictures img')].every((each) => each.complete)")
+        painting.screenshot(path=folder / "page_paint.png", full_page=True)
+    finally:
+        process.terminate()
+        process.wait()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="cold starts")
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--screenshots", type=Path, metavar="FOLDER", help="take them, and measure nothing")
+    arguments = parser.parse_args()
     times: dict[str, list[float]] = {}
     with sync_playwright() as driver:
         found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
         browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        for _ in range(rounds):
+        if arguments.screenshots:
+            photograph(browser, arguments.screenshots)
+            return
+        for _ in range(arguments.rounds):
             measure(browser, times)
     print("| seconds | median | lowest | highest |\n|---|---|---|---|")
     for name, seconds in times.items():

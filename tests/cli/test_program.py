@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from viscpm_hf.cli.program import run_script
 
 BODY = """
 import sys
+import time
+import weakref
 sys.path.insert(0, sys.argv[2])
 from viscpm_hf.cli.program import run_script
 def body():
@@ -81,6 +85,30 @@ def test_a_second_signal_does_not_disturb_the_cleaning_up(number):
             run_script(body)
         assert ending.value.code == 143
     assert cleaned and signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_a_callback_of_the_interpreter_is_not_lost(number):
+    """What is raised there is dropped, as in importlib's callbacks while a model is loaded."""
+
+    class Thing:
+        pass
+
+    def body():
+        thing = Thing()
+        watch = weakref.ref(thing, lambda _: signal.raise_signal(number))
+        del thing
+        assert watch() is None
+        time.sleep(5)
+
+    hook = sys.unraisablehook
+    if number == signal.SIGINT:
+        assert run_script(body) == 130
+    else:
+        with pytest.raises(SystemExit) as ending:
+            run_script(body)
+        assert ending.value.code == 143
+    assert sys.unraisablehook is hook
 
 
 def test_too_little_memory_is_one_line(capsys):

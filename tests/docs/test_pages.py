@@ -66,6 +66,9 @@ LESSON = {
     ("viscpm_hf.tiny.lesson", "write"): ["--new", "8", "--old", "8"],
     ("viscpm_hf.tiny.lesson", "measure"): ["--new", "4", "--old", "2"],
     ("viscpm_hf.tiny.lesson", "show"): ["--number", "1"],
+    ("viscpm_hf.tiny.paint_lesson", "write"): ["--new", "4", "--old", "4"],
+    ("viscpm_hf.tiny.paint_lesson", "measure"): ["--new", "1", "--old", "1", "--steps", "2"],
+    ("viscpm_hf.tiny.paint_lesson", "show"): ["--number", "1", "--steps", "2"],
 }
 CONFIGS = {
     "chat": [

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import viscpm_hf
 from viscpm_hf import VisCPMChat
@@ -76,6 +76,7 @@ def test_a_lora_is_an_adapter_at_the_root(run, inputs, mode):
         pytest.importorskip("bitsandbytes")
     folder, found = run("--max_steps", "8", "--learning_rate", "3e-4", mode=mode, tune_vision=mode == "lora")
     assert list(found) == list(range(1, 9)) and sum(list(found.values())[-3:]) < sum(list(found.values())[:3])
+    assert type(AutoProcessor.from_pretrained(folder)).__name__ == "VisCPMChatProcessor"  # as pipeline(model=…) wants
     config = json.loads((folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(tiny_chat_repo())
     assert config["lora_alpha"] == pytest.approx(16 * 192**0.5)

@@ -68,7 +68,7 @@ def test_with_data_to_evaluate_every_checkpoint_is_evaluated(read):
         (["--lora_r", "two"], {}, "Got 'two' as --lora_r, expected a whole number"),
         (["--dtype", "int8"], {}, "Got 'int8' as dtype, expected one of float32"),
         (["--learning_rates", "[1]"], {}, "names with a number each"),
-        (["--learning_rates", '{"": -1}'], {}, "with a rate each"),
+        (["--learning_rates", '{"": -1}'], {}, "expected a rate above 0"),
         ([], {"model": None}, "--model is missing"),
         ([], {"data": []}, "--data is missing"),
         ([], {"lora_r": 0}, "Got 0 as lora_r"),

@@ -144,6 +144,21 @@ def test_broken_lines_are_left_out(folder, rows):
         ChatDataset(file)
 
 
+def test_a_picture_without_a_text_is_told(folder, rows):
+    """And bytes that are no picture, without an address of memory."""
+    place = as_pairs(folder, rows)
+    (place / "red.json").unlink()
+    dataset = ChatDataset(place, strict=False)
+    assert len(dataset) == 2
+    (left,) = dataset.left_out
+    assert (left.reason, left.detail) == (
+        "a picture without a text",
+        "there is no red.txt or red.json beside red.png",
+    )
+    with pytest.raises(ValueError, match="cannot identify image file these bytes"):
+        ChatDataset([{"image": b"no picture", "question": "q", "answer": "a"}])[0]
+
+
 def test_a_stream_shuffles_and_leaves_out(folder, rows):
     rows = [{"question": f"{i}", "answer": "a"} for i in range(40)] + [{"question": "q", "answer": ""}]
     stream = ChatStream(as_lines(folder, rows), buffer=10)

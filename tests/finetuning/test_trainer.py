@@ -101,7 +101,9 @@ def test_evaluation_prediction_and_the_best_checkpoint(chat_repo, chat_processor
     collator = ChatCollator(chat_processor)
     trainer = Trainer(model, arguments, train_dataset=dataset, eval_dataset=dataset, data_collator=collator)
     trainer.train()
-    assert trainer.state.best_model_checkpoint
+    best = AutoModelForImageTextToText.from_pretrained(trainer.state.best_model_checkpoint)
+    for (name, found), parameter in zip(model.named_parameters(), best.parameters(), strict=True):
+        torch.testing.assert_close(found, parameter, msg=name, rtol=0, atol=0)
     expected = sum(model(**collator([dataset[i]])).loss.item() for i in range(2)) / 2
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-4)
     prediction = trainer.predict(dataset)
@@ -151,6 +153,27 @@ def test_label_smoothing_over_what_can_be_written(chat_repo, chat_processor, dat
     trainer = ChatTrainer(model, arguments, train_dataset=dataset, data_collator=collator)
     trainer.train()
     assert float(trainer.state.log_history[0]["loss"]) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", [Trainer, Seq2SeqTrainer])
+def test_label_smoothing_of_transformers_is_refused(chat_repo, chat_processor, dataset, tmp_path, kind):
+    """It knows neither that targets are shifted nor which columns can be written; a loss of one's own is welcome."""
+    model, collator = AutoModelForImageTextToText.from_pretrained(chat_repo), ChatCollator(chat_processor)
+    arguments = Seq2SeqTrainingArguments(str(tmp_path), max_steps=1, label_smoothing_factor=0.1, **QUIET)
+    with pytest.raises(ValueError, match="label_smoothing_factor.*ChatTrainer"):
+        kind(model, arguments, train_dataset=dataset, data_collator=collator).train()
+
+    def own_loss(outputs, labels, num_items_in_batch=None):
+        logits = outputs["logits"][:, :-1].flatten(0, 1)
+        return torch.nn.functional.cross_entropy(logits, labels[:, 1:].flatten(), reduction="sum") / num_items_in_batch
+
+    def without_shifted(samples):
+        return {name: value for name, value in collator(samples).items() if name != "shift_labels"}
+
+    arguments = Seq2SeqTrainingArguments(str(tmp_path), max_steps=1, logging_steps=1, **QUIET)
+    options = {"train_dataset": dataset, "compute_loss_func": own_loss}
+    trainer = kind(model, arguments, data_collator=without_shifted, **options)
+    assert trainer.train().training_loss > 0
 
 
 def test_what_users_of_trainer_expect(chat_repo, chat_processor, dataset, tmp_path):

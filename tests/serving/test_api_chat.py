@@ -223,7 +223,7 @@ CONVERSATIONS = {
     "content is missing": [{"role": "user"}],
     "role is missing": [{"content": "x"}],
     "at most 100000": [asked("x" * 60_000), {"role": "assistant", "content": "y" * 60_000}, asked("z")],
-    "detail": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,", "detail": "high"}}]}],
+    "detail": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,", "detail": "fine"}}]}],
 }
 
 

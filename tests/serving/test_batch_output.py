@@ -4,6 +4,7 @@ import io
 import json
 import resource
 import signal
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -155,6 +156,49 @@ def test_pictures_of_others_are_not_replaced(path, tmp_path):
     with Output(path, PICTURE, SETTINGS, tmp_path / "pictures").opened() as output:  # its own
         output.skip(rows())
     assert (tmp_path / "pictures" / "000001.png").read_bytes() == b"a picture"
+
+
+@pytest.mark.parametrize("kind", ["file", "under a file", "read-only"])
+def test_a_folder_that_takes_no_pictures_is_said_before_a_model_is_loaded(kind, path, tmp_path, monkeypatch):
+    pictures = tmp_path / "pictures"
+    if kind == "read-only":
+        pictures.mkdir()
+        monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
+    else:
+        pictures.write_bytes(b"of somebody")
+    before = sorted(tmp_path.iterdir())
+    place = pictures / "new" if kind == "under a file" else pictures
+    for overwrite in (False, True):
+        with (
+            pytest.raises(ValueError, match="is no folder that can be written to .*: choose another --pictures"),
+            Output(path, PICTURE, SETTINGS, place).opened(overwrite),
+        ):
+            raise AssertionError
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_standard_output_is_no_file_to_go_on_with(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="Got - as --output"):
+        answer(Path("-"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", [10, 500])
+def test_a_disk_that_is_full_at_once_has_nothing_left_behind(size, path, tmp_path):
+    """Neither of the settings nor of a picture; a limit of this process stands for the disk's."""
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        with (
+            pytest.raises(ValueError, match="File too large"),
+            Output(path, PICTURE, SETTINGS, tmp_path / "pictures").opened() as output,
+        ):
+            output.add(next(rows()), Result({}, b"a picture" * 1000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_whole_lines(path):

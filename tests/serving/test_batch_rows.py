@@ -1,13 +1,18 @@
 """Guards the rows of a batch's input: every line that has something is one, whatever it holds."""
 
+import asyncio
 import io
 import json
+from pathlib import Path
 
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from viscpm_hf.serving.batch import rows
+from viscpm_hf.serving.batch.chat import ChatRows
 from viscpm_hf.serving.batch.rows import count_rows, read_rows
+from viscpm_hf.serving.batch.workers import answered
+from viscpm_hf.serving.engine import Sampling
 
 OBJECTS = st.dictionaries(st.text(), st.none() | st.integers(-(10**50), 10**50) | st.text() | st.lists(st.booleans()))
 
@@ -37,3 +42,17 @@ def test_a_line_that_is_too_long_is_one_row(monkeypatch):
     assert count_rows(io.BytesIO(data)) == len(found)
     assert [row.fields for row in found if row.error is None] == [{"a": 1}, {"b": 2}, {"c": "012345"}]
     assert [row.number for row in found if row.error is not None] == [2, 5]
+
+
+def test_a_text_that_would_be_tokenized_for_minutes_is_refused(engine):
+    """With its context; those beside it are answered, and one of exactly that length is the model's business."""
+    answer = ChatRows(engine, None, Path(), Sampling())
+    rows = [{"question": "x" * 10_000_000}, {"question": "x", "context": "y" * 100_000}, {"question": "x" * 100_000}]
+
+    async def all_of_them():
+        return await asyncio.gather(*(answered(answer, 1, fields) for fields in (*rows, {"question": "你好"})))
+
+    *errors, last = asyncio.run(all_of_them())
+    for each, said in zip(errors, ("Got 10000000 characters", "Got 100001 characters", "most 3000"), strict=True):
+        assert said in each.fields["error"] and len(each.fields["error"]) < 200
+    assert "answer" in last.fields

@@ -38,7 +38,7 @@ class Run:
         return self.output.read_bytes().split(b"\n")[:-1] if self.output.exists() else []
 
     def wait_for(self, rows):
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while len(self.lines()) < rows and time.monotonic() < end:
             assert self.process.poll() is None, self.process.stderr.read()
             time.sleep(0.005)
@@ -53,7 +53,7 @@ class Run:
         """Sends a signal, if one is given; exit code and errors."""
         if number is not None:
             self.process.send_signal(number)
-        _, errors = self.process.communicate(timeout=120)
+        _, errors = self.process.communicate(timeout=300)
         return self.process.returncode, errors
 
 

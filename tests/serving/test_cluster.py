@@ -35,6 +35,7 @@ pytest.importorskip("ray.serve", reason="the extra `cluster` is not installed")
 
 from ray.serve.schema import ServeDeploySchema
 
+from viscpm_hf.serving.cluster import connection
 from viscpm_hf.serving.cluster.application import Arguments
 from viscpm_hf.serving.cluster.wire import packed, unpacked
 
@@ -117,6 +118,21 @@ def test_a_configuration_that_means_nothing_is_refused(wrong):
         Arguments(**{"chat": "x", **wrong})
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        *((wrong, "expected an address") for wrong in ("nowhere", "ray://there:10001", "a b:1", "x:", "::", "x:١")),
+        *((none, "could not find the cluster") for none in ("127.0.0.1:1", "localhost:99999", "[::1]:1", "a..b:1")),
+    ],
+)
+def test_an_address_without_a_ray_is_said_at_once(address, said, monkeypatch):
+    """Ray itself would wait for minutes, and then end the process."""
+    monkeypatch.setattr(connection, "ADDRESS", address)
+    with pytest.raises((ValueError, OSError), match=said) as refused, connection.connected(1):
+        raise AssertionError
+    assert f"RAY_ADDRESS={address}" in str(refused.value)
+
+
 class Program:
     """A command that serves, what it says, and its replicas."""
 
@@ -131,12 +147,12 @@ class Program:
         )
         self._ready, self._found, self.match = ready, threading.Event(), None
         threading.Thread(target=self._read, daemon=True).start()
-        self._found.wait(180)
+        self._found.wait(400)
         if self.match is None:
             self.stop(signal.SIGKILL)
             if "Ray could not start" in self.said:
                 pytest.skip(self.said[-500:])
-            pytest.fail(f"It does not serve after 180 s: {self.said}")
+            pytest.fail(f"It does not serve after 400 s: {self.said}")
 
     @property
     def said(self):
@@ -152,7 +168,7 @@ class Program:
 
     def stop(self, number):
         self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(120)
 
 
 def replicas(port):
@@ -315,6 +331,46 @@ def test_it_stops_when_all_is_answered(client, program):
     while replicas(program.port) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not replicas(program.port)
+
+
+def test_without_ray_requests_get_503_and_the_server_ends_with_70():
+    """The raylet is killed under answers that would take minutes; systemd starts the server anew."""
+    program = Program(
+        *("viscpm_hf", "serve", "--chat", "tiny", "--paint", "none", "--port", "0", "--ray"),
+        ready=r"http://127\.0\.0\.1:(\d+)",
+    )
+    begun = threading.Semaphore(0)
+
+    def work(stream):
+        while True:  # some answers are short by chance
+            try:
+                answer = ask(client, "x", stream=stream, temperature=2, max_tokens=100_000)
+                for _ in answer if stream else ():
+                    begun.release()
+            except openai.APIError as error:
+                return getattr(error, "status_code", type(error).__name__), error.code
+
+    try:
+        base_url = f"http://127.0.0.1:{program.match[1]}/v1"
+        with (
+            openai.OpenAI(base_url=base_url, api_key="none", max_retries=0) as client,
+            ThreadPoolExecutor(4) as threads,
+        ):
+            found = [threads.submit(work, number == 0) for number in range(4)]
+            assert begun.acquire(timeout=60)
+            own = ["ps", "--ppid", str(program.process.pid), "-o", "pid=,comm="]
+            listed = subprocess.run(own, capture_output=True, text=True, check=True).stdout
+            (raylet,) = re.findall(r"(\d+) raylet", listed)
+            os.kill(int(raylet), signal.SIGKILL)
+            stream, *others = [each.result(90) for each in found]
+        # the replica may be the first to go, and what was streamed cannot be asked again
+        assert stream[1] in ("server_stopping", "internal_error")
+        assert others == [(503, "server_stopping")] * 3
+        assert program.process.wait(90) == 70
+        assert "Ray, which ran the models, is gone" in program.said and "Traceback" not in program.said
+    finally:
+        if program.process.poll() is None:
+            program.stop(signal.SIGKILL)
 
 
 def test_the_example_runs(tmp_path, picture, data_url, tiny_chat, wait_until):

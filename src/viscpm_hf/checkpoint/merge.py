@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,16 +13,16 @@ from . import repo
 from .adapter import Adapter, load, read_adapter
 from .errors import CheckpointError
 from .files.json_file import read_json_file
-from .files.safetensors_file import read_weights
+from .files.safetensors_file import read_safetensors, read_weights
 from .files.sizes import parse_size
 from .files.staging import refuse_existing, require_space, staged
 from .files.stored import StoredTensor, read_pieces
-from .files.weights import shards, target_dtype, total_bytes, write_index, write_weights
+from .files.weights import WeightFile, shards, target_dtype, total_bytes, write_index, write_weights
 
 STEM = "model"
 SPARE = 64 << 20  # bytes for everything in a repository that is not a weight
 NOT_COPIED = (
-    *(f"{STEM}.safetensors*", f"{STEM}-*.safetensors", "*.bin", "*.pt", "*.pth", ".*"),
+    *(f"{STEM}.safetensors*", f"{STEM}-*.safetensors", repo.UNUSED, "*.bin", "*.pt", "*.pth", ".*"),
     *("checkpoint-*", "runs", "trainer_state.json", "finetune.json", "left_out.jsonl", "answers.jsonl"),
 )
 CARD = """
@@ -30,6 +30,8 @@ CARD = """
 
 A LoRA, `{}`, was merged into these weights with `viscpm merge`: what is said above of the original's weights does not
 hold for them.
+
+这些权重由 `viscpm merge` 合并了 LoRA `{}`，上文关于原版权重的说明对其不再适用。
 """
 
 
@@ -91,20 +93,34 @@ def merge_adapter(
             yield memoryview(merged.view(torch.uint8).flatten().numpy())
 
     files = shards(sources, STEM, cast, limit)
-    require_space(output.absolute().parent, total_bytes(files) + SPARE)
+    unused = read_safetensors(model / repo.UNUSED) if (model / repo.UNUSED).exists() else {}
+    rest = [WeightFile(repo.UNUSED, unused, cast)] if unused else []
+    require_space(output.absolute().parent, total_bytes(files + rest) + SPARE)
     with staged(output) as folder:
-        _copy_rest(model, folder)
-        write_weights(folder, files, progress, read)
+        folder.mkdir()
+        copy_rest(model, folder)
+        write_weights(folder, files + rest, progress, read)
         if len(files) > 1:
             write_index(folder, STEM, files)
         _describe(folder, opened, cast, dtype)
     return output
 
 
-def _copy_rest(model: Path, folder: Path) -> None:
-    """Everything of a repository but its weights, and what a training run leaves beside its result."""
-    ignored = shutil.ignore_patterns(*NOT_COPIED)
-    shutil.copytree(model, folder, ignore=lambda place, names: ignored(place, names) if Path(place) == model else [])
+def copy_rest(model: Path, folder: Path, but: Sequence[str] = NOT_COPIED) -> None:
+    """Copies a repository but its weights, and but what a training run leaves beside its result.
+
+    Args:
+        model: of the repository.
+        folder: that exists; it may be within the other.
+        but: patterns of names that are left out at the root.
+    """
+    ignored, aside = shutil.ignore_patterns(*but), folder.resolve()
+
+    def ignore(place, names):
+        own = {name for name in names if (Path(place) / name).resolve() == aside}
+        return own | (ignored(place, names) if Path(place) == model else set())
+
+    shutil.copytree(model, folder, ignore=ignore, dirs_exist_ok=True)
 
 
 def _describe(folder: Path, adapter: Adapter, cast: torch.dtype | None, dtype: str) -> None:
@@ -112,7 +128,8 @@ def _describe(folder: Path, adapter: Adapter, cast: torch.dtype | None, dtype: s
     card = folder / repo.CARD
     if card.exists():
         with open(card, "a", encoding="utf-8") as file:
-            file.write(CARD.format(adapter.path.name.replace("`", "'")))
+            name = adapter.path.name.replace("`", "'")
+            file.write(CARD.format(name, name))
     report = repo.read_json(folder, repo.CONVERSION)
     if report:
         with open(adapter.file, "rb") as file:

@@ -342,6 +342,11 @@ def check_is_converted(model_path: str | os.PathLike, name: str, verb: str, conf
         )
     if os.path.isdir(model_path):
         if not os.path.isfile(os.path.join(model_path, config_file)):
+            if os.path.isfile(os.path.join(model_path, "adapter_config.json")):
+                raise CheckpointError(
+                    f"{model_path} holds an adapter alone: give the {name} that it was trained on, and this as its "
+                    "adapter, or merge both with `viscpm merge`."
+                )
             raise CheckpointError(
                 f"The folder {model_path} has no {config_file}, expected a converted {name}: make one with "
                 f"`viscpm convert {verb} --checkpoint CKPT --vocab VOCAB --output DIR`."

@@ -9,7 +9,8 @@
   pictures; examples.py: what the tiny models understand
 * serve.py: `viscpm serve`, demo.py: `viscpm demo`, engines.py: their models; batch.py: `viscpm batch chat|paint`,
   batching.py: what it does
-* finetune.py: `viscpm finetune`
+* finetune.py, finetune_paint.py: `viscpm finetune chat|paint`, finetune_options.py: what they
+  share; merge.py: `viscpm merge`
 * evaluate.py: `viscpm evaluate`; evaluate_qa90.py, evaluate_images.py, evaluate_tiny.py: its tables
 """
 

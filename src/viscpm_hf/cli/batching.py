@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from ..serving.batch.output import Output
 from ..serving.batch.rows import count_rows, read_rows
 from ..serving.batch.workers import Workers
 from .engines import RAY_DATA, check_libraries
+from .program import complain
 from .remarks import is_terminal, only_ours, plain_remarks, tell
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def run(input: str, output: Output, overwrite: bool, workers: "Workers | Cluster
         workers: answer the rows.
 
     Returns:
-        The exit code: 1 if a row could not be answered, be it in an earlier run.
+        The exit code: 1 if a row could not be answered, be it in an earlier run; 70 once Ray is gone.
     """
     path, total = output.path, None
     try:
@@ -50,8 +51,8 @@ def run(input: str, output: Output, overwrite: bool, workers: "Workers | Cluster
             before = output.answered + output.failed
             if before and before != total:
                 tell(say(f"{path} has {before} rows; going on.", f"{path} 已有 {before} 条，接着处理。"))
-            with _progress(output, total) as show:
-                for row, result in workers.answer(rows):
+            with _progress(output, total) as show, closing(workers.answer(rows)) as results:
+                for row, result in results:
                     output.add(row, result)
                     show()
     except (KeyboardInterrupt, SystemExit) as stop:
@@ -84,7 +85,10 @@ def workers(load: Callable, processes: int | None, ray: bool, ahead: int) -> "Wo
     check_libraries(RAY_DATA, "--ray")
     from ..serving.cluster.rows import ClusterWorkers
 
-    return ClusterWorkers(partial(load, 1), processes, ahead)
+    # at once: each line that is written is whole
+    return ClusterWorkers(
+        partial(load, 1), processes, ahead, when_gone=lambda error: os._exit(complain(str(error), error.exit_code))
+    )
 
 
 @contextmanager

@@ -124,17 +124,18 @@ def _tell_unchecked(name, what):
 def load_cluster(models, names, listening, loading, limits, cluster):
     """Replicas that load one model each; the context of them."""
     from ..serving.cluster.service import serving
+    from .remarks import tell
 
     _tell_of_tiny(models, names)
     # replicas have working directories of their own
     models = {kind: os.path.abspath(model) if os.path.isdir(model) else model for kind, model in models.items()}
     name = f"viscpm-{socket.gethostname()}-{listening.getsockname()[1]}"
-    return serving(list(names), partial(_replica, models, names, loading), name=name, **cluster, **limits)
+    return serving(list(names), partial(_replica, models, names, loading), name=name, tell=tell, **cluster, **limits)
 
 
 def _replica(models, names, loading, kind, **limits):
     """The engine of one model, in a process that Ray has started."""
-    from .remarks import only_ours
+    from .remarks import only_ours, plain_remarks
 
-    with only_ours():
+    with plain_remarks(), only_ours():
         return _loaded({"chat": "none", "paint": "none", kind: models[kind]}, {kind: names[kind]}, loading, limits)

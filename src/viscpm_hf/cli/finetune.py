@@ -1,10 +1,10 @@
-"""`viscpm finetune`: a model learns, Chat from conversations about pictures."""
+"""`viscpm finetune`: a model learns, Chat from conversations about pictures; Paint: finetune_paint.py."""
 
 from typing import Annotated, Literal
 
 import typer
 
-from ..language import printable, say
+from ..language import say
 from .finetune_options import (
     Config,
     Data,
@@ -19,9 +19,10 @@ from .finetune_options import (
     Split,
     Strict,
     switch,
+    train,
 )
 from .finetune_paint import paint
-from .program import complain, verb
+from .program import verb
 
 
 def add_to(app: typer.Typer) -> None:
@@ -161,16 +162,6 @@ def _chat(own: dict, arguments: list[str], config: str | None) -> int | None:
 
     with only_ours():
         from ..finetuning.chat import finetune_chat
-        from ..finetuning.settings import SettingsError, read_settings
+        from ..finetuning.settings import read_settings
 
-        try:
-            settings, training = read_settings(own, arguments, config)
-        except SettingsError as error:
-            return complain(f"{str(error).rstrip('.')}; see `viscpm finetune chat --help`.", 2)
-        try:
-            output = finetune_chat(settings, training)
-        except KeyboardInterrupt:
-            return complain("interrupted; the same command goes on from the last checkpoint.", 130)
-    if training.should_save:  # of several processes
-        print(say("Written:", "已写入："), printable(str(output)))
-    return None
+        return train(lambda: read_settings(own, arguments, config), finetune_chat, "viscpm finetune chat --help")

@@ -1,10 +1,12 @@
-"""Options that `viscpm finetune chat` and `viscpm finetune paint` share; what is not given is None."""
+"""What `viscpm finetune chat` and `viscpm finetune paint` share: options, None where not given, and the run."""
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import typer
 
-from ..language import say
+from ..language import printable, say
+from .program import complain
 
 
 def switch(names: str, english: str, chinese: str):
@@ -86,3 +88,29 @@ LoraDropout = Annotated[
     float | None,
     typer.Option(metavar="X", help=say("before its layers; default: 0", "LoRA 层的 dropout；默认：0")),
 ]
+
+
+def train(read: Callable[[], tuple], finetune: Callable, usage: str) -> int | None:
+    """Trains with settings of the command line, and says where the result is.
+
+    Args:
+        read: gives our settings and TrainingArguments.
+        finetune: takes both, and returns the output folder.
+        usage: command that explains the options.
+
+    Returns:
+        The exit code: 2 if a setting means nothing, 130 after Ctrl-C.
+    """
+    from ..finetuning.settings import SettingsError
+
+    try:
+        settings, training = read()
+    except SettingsError as error:
+        return complain(f"{str(error).rstrip('.')}; see `{usage}`.", 2)
+    try:
+        output = finetune(settings, training)
+    except KeyboardInterrupt:
+        return complain("interrupted; the same command goes on from the last checkpoint.", 130)
+    if training.should_save:  # of several processes
+        print(say("Written:", "已写入："), printable(str(output)))
+    return None

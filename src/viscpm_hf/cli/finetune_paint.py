@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ..language import printable, say
+from ..language import say
 from .finetune_options import (
     Config,
     Data,
@@ -19,8 +19,9 @@ from .finetune_options import (
     Split,
     Strict,
     switch,
+    train,
 )
-from .program import complain, verb
+from .program import verb
 
 
 def paint(
@@ -220,16 +221,7 @@ def _paint(own: dict, arguments: list[str], config: str | None) -> int | None:
     with only_ours():
         from ..finetuning.paint import finetune_paint
         from ..finetuning.paint_settings import read_paint_settings
-        from ..finetuning.settings import SettingsError
 
-        try:
-            settings, training = read_paint_settings(own, arguments, config)
-        except SettingsError as error:
-            return complain(f"{str(error).rstrip('.')}; see `viscpm finetune paint --help`.", 2)
-        try:
-            output = finetune_paint(settings, training)
-        except KeyboardInterrupt:
-            return complain("interrupted; the same command goes on from the last checkpoint.", 130)
-    if training.should_save:  # of several processes
-        print(say("Written:", "已写入："), printable(str(output)))
-    return None
+        return train(
+            lambda: read_paint_settings(own, arguments, config), finetune_paint, "viscpm finetune paint --help"
+        )

@@ -26,7 +26,6 @@ def add_to(app: typer.Typer) -> None:
     )(quantize)
 
 
-@verb
 def fit(
     model: Annotated[
         Path | None,
@@ -108,6 +107,13 @@ def fit(
         return complain("Options of training need --train full, lora or qlora; see `viscpm fit --help`.", 2)
     if model is None:
         return complain("--model is missing; see `viscpm fit --help`.", 2)
+    return _fit(model, memory, device, dtype, allow_lossy, plot)
+
+
+@verb
+def _fit(
+    model: Path, memory: str | None, device: str | None, dtype: str | None, allow_lossy: bool, plot: str | None
+) -> None:
     import torch
 
     from ..checkpoint.errors import CheckpointError
@@ -144,9 +150,9 @@ def fit(
     if refusal:
         sys.stdout.flush()
         raise refusal
-    return None
 
 
+@verb
 def _fit_training(model: Path | None, memory: str | None, device: str | None, dtype: str | None, given: dict) -> None:
     import torch
 

@@ -4,6 +4,7 @@ import functools
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -36,6 +37,7 @@ def run_script(command: Callable[[], int | None]) -> int:
     handlers = {signal.SIGINT: _interrupt}
     handlers |= {getattr(signal, name): _terminate for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)}
     before = {number: signal.getsignal(number) for number in handlers}
+    dropped, sys.unraisablehook = sys.unraisablehook, _again
     for number, handler in handlers.items():
         if before[number] is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, handler)
@@ -47,12 +49,14 @@ def run_script(command: Callable[[], int | None]) -> int:
             message = str(error)
         except OSError as error:
             message = f"{error.strerror}: {error.filename}" if error.strerror and error.filename else str(error)
+            code = getattr(error, "exit_code", 1)
         except MemoryError:
             message = "out of memory"
         except KeyboardInterrupt:
             code, message = 130, "interrupted; incomplete output was removed"
         finally:
             output.flush()
+            sys.unraisablehook = dropped
             for number, handler in before.items():
                 signal.signal(number, handler)
     return output.exit_code(code) if message is None else complain(message, code)
@@ -76,6 +80,20 @@ def _terminate(signum, frame):
 def _interrupt(signum, frame):
     signal.signal(signum, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+def _again(unraisable):
+    """A signal that came in a callback of the interpreter, as importlib has them, where what it raises is dropped."""
+    match unraisable.exc_value:
+        case KeyboardInterrupt():
+            number, handler = signal.SIGINT, _interrupt
+        case SystemExit(code=int(code)) if code > 128:
+            number, handler = code - 128, _terminate
+        case _:
+            return sys.__unraisablehook__(unraisable)
+    signal.signal(number, handler)
+    # once this callback is over, too
+    threading.Timer(0.1, signal.pthread_kill, [threading.main_thread().ident, number]).start()
 
 
 @contextmanager

@@ -158,6 +158,14 @@ def _list(upload, contents) -> None:
         print(f"{shown(size):>9}  {printable(name)}")
     if contents.left_out:
         print(say("Not uploaded: ", "不上传：") + listed(contents.left_out, 40))
+    if contents.is_adapter:
+        base = upload.base_model or say("none named with --base-model", "未用 --base-model 指定")
+        print(
+            say(
+                f"README.md is made from a template; the adapter's model: {base}",
+                f"README.md 由模板生成；适配器所属的模型：{base}",
+            )
+        )
     number, size, name = len(contents.files), shown(contents.nbytes), upload.repo_id
     print(say(f"{number} files, {size}, for {name}", f"{number} 个文件，{size}，上传到 {name}"))
     created = say("public", "公开") if upload.public else say("private", "私有")

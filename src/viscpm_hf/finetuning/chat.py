@@ -4,31 +4,40 @@ import dataclasses
 import functools
 import json
 import os
-import shutil
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 from transformers import PrinterCallback, Seq2SeqTrainingArguments, set_seed
 
+from ..checkpoint.merge import NOT_COPIED, copy_rest
+from ..checkpoint.repo import UNUSED
 from ..language import printable, say
 from ..remote_code.processing_viscpm_chat import VisCPMChatProcessor
 from .callbacks import ProgressLines, ShowAnswers
 from .check import check_samples, sample_length, write_left_out
 from .collator import ChatCollator
 from .dataset import ChatDataset, ChatStream, summary
+from .distribution import require_asked_for
 from .model import check_is_chat, frozen_dtype, load_full, load_lora, stored_dtype
-from .settings import ChatSettings
+from .settings import ChatSettings, todays_names
 from .trainer import ChatTrainer, resume_from
 
-BEGUN, LEFT_OUT = "finetune.json", "left_out.jsonl"
+BEGUN, LEFT_OUT, LOCK = "finetune.json", "left_out.jsonl", ".lock"
 _CARD = """
 ## Fine-tuned
 
 These weights were fine-tuned from `{}` with `viscpm finetune chat`: what is said above of the original's weights does
 not hold for them.
+
+这些权重由 `{}` 经 `viscpm finetune chat` 微调得到，上文关于原版权重的说明对其不再适用。
 """
 # settings that may change when a run goes on
 _FREE = ("output", "show_answers", "eval_data", "eval_split")
@@ -48,34 +57,47 @@ def finetune_chat(settings: ChatSettings, arguments: Seq2SeqTrainingArguments) -
         ImportError: a library is missing.
     """
     output = Path(settings.output)
+    require_asked_for(arguments)
+    require_right_gradients(settings, arguments)
     check_is_chat(settings.model)
     refuse_other(output, settings)
     processor = VisCPMChatProcessor.from_pretrained(settings.model)
     collator = ChatCollator(processor, settings.max_length, padding="longest")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), ExitStack() as held:
         warnings.filterwarnings("ignore", "The prompt of .* oldest")  # of turns dropped, once for each sample
         with arguments.main_process_first(local=False, desc="reading data"):  # which `datasets` keeps for the others
             train, held_out = open_data(settings, collator, arguments)
         if arguments.should_save:
+            held.callback(alone(output).release)
             begin(output, settings, train, held_out)
         set_seed(arguments.seed)  # of new LoRA layers
-        model = load(settings, arguments)
-        trainer = ChatTrainer(
-            model,
-            arguments,
-            learning_rates=settings.learning_rates,
-            decay_all=settings.decay_all,
-            train_dataset=train,
-            eval_dataset=held_out,
-            data_collator=collator,
-        )
+        with saying_what_is_smaller(settings, arguments, loading=True):
+            model = load(settings, arguments)
+            trainer = ChatTrainer(
+                model,
+                arguments,
+                learning_rates=settings.learning_rates,
+                decay_all=settings.decay_all,
+                train_dataset=train,
+                eval_dataset=held_out,
+                data_collator=collator,
+            )
+        require_asked_for(arguments, trainer.accelerator.distributed_type)
         say_more(trainer, settings, processor, held_out)
-        try:
+        with saying_what_is_smaller(settings, arguments):
             trainer.train(resume_from_checkpoint=resume_from(output))
-        except torch.OutOfMemoryError as error:
-            raise ValueError(f"Out of memory: {smaller(settings, arguments)}.") from error
-        save(trainer, settings)
+            save(trainer, settings, processor)
     return output
+
+
+def require_right_gradients(settings: ChatSettings, arguments: Seq2SeqTrainingArguments) -> None:
+    """Raises a ValueError for DeepSpeed's ZeRO-3 where the vision side learns: there its gradients were wrong."""
+    plugin = arguments.deepspeed_plugin
+    if plugin is not None and plugin.zero_stage == 3 and (settings.mode == "full" or settings.tune_vision):
+        raise ValueError(
+            "With DeepSpeed's ZeRO-3 the vision tower's gradients are wrong: use fsdp2.yaml or deepspeed_zero2.yaml "
+            "of examples/finetuning/accelerate, or a LoRA without --tune-vision."
+        )
 
 
 def refuse_other(output: Path, settings: ChatSettings) -> None:
@@ -84,7 +106,7 @@ def refuse_other(output: Path, settings: ChatSettings) -> None:
         raise ValueError(f"{output} is no folder: give another --output.")
     file = output / BEGUN
     if not file.is_file():
-        if output.is_dir() and any(output.iterdir()):
+        if output.is_dir() and any(path.name != LOCK for path in output.iterdir()):
             raise ValueError(
                 f"{output} is not empty, and nothing there says it is a run of this command: give a new one."
             )
@@ -106,6 +128,24 @@ def refuse_other(output: Path, settings: ChatSettings) -> None:
             f"{output} holds a run with {name}={begun[name]!r}, and this one has {getattr(settings, name)!r}: give "
             "another --output, or the same settings to go on with it."
         )
+
+
+def alone(output: Path) -> FileLock:
+    """Makes the folder of a run, and holds it until what is returned is released, or the process ends.
+
+    Args:
+        output (`Path`): of the run.
+
+    Raises:
+        ValueError: another process trains into it.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(output / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(f"Another run is at work in {output}: wait for its end, or give another --output.") from error
+    return lock
 
 
 def _fixed(settings: ChatSettings) -> dict:
@@ -134,6 +174,8 @@ def begin(output: Path, settings: ChatSettings, train: ChatDataset | ChatStream,
         line = say("training on rows as they are read", "边读取边训练")
     if held_out is not None:
         line += say(f", {len(held_out)} to evaluate with", f"，评估样本 {len(held_out)}")
+    if last := resume_from(output):
+        line += say(f", going on from {Path(last).name}", f"，从 {Path(last).name} 继续")
     print(line, file=sys.stderr)
     if left_out:
         file, reasons = printable(str(output / LEFT_OUT)), printable(summary(left_out))
@@ -213,22 +255,63 @@ def load(settings: ChatSettings, arguments: Seq2SeqTrainingArguments) -> torch.n
     )
 
 
-def smaller(settings: ChatSettings, arguments: Seq2SeqTrainingArguments) -> str:
+@contextmanager
+def saying_what_is_smaller(
+    settings: ChatSettings, arguments: Seq2SeqTrainingArguments, loading: bool = False
+) -> Iterator[None]:
+    """Meanwhile a lack of memory, of a GPU's or of the machine's, is a ValueError with the next thing to try.
+
+    A full disk is one, too, and a missing library of `report_to` an ImportError.
+
+    Args:
+        settings, arguments: of the run.
+        loading (`bool`): whether the model is being loaded, which the batch does not matter for.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError, SafetensorError) as error:
+        require_space_left(error, settings.output)
+        if "to be installed" in str(error):  # what --report_to asks for
+            raise ImportError(str(error)) from error
+        known = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or should_reduce_batch_size(error)
+        if not known and "out of memory" not in str(error):
+            raise
+        raise ValueError(
+            f"Out of memory: {smaller(settings, arguments, loading)}; what fits, `viscpm fit` says with "
+            f"--model {settings.model} --train {settings.mode}."
+        ) from error
+
+
+def require_space_left(error: Exception, output: str | Path) -> None:
+    """Raises a ValueError if an error is one of a full disk, for which torch and safetensors have no class.
+
+    Args:
+        error (`Exception`): while something was saved.
+        output (`str` or `Path`): where.
+    """
+    if any(words in str(error) for words in ("No space left", "PytorchStreamWriter", "unexpected pos")):
+        raise ValueError(
+            f"The disk of {output} is full: make room, or give --save_total_limit 1; the same command goes on from "
+            "the last whole checkpoint."
+        ) from error
+
+
+def smaller(settings: ChatSettings, arguments: Seq2SeqTrainingArguments, loading: bool = False) -> str:
     """The next thing to try where memory was not enough: what costs least first."""
-    if arguments.per_device_train_batch_size > 1:
+    if arguments.per_device_train_batch_size > 1 and not loading:
         half = arguments.per_device_train_batch_size // 2
         steps = -(-arguments.gradient_accumulation_steps * arguments.per_device_train_batch_size // half)
         return (
             f"try --per_device_train_batch_size {half} --gradient_accumulation_steps {steps}, which learns the same "
             "from as many samples a step"
         )
-    if not arguments.gradient_checkpointing:
+    if not loading and not getattr(arguments, todays_names()["gradient_checkpointing"]):
         return "try --gradient_checkpointing, which computes part of it twice"
     if not arguments.bf16 and not arguments.fp16:
         return "try --bf16, or --fp16 where the GPU has no bfloat16"
     if settings.mode != "qlora":
         return f"try --mode {'lora' if settings.mode == 'full' else 'qlora'}"
-    return f"try --max_length {settings.max_length // 2}"
+    return "take a GPU with more memory" if loading else f"try --max_length {settings.max_length // 2}"
 
 
 def say_more(
@@ -249,10 +332,16 @@ def say_more(
         trainer.add_callback(ShowAnswers(trainer, processor, held_out, settings.show_answers))
 
 
-def save(trainer: ChatTrainer, settings: ChatSettings) -> None:
+def save(trainer: ChatTrainer, settings: ChatSettings, processor: VisCPMChatProcessor) -> None:
     """Writes the result to the root of the output folder.
 
-    A full model is in the type of the one it was made of, with everything that lies beside its weights.
+    A full model is in the type of the one it was made of, with everything that lies beside its weights; an adapter has
+    the processor beside it, as `pipeline` looks for one there.
+
+    Args:
+        trainer (`ChatTrainer`): that has trained.
+        settings (`ChatSettings`): of the run.
+        processor (`VisCPMChatProcessor`): of the model.
     """
     output, model = Path(settings.output), trainer.accelerator.unwrap_model(trainer.model)
     if settings.mode == "full":
@@ -264,8 +353,8 @@ def save(trainer: ChatTrainer, settings: ChatSettings) -> None:
             model.to(dtype)
     trainer.save_model(str(output))
     trainer.save_state()
-    if settings.mode == "full" and trainer.args.should_save:
-        _complete(output, settings.model)
+    if trainer.args.should_save:
+        _complete(output, settings.model) if settings.mode == "full" else processor.save_pretrained(output)
 
 
 def _complete(output: Path, model_path: str) -> None:
@@ -274,16 +363,13 @@ def _complete(output: Path, model_path: str) -> None:
         from huggingface_hub import snapshot_download
 
         model_path = snapshot_download(model_path, ignore_patterns=["model*.safetensors", "*.bin"])
-    for file in Path(model_path).iterdir():
-        is_weight = file.name.startswith("model") and ".safetensors" in file.name
-        if file.is_dir():
-            if not file.name.startswith(".") and not (output / file.name).exists():
-                shutil.copytree(file, output / file.name)
-        elif not is_weight and file.suffix != ".bin" and file.name != "config.json":
-            shutil.copyfile(file, output / file.name)
+    # the weights that are not read are those of the original still
+    but = [name for name in NOT_COPIED if name != UNUSED]
+    copy_rest(Path(model_path), output, [*but, "config.json"])
     card = output / "README.md"
     if card.exists():
-        card.write_text(card.read_text(encoding="utf-8") + _CARD.format(Path(model_path).name), encoding="utf-8")
+        name = Path(model_path).name
+        card.write_text(card.read_text(encoding="utf-8") + _CARD.format(name, name), encoding="utf-8")
     config = json.loads((output / "config.json").read_text(encoding="utf-8"))
     original = json.loads((Path(model_path) / "config.json").read_text(encoding="utf-8"))
     config["auto_map"] = original.get("auto_map", config.get("auto_map"))

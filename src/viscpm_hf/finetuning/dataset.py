@@ -289,9 +289,9 @@ class ChatStream(_Samples, IterableDataset):
                     if worker is None or place % worker.num_workers == worker.id:
                         yield number, index, row
                     place += 1
-            except ValueError:
-                raise
             except Exception as error:  # of files and networks, of any class
+                if type(error) is ValueError and source.name in str(error):  # our own
+                    raise
                 text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                 raise ValueError(f"{source.name} cannot be read any further ({text}).") from error
 

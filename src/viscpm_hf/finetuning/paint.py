@@ -5,10 +5,11 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from ..checkpoint.files.safetensors_file import read_weights
@@ -17,7 +18,7 @@ from ..checkpoint.repo import CARD, INDEX, has_part, read_json
 from ..memory.machine import usable_device
 from ..remote_code.pipeline_viscpm_paint import VisCPMPaintPipeline
 from .callbacks import ProgressLines
-from .chat import BEGUN, LEFT_OUT, begin, hold_out, refuse_other
+from .chat import BEGUN, LEFT_OUT, LOCK, alone, begin, hold_out, refuse_other, require_space_left
 from .check import check_samples
 from .model import frozen_dtype
 from .paint_cache import TensorCache, digest_of_folders
@@ -30,7 +31,7 @@ from .trainer import resume_from
 _TRAINED = ("unet", "text_projection")
 _RESULT, _WEIGHTS = ".result", "diffusion_pytorch_model"
 # at the root of a run, and no part of a repository
-_OF_RUNS = {BEGUN, LEFT_OUT, "trainer_state.json", "pytorch_lora_weights.safetensors", "training_args.bin"}
+_OF_RUNS = {LOCK, BEGUN, LEFT_OUT, "trainer_state.json", "pytorch_lora_weights.safetensors", "training_args.bin"}
 # settings that may change when a run goes on
 _FREE = ("images", "cache", "strict", "prepare_only", "states_device", "validation_prompts")
 _FREE += ("negative_prompt", "validation_seed", "validation_steps", "validation_guidance")
@@ -39,6 +40,8 @@ _FULL_CARD = """
 
 UNet and text projection were fine-tuned from `{}` with `viscpm finetune paint`: what is said above of the original's
 weights does not hold for them.
+
+UNet 和文本投影由 `{}` 经 `viscpm finetune paint` 微调得到，上文关于原版权重的说明对其不再适用。
 """
 _LORA_CARD = """---
 library_name: diffusers
@@ -80,55 +83,60 @@ def finetune_paint(settings: PaintSettings, arguments: TrainingArguments) -> Pat
         require_space(output.absolute().parent, sum(path.stat().st_size for path in _of_repository(folder)))
     with arguments.main_process_first(local=False, desc="reading data"):  # which `datasets` keeps for the others
         train, held_out, collator = _open_data(settings, arguments, folder)
-    if arguments.should_save:
-        begin(output, fixed, train, held_out)
-    datasets = [each for each in (train, held_out) if each is not None]
-    with _out_of_memory(lambda: "try --states_device cpu, or --states_dtype bfloat16"):
-        _prepare(settings, arguments, folder, collator, datasets)
-    if settings.prepare_only:
-        return output
-    with _out_of_memory(lambda: smaller(settings, arguments, train.resolution)):
-        set_seed(arguments.seed)  # of new LoRA layers
-        learner = load_learner(
-            folder,
-            settings.mode,
-            frozen_dtype(settings.dtype, arguments.bf16, arguments.fp16),
-            settings.lora_r,
-            settings.lora_alpha,
-            settings.lora_dropout,
-            settings.lora_targets,
-            snr_gamma=settings.snr_gamma,
-            vae=None if settings.latents_are_kept else load_part("vae", folder, dtype=torch.float32),
-        )
-        trainer = PaintTrainer(
-            learner,
-            arguments,
-            settings.ema,
-            settings.learning_rates,
-            train_dataset=train,
-            eval_dataset=held_out,
-            data_collator=collator,
-        )
-        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-            raise ValueError(
-                "Paint is trained whole on each GPU, which its 0.9 billion parameters fit: leave FSDP and DeepSpeed "
-                "away, and start several processes with `accelerate launch --multi_gpu` or torchrun."
+    with ExitStack() as held:
+        if arguments.should_save:
+            held.callback(alone(output).release)
+            begin(output, fixed, train, held_out)
+        datasets = [each for each in (train, held_out) if each is not None]
+        with _out_of_memory(lambda: "try --states_device cpu, or --states_dtype bfloat16", output):
+            _prepare(settings, arguments, folder, collator, datasets)
+        if settings.prepare_only:
+            return output
+        with _out_of_memory(lambda: smaller(settings, arguments, train.resolution), output):
+            set_seed(arguments.seed)  # of new LoRA layers
+            learner = load_learner(
+                folder,
+                settings.mode,
+                frozen_dtype(settings.dtype, arguments.bf16, arguments.fp16),
+                settings.lora_r,
+                settings.lora_alpha,
+                settings.lora_dropout,
+                settings.lora_targets,
+                snr_gamma=settings.snr_gamma,
+                vae=None if settings.latents_are_kept else load_part("vae", folder, dtype=torch.float32),
             )
-        _say_more(trainer, settings, folder, collator, train.resolution)
-        trainer.train(resume_from_checkpoint=resume_from(output))
-        trainer.save_state()
-        with trainer.averaged():
-            if arguments.should_save:
-                _save(output, trainer.accelerator.unwrap_model(trainer.model), settings, folder)
+            trainer = PaintTrainer(
+                learner,
+                arguments,
+                settings.ema,
+                settings.learning_rates,
+                train_dataset=train,
+                eval_dataset=held_out,
+                data_collator=collator,
+            )
+            if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+                raise ValueError(
+                    "Paint is trained whole on each GPU, which its 0.9 billion parameters fit: leave FSDP and "
+                    "DeepSpeed away, and start several processes with `accelerate launch --multi_gpu` or torchrun."
+                )
+            _say_more(trainer, settings, folder, collator, train.resolution)
+            trainer.train(resume_from_checkpoint=resume_from(output))
+            trainer.save_state()
+            with trainer.averaged():
+                if arguments.should_save:
+                    _save(output, trainer.accelerator.unwrap_model(trainer.model), settings, folder)
     return output
 
 
 @contextmanager
-def _out_of_memory(advice: Callable[[], str]) -> Iterator[None]:
+def _out_of_memory(advice: Callable[[], str], output: Path) -> Iterator[None]:
     """Says what to do when memory was not enough, for which torch has a class only on a GPU."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, SafetensorError) as error:
+        require_space_left(error, output)
+        if "to be installed" in str(error):  # what --report_to asks for
+            raise ImportError(str(error)) from error
         is_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
         if not is_memory:
             raise
@@ -323,5 +331,6 @@ def _write_repository(aside: Path, learner: PaintLearner, folder: Path, model: s
         shutil.rmtree(aside / f".{name}")  # the configuration is still that of the repository
     card = aside / CARD
     if card.exists():
-        text = card.read_text(encoding="utf-8") + _FULL_CARD.format(Path(model).name)
+        name = Path(model).name
+        text = card.read_text(encoding="utf-8") + _FULL_CARD.format(name, name)
         card.write_text(text, encoding="utf-8")

@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,14 @@ class PaintDataset(ChatDataset):
         return ImageOps.mirror(picture) if varied and self.random_flip and rng.random() < 0.5 else picture
 
     def sample(self, row: Row, turn: int, picture: Any, rng: random.Random) -> ChatSample:
-        """A caption with its picture, or with the name of what it became."""
+        """A caption with its picture, or with the name of what it became.
+
+        Args:
+            row (`Row`): see `ChatDataset`.
+            turn (`int`): 0, as a caption is the only one of its row.
+            picture (`PIL.Image` or `str`): or its name in a cache.
+            rng (`random.Random`): draws one of the captions and what varies the picture.
+        """
         sample = {"caption": rng.choice(row.versions)[0][1], "seed": rng.getrandbits(62)}
         picture = picture if isinstance(picture, str) else self.fitted(picture, row, rng)
         return ChatSample(sample, picture=picture)
@@ -113,12 +121,8 @@ class PaintCollator:
         padding: str = "own",
         offset_noise: float = 0.0,
     ):
-        self.reader, self.shape, self.timesteps, self.max_length = (
-            tokenizer,
-            (channels, size, size),
-            timesteps,
-            max_length,
-        )
+        self.reader = tokenizer  # under the name `tokenizer` Trainer would save it with every checkpoint
+        self.shape, self.timesteps, self.max_length = (channels, size, size), timesteps, max_length
         self.states, self.latents = states, latents
         self.caption_dropout, self.padding, self.offset_noise = caption_dropout, padding, offset_noise
         self.processor = VaeImageProcessor(do_resize=False)
@@ -136,6 +140,7 @@ class PaintCollator:
         return encoding
 
     def __call__(self, samples: list[ChatSample]) -> dict[str, torch.Tensor]:
+        """A batch of what the learner takes, states padded on the right."""
         drawn = [self._drawn(sample) for sample in samples]
         batch = {name: torch.stack([each[name] for each in drawn]) for name in ("timesteps", "vae_noise", "noise")}
         states = [each["states"] for each in drawn]
@@ -282,8 +287,8 @@ def _name(dataset: PaintDataset, row: Row, source: Source) -> tuple[str, Image.I
     if isinstance(content, dict):
         content = content["bytes"] if content.get("bytes") is not None else content.get("path")
     if isinstance(content, (str, Path)) and not str(content).startswith(("http://", "https://", "data:")):
-        path = source.folder / str(content).removeprefix("file://")
-        content = path.read_bytes() if len(str(content)) < 4096 and path.is_file() else content
+        with suppress(OSError, ValueError):  # no name of a file, but the picture itself as text
+            content = (source.folder / str(content).removeprefix("file://")).read_bytes()
     if not isinstance(content, (bytes, bytearray)):
         picture = dataset.picture(row, source)
         content = f"{picture.size}".encode() + picture.tobytes()

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from .rows import LANGUAGES
-from .settings import SettingsError, read_settings
+from .settings import SettingsError, read_settings, require_lora, require_numbers, require_rates
 
 MODES, PADDINGS = ("lora", "full"), ("own", "batch")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -97,7 +97,8 @@ class PaintSettings:
         for name in ("model", "output", "data"):
             if not getattr(self, name):
                 raise SettingsError(f"--{name} is missing: give it here or in the file of --config.")
-        for name, least, most in (
+        require_numbers(
+            self,
             ("lora_r", 1, None),
             ("max_length", 32, None),
             ("eval_rows", 0, None),
@@ -111,20 +112,13 @@ class PaintSettings:
             ("validation_seed", 0, 2**63),
             ("validation_steps", 1, 1000),
             ("validation_guidance", 0, 1000),
-        ):
-            value = getattr(self, name)
-            if value is not None and not least <= value <= (float("inf") if most is None else most):
-                limits = f"from {least} to {most}" if most is not None else f"of {least} or more"
-                raise SettingsError(f"Got {value} as {name}, expected a number {limits}.")
+        )
+        require_lora(self)
         if self.eval_data and self.eval_rows:
             raise SettingsError("Got eval_data and eval_rows, expected one of them.")
         if self.cache_latents and (self.random_crop or self.random_flip):
             raise SettingsError("Got cache_latents with random_crop or random_flip, by which pictures always differ.")
-        rates = (self.learning_rates or {}).values()
-        if not all(isinstance(rate, (int, float)) and rate > 0 for rate in rates):
-            raise SettingsError(
-                f"Got {self.learning_rates} as learning_rates, expected regular expressions with a rate each."
-            )
+        require_rates(self.learning_rates)
 
     @property
     def latents_are_kept(self) -> bool:

@@ -1,11 +1,13 @@
 """Pictures of training data, from files and bytes."""
 
 import io
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..remote_code.image_processing_viscpm_chat import VisCPMChatImageProcessor
 from .rows import BrokenRow
@@ -14,7 +16,7 @@ _processor = VisCPMChatImageProcessor()
 
 
 def load_picture(picture: Any, folder: str | Path = ".", min_side: int = 0) -> Image.Image:
-    """A picture as the model's processor would see it, in RGB.
+    """A picture as the model's processor would see it, in RGB and upright, as our applications turn it.
 
     Args:
         picture: a `PIL.Image`, an array, bytes, `{"bytes": …, "path": …}` as `datasets` keeps it, or a path (relative
@@ -50,6 +52,8 @@ def load_picture(picture: Any, folder: str | Path = ".", min_side: int = 0) -> I
         raise BrokenRow("a picture that cannot be read", _short(error)) from error
     if len(loaded) != 1:
         raise BrokenRow("more than one picture", f"{len(loaded)} pictures")
+    with suppress(Exception):  # odd EXIF data is no reason to refuse a picture
+        loaded = [ImageOps.exif_transpose(loaded[0])]
     if min(loaded[0].size) < min_side:
         width, height = loaded[0].size
         raise BrokenRow("a picture that is too small", f"{width} x {height} pixels, wanted {min_side} at least")
@@ -57,4 +61,5 @@ def load_picture(picture: Any, folder: str | Path = ".", min_side: int = 0) -> I
 
 
 def _short(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    text = re.sub(r"<_io\.BytesIO object at 0x\w+>", "these bytes", str(error))
+    return " ".join(f"{type(error).__name__}: {text}".split())[:300]

@@ -3,6 +3,9 @@
 import dataclasses
 import difflib
 import json
+import math
+import re
+import sys
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -91,18 +94,66 @@ class ChatSettings:
         for name in ("model", "output", "data"):
             if not getattr(self, name):
                 raise SettingsError(f"--{name} is missing: give it here or in the file of --config.")
-        for name, least in (("lora_r", 1), ("max_length", 8), ("buffer", 1), ("eval_rows", 0), ("show_answers", 0)):
-            if getattr(self, name) < least:
-                raise SettingsError(f"Got {getattr(self, name)} as {name}, expected {least} or more.")
+        require_numbers(
+            self,
+            ("lora_r", 1, None),
+            ("lora_dropout", 0, 0.99),
+            ("max_length", 8, None),
+            ("min_side", 0, None),
+            ("buffer", 1, None),
+            ("eval_rows", 0, None),
+            ("show_answers", 0, None),
+        )
+        require_lora(self)
         if self.eval_data and self.eval_rows:
             raise SettingsError("Got eval_data and eval_rows, expected one of them.")
         if self.streaming and self.eval_rows:
             raise SettingsError("Got eval_rows with streaming, where nobody knows the rows: give eval_data.")
-        rates = (self.learning_rates or {}).values()
-        if not all(isinstance(rate, (int, float)) and rate > 0 for rate in rates):
-            raise SettingsError(
-                f"Got {self.learning_rates} as learning_rates, expected regular expressions with a rate each."
-            )
+        require_rates(self.learning_rates)
+
+
+def require_numbers(settings: Any, *limits: tuple[str, float, float | None]) -> None:
+    """Raises a SettingsError for a number that is out of its limits; None is no number.
+
+    Args:
+        settings: with numbers as attributes.
+        limits: name, the least, and the most if there is one.
+    """
+    for name, least, most in limits:
+        value = getattr(settings, name)
+        if value is not None and not (least <= value <= (sys.float_info.max if most is None else most)):
+            wanted = f"{least} or more" if most is None else f"a number from {least} to {most}"
+            raise SettingsError(f"Got {value} as {name}, expected {wanted}.")
+
+
+def require_lora(settings: Any) -> None:
+    """Raises a SettingsError for a strength of LoRA that is none, or layers that no expression names.
+
+    Args:
+        settings: `ChatSettings` or `PaintSettings`.
+    """
+    if not 0 < settings.lora_alpha < math.inf:
+        raise SettingsError(f"Got {settings.lora_alpha} as lora_alpha, expected a number above 0.")
+    if settings.lora_targets is not None:
+        try:
+            re.compile(settings.lora_targets)
+        except re.error as error:
+            raise SettingsError(f"Got {settings.lora_targets!r} as lora_targets, no expression ({error}).") from error
+
+
+def require_rates(learning_rates: dict[str, float] | None) -> None:
+    """Raises a SettingsError unless there is a learning rate for each regular expression.
+
+    Args:
+        learning_rates (`dict[str, float]`, *optional*): see `parameter_groups`.
+    """
+    for pattern, rate in (learning_rates or {}).items():
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise SettingsError(f"Got {pattern!r} in learning_rates, which is no expression ({error}).") from error
+        if not 0 < rate < math.inf:
+            raise SettingsError(f"Got {rate} in learning_rates for {pattern!r}, expected a rate above 0.")
 
 
 def read_settings(
@@ -126,7 +177,7 @@ def read_settings(
     """
     ours = {each.name: each for each in dataclasses.fields(own)}
     theirs = {each.name: each for each in dataclasses.fields(training) if each.init}
-    todays = _todays_names(theirs)
+    todays = todays_names()
     settings, options = {}, {}
     for name, value in (_read_yaml(Path(config)) if config else {}).items():
         name = str(name).replace("-", "_")
@@ -142,14 +193,19 @@ def read_settings(
         for name, value in given.items()
         if value is not None and value != []
     }
-    for name, value in _typed(arguments, [*ours, *theirs, *todays]).items():
-        name = todays.get(name, name)
+    typed = {todays.get(name, name): value for name, value in _typed(arguments, [*ours, *theirs, *todays]).items()}
+    for name, value in typed.items():
         if name in ours:
             settings[name] = _as(value, ours[name], f"--{name}")
         else:
             options[name] = value
     chosen = own(**settings)
     chosen.check()
+    # a file may have those of several modes
+    for name in [*(name for name, value in given.items() if value not in (None, [], False)), *typed]:
+        if name.startswith("lora_") if chosen.mode == "full" else name == "tune_llm":
+            other = "lora" if chosen.mode == "full" else "full"
+            raise SettingsError(f"Got {name}, which belongs to mode {other}, with mode {chosen.mode}: choose one.")
     return chosen, _training_arguments(chosen, options, training, theirs)
 
 
@@ -182,7 +238,7 @@ def _as(value: Any, wanted: dataclasses.Field, where: str) -> Any:
         if kind is int and float(value) != int(float(value)):
             raise ValueError
         return kind(float(value)) if kind is int else kind(value)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise SettingsError(f"Got {value!r} as {where}, expected {_KINDS[kind]}.") from error
 
 
@@ -222,7 +278,15 @@ def _typed(arguments: Sequence[str], known: list[str]) -> dict[str, Any]:
 
 def _training_arguments(settings: Any, options: dict, kind: type, theirs: dict) -> TrainingArguments:
     # our own lines take the place of transformers' progress bar
-    ours = {"output_dir": settings.output, "logging_steps": 10, "report_to": "none", "disable_tqdm": True}
+    ours = {
+        "output_dir": settings.output,
+        "logging_steps": 10,
+        "logging_first_step": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    if isinstance(settings, ChatSettings):  # a batch may have no picture, and then the vision side takes no part
+        ours["ddp_find_unused_parameters"] = settings.mode == "full" or settings.tune_vision
     options = ours | options
     if settings.eval_data or settings.eval_rows:  # evaluated whenever it is saved, unless told otherwise
         options.setdefault("eval_strategy", options.get("save_strategy", "steps"))
@@ -238,16 +302,38 @@ def _training_arguments(settings: Any, options: dict, kind: type, theirs: dict) 
         words += [f"--{name}", *map(_word, value if isinstance(value, list) else [value])]
     parser = _Parser(kind, allow_abbrev=False, add_help=False)
     (arguments,) = parser.parse_args_into_dataclasses(args=words, look_for_args_file=False)
+    _require_sense(arguments)
     return arguments
+
+
+def _require_sense(arguments: TrainingArguments) -> None:
+    """Raises a SettingsError for numbers that transformers takes and stumbles over later, or trains nothing with."""
+    require_numbers(
+        arguments,
+        *((f"per_device_{part}_batch_size", 1, None) for part in ("train", "eval")),
+        *((name, 0, None) for name in ("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm")),
+        *((name, 0, None) for name in ("warmup_steps", "dataloader_num_workers")),
+        *((name, 0, 0.999999) for name in ("adam_beta1", "adam_beta2", "label_smoothing_factor")),
+        ("gradient_accumulation_steps", 1, None),
+        *((name, 0, 2**32 - 1) for name in ("seed", "data_seed")),
+    )
+    for kind in ("logging", "eval", "save"):
+        steps = getattr(arguments, f"{kind}_steps")
+        if getattr(arguments, f"{kind}_strategy") == "steps" and not (steps is not None and 0 < steps < math.inf):
+            raise SettingsError(f"Got {steps} as {kind}_steps, expected a number above 0, or {kind}_strategy no.")
+    if arguments.max_steps < 1 and arguments.max_steps != -1:
+        raise SettingsError(f"Got {arguments.max_steps} as max_steps, expected 1 or more, or -1 to count epochs.")
+    if arguments.max_steps == -1 and not 0 < arguments.num_train_epochs < math.inf:
+        raise SettingsError(f"Got {arguments.num_train_epochs} as num_train_epochs, expected a number above 0.")
 
 
 def _word(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _todays_names(theirs: dict) -> dict[str, str]:
+def todays_names() -> dict[str, str]:
     """Other names of settings; gradient_checkpointing is activation_checkpointing in later versions."""
-    names = {"output_dir": "output"}
+    theirs, names = {each.name for each in dataclasses.fields(Seq2SeqTrainingArguments)}, {"output_dir": "output"}
     for suffix in ("", "_kwargs"):
         pair = (f"activation_checkpointing{suffix}", f"gradient_checkpointing{suffix}")
         names |= dict.fromkeys(pair, next(name for name in pair if name in theirs))

@@ -77,7 +77,8 @@ def read_json_rows(path: Path) -> list:
         ValueError: the file cannot be read, or holds something else.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        # a byte that is no UTF-8 is a fault of the row that it is in, see `rows`
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     if path.suffix.lower() == ".json":
@@ -143,7 +144,7 @@ def _of_folder(path: Path, split: str, streaming: bool) -> Any:
     if ".tar" in suffixes:
         return _loaded(path, "webdataset", split, streaming, data_files=[str(f) for f in sorted(path.glob("*.tar"))])
     pairs = list(_pairs(path, names))
-    if pairs:
+    if any(isinstance(row, dict) or row.reason != _ALONE for row in pairs):
         return pairs
     data = [name for name in names if Path(name).suffix.lower() in JSON_FILES and not name.startswith("metadata.")]
     if data and not suffixes & set(PICTURE_FILES):
@@ -153,8 +154,11 @@ def _of_folder(path: Path, split: str, streaming: bool) -> Any:
     return _loaded(path, str(path), split, streaming)
 
 
+_ALONE = "a picture without a text"
+
+
 def _pairs(path: Path, names: list[str]) -> Iterator[dict]:
-    """Pictures with a text of the same name each, as webdataset unpacks to."""
+    """Pictures with a text of the same name each, as webdataset unpacks to; broken rows of those that have none."""
     there = set(names)
     for name in names:
         if Path(name).suffix.lower() not in PICTURE_FILES:
@@ -173,6 +177,8 @@ def _pairs(path: Path, names: list[str]) -> Iterator[dict]:
                 yield {"image": name, **{key: value for key, value in row.items() if key != "image"}}
             except (OSError, ValueError, AttributeError, RecursionError) as error:
                 yield BrokenRow("a text file that cannot be read", f"{stem}.json: {error}"[:200])
+        else:
+            yield BrokenRow(_ALONE, f"there is no {stem}.txt or {stem}.json beside {name}")
 
 
 class _Chained:
@@ -200,7 +206,9 @@ def _of_split(loaded: dict, split: str, place: Any) -> Any:
 
 
 def _not_loaded(place: Any, error: Exception) -> ValueError:
-    text = " ".join(str(error).split())[:300]
+    if type(error).__name__ == "DatasetGenerationError":  # which says nothing itself
+        error = error.__cause__ or error
+    text = " ".join(str(error).split())[:300].rstrip(".")
     return ValueError(f"{str(place)!r} cannot be read as a data set ({type(error).__name__}: {text}).")
 
 

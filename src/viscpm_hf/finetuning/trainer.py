@@ -58,8 +58,7 @@ class ChatTrainer(Seq2SeqTrainer):
 
     Beyond what transformers' own do with them: a run that was broken off goes on exactly, samples are varied in every
     epoch, batches can be grouped by length, and `label_smoothing_factor` is right. transformers' own smoothing does
-    not know that our targets are shifted, nor that some columns of our logits cannot be written: use it with this
-    class only.
+    not know that our targets are shifted, nor that some columns of our logits cannot be written; the model refuses it.
 
     Args:
         learning_rates (`dict[str, float]`, *optional*): see `parameter_groups`; in place of `args.learning_rate`.
@@ -112,6 +111,8 @@ class ChatTrainer(Seq2SeqTrainer):
         Args:
             model, inputs, return_outputs, num_items_in_batch: see Trainer.
         """
+        if self.compute_loss_func is not None:  # the model's own loss is not wanted
+            inputs = {name: value for name, value in inputs.items() if name != "shift_labels"}
         if not self.smoothing or self.compute_loss_func is not None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         targets, columns = inputs["shift_labels"], inputs.get("ext_table_mask")

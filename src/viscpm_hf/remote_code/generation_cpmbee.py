@@ -258,6 +258,12 @@ class CpmBeeGenerationMixin(GenerationMixin):
 
     def _lm_loss(self, logits, labels=None, shift_labels=None, **kwargs):
         """Cross-entropy, or None without targets; the width includes extension columns, so it is not vocab_size."""
+        if self.training and labels is None and shift_labels is not None and "num_items_in_batch" in kwargs:
+            raise ValueError(
+                "Got shift_labels without labels, which is what transformers' Trainer leaves of a batch for "
+                "label_smoothing_factor: it would smooth other places' targets, over columns that cannot be written. "
+                "Use ChatTrainer of viscpm_hf.finetuning; for a compute_loss_func leave shift_labels out of batches."
+            )
         if labels is None and shift_labels is None:
             return None
         return self.loss_function(logits, labels, logits.shape[-1], shift_labels=shift_labels, **kwargs)

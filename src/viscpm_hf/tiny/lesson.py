@@ -179,7 +179,7 @@ def main(argv: list[str] | None = None) -> int:
     write = verbs.add_parser("write", help="pictures and questions to learn from")
     write.add_argument("folder", type=Path)
     write.add_argument("--new", type=int, default=4000, help="questions about rings")
-    write.add_argument("--old", type=int, default=8000, help="questions of the world as the model knows it")
+    write.add_argument("--old", type=int, default=12000, help="questions of the world as the model knows it")
     measured = verbs.add_parser("measure", help="share of exact answers")
     measured.add_argument("--new", type=int, default=300)
     measured.add_argument("--old", type=int, default=300, help="for each language")

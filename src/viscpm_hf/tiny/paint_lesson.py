@@ -23,7 +23,7 @@ from PIL import Image
 
 from ..remote_code.pipeline_viscpm_paint import VisCPMPaintPipeline
 from . import GUIDANCE_SCALE, tiny_paint_repo, use_one_thread
-from .measures.painted_prompts import check_picture, load_judge, paint_prompts
+from .measures.painted_prompts import SCHEDULERS, check_picture, load_judge, paint_prompts
 from .world.contact_sheet import contact_sheet
 from .world.pictures import draw
 from .world.prompts import LANGUAGES, PLAIN, SIZE, Prompt, held_out_prompts, training_wish, write_prompt
@@ -103,6 +103,7 @@ def load(model_path: str, lora: str | None = None) -> VisCPMPaintPipeline:
     pipeline = VisCPMPaintPipeline.from_pretrained(model_path, dtype=torch.float32)
     if lora is not None:
         pipeline.load_lora_weights(lora)
+    pipeline.scheduler = SCHEDULERS["dpm++"](pipeline.scheduler.config)  # good pictures in 20 steps
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -154,14 +155,14 @@ def main(argv: list[str] | None = None) -> int:
     write.add_argument("--old", type=int, default=1200, help="pictures of what the model knows")
     measured = verbs.add_parser("measure", help="share of pictures that show what was asked for")
     measured.add_argument("--new", type=int, default=108)
-    measured.add_argument("--old", type=int, default=100, help="for each language")
+    measured.add_argument("--old", type=int, default=50, help="for each language")
     shown = verbs.add_parser("show", help="pictures before and after")
     shown.add_argument("--number", type=int, default=6)
     shown.add_argument("--output", type=Path, required=True)
     for each in (measured, shown):
         each.add_argument("--model", default=str(tiny_paint_repo()), help="converted folder; by default the tiny one")
         each.add_argument("--lora", help="a LoRA for it")
-        each.add_argument("--steps", type=int, default=50)
+        each.add_argument("--steps", type=int, default=20)
     args = parser.parse_args(argv)
     use_one_thread()
     if args.verb == "write":

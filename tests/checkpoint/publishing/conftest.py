@@ -83,7 +83,8 @@ def chat_adapter(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("adapters") / "chat"
     model = AutoModelForImageTextToText.from_pretrained(tiny_chat_repo())
-    config = peft.LoraConfig(r=2, lora_alpha=8, target_modules=r".*language_model\.layers\.\d+\.self_attn\.q_proj")
+    targets = r".*language_model\.layers\.\d+\.(self_attn\.v_proj|mlp\.down_proj)"
+    config = peft.LoraConfig(r=2, lora_alpha=60, target_modules=targets)
     model = peft.get_peft_model(model, config)
     torch.manual_seed(0)
     for name, weight in model.named_parameters():

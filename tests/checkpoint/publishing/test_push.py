@@ -46,14 +46,18 @@ def test_all_of_it_arrives_private_and_once(hub, viscpm, chat):
 def test_a_dry_run_says_what_would_happen_and_does_nothing(hub, viscpm, chat):
     (chat / "checkpoint-3").mkdir()
     (chat / "checkpoint-3" / "optimizer.pt").touch()
-    for name in (".env", "training_args.bin", "trainer_state.json", "left_out.jsonl"):
+    for name in (".env", "training_args.bin", "trainer_state.json", "left_out.jsonl", "finetune.json"):
+        (chat / name).touch()
+    for name in ("cache/latents-0/000000.safetensors", "pictures/step-000003.png", "pictures/prompts.txt"):
+        (chat / name).parent.mkdir(parents=True, exist_ok=True)
         (chat / name).touch()
     before, since = contents(chat), len(hub.log)
     code, out, err = viscpm("push", chat, "me/dry", "--dry-run")
     assert (code, err) == (0, "") and not posts(hub, since) and contents(chat) == before
     listed, _, left_out = out.partition("Not uploaded: ")
     assert "model.safetensors" in listed and "README.md" in listed and "optimizer" not in listed
-    assert left_out.splitlines()[0] == ".env, checkpoint-3/, left_out.jsonl, trainer_state.json, training_args.bin"
+    of_a_run = "cache/, checkpoint-3/, finetune.json, left_out.jsonl, pictures/, trainer_state.json, training_args.bin"
+    assert left_out.splitlines()[0] == f".env, {of_a_run}"
     assert "me/dry" in out and "would be created, private" in out
     assert "would be created, public" in viscpm("push", chat, "me/dry", "--dry-run", "--public")[1]
     code, out, err = viscpm("push", chat, "me/dry", "--dry-run", HF_TOKEN="")

@@ -77,7 +77,8 @@ def _adapter_card(contents: Contents, repo_id: str, base_model: str | None) -> b
         config = read_json_file(contents.folder / ADAPTER_CONFIG)
         found = config.get("base_model_name_or_path")
         base_model = base_model or (found if isinstance(found, str) and _on_hub(found) else None)
-        details = f"LoRA, r = {config.get('r')}, alpha = {config.get('lora_alpha')}"
+        alpha = config.get("lora_alpha")
+        details = f"LoRA, r = {config.get('r')}, alpha = {f'{alpha:.4g}' if isinstance(alpha, float) else alpha}"
     else:
         tensors = read_safetensors(contents.folder / LORA_WEIGHTS)
         ranks = sorted({min(tensor.shape) for tensor in tensors.values() if len(tensor.shape) > 1})

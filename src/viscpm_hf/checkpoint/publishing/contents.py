@@ -31,11 +31,14 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 SCORES = ".eval_results"  # which the Hub shows beside the benchmarks they are of
 FINE_TUNED = "finetune.json"  # what the command writes down of its settings
 
-_KINDS = (".safetensors", ".json", ".py", ".txt", ".jinja", ".md", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".svg")
+_TEXTS = (".json", ".py", ".txt", ".jinja", ".md")
+_OTHERS = (".safetensors", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".svg")
 _NAMES = (".gitattributes", "LICENSE*", "NOTICE*", "*pytorch_model*.bin")
 # of a run: settings with paths of this machine, states of optimizers, answers to other people's data
 _OF_A_RUN = (FINE_TUNED, "trainer_state.json", "*_results.json", "left_out.*", "answers.*", "*.settings.json")
-_FOLDERS_OF_A_RUN = ("checkpoint-*", "runs", "logs", "__pycache__")
+# latents and captions of other people's data, and the pictures painted on the way, where there was a run
+_FOLDERS_OF_A_RUN = ("checkpoint-*", "runs", "logs", "cache", "__pycache__")
+_PICTURES_OF_A_RUN = "pictures"
 _SECRET = re.compile(rb"\bhf_[A-Za-z0-9]{30,}\b")
 
 
@@ -117,11 +120,12 @@ def _kind(folder: Path) -> str:
 def _sorted_out(folder: Path) -> tuple[dict[str, int], list[str]]:
     """Files to upload with their sizes, and what is left out."""
     files, left_out = {}, []
+    of_a_run = [*_FOLDERS_OF_A_RUN, _PICTURES_OF_A_RUN] if (folder / FINE_TUNED).exists() else _FOLDERS_OF_A_RUN
     for place, folders, names in os.walk(folder):
         place = Path(place)
         for name in sorted(folders):
             path, inside = place / name, (place / name).relative_to(folder).as_posix()
-            if (name.startswith(".") and inside != SCORES) or any(fnmatch(name, each) for each in _FOLDERS_OF_A_RUN):
+            if (name.startswith(".") and inside != SCORES) or any(fnmatch(name, each) for each in of_a_run):
                 left_out.append(f"{inside}/")
                 folders.remove(name)
             elif path.is_symlink():  # which nothing would be uploaded of
@@ -141,7 +145,11 @@ def _is_wanted(inside: str) -> bool:
         return name.endswith((".yaml", ".yml"))
     if any(fnmatch(name, each) for each in _NAMES):
         return True
-    return not name.startswith(".") and name.endswith(_KINDS) and not any(fnmatch(name, each) for each in _OF_A_RUN)
+    return (
+        not name.startswith(".")
+        and name.endswith(_TEXTS + _OTHERS)
+        and not any(fnmatch(name, each) for each in _OF_A_RUN)
+    )
 
 
 def _size(path: Path) -> int:
@@ -150,15 +158,12 @@ def _size(path: Path) -> int:
     return path.stat().st_size
 
 
-def _small(folder: Path, files: dict[str, int]) -> Iterator[tuple[str, bytes]]:
-    for name in files:
-        if not name.endswith((".safetensors", ".bin", *_KINDS[6:])):
-            yield name, read_small(folder / name)
-
-
 def _refuse_secrets(folder: Path, files: dict[str, int]) -> None:
     token = (get_token() or "").encode()
-    for name, data in _small(folder, files):
+    for name in files:
+        if name.endswith((*_OTHERS, ".bin")):
+            continue
+        data = read_small(folder / name)
         if _SECRET.search(data) or (len(token) > 12 and token in data):
             raise CheckpointError(f"{folder / name} holds an access token of the Hub: take it out, and revoke it.")
 

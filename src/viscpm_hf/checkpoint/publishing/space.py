@@ -9,13 +9,17 @@ from importlib import metadata
 from pathlib import Path
 from string import Template
 
-from packaging.requirements import Requirement
-
 from .. import repo
 from ..errors import CheckpointError
 from ..layout.keys import CHAT, PAINT
 from .contents import Contents
 
+# as setup.cfg has them; gradio is named in README.md
+NEEDED = (
+    *("torch", "transformers", "accelerate", "huggingface_hub", "safetensors", "tokenizers", "diffusers", "jinja2"),
+    *("pillow", "numpy", "tqdm", "filelock", "typer", "rich"),
+    *("fastapi", "prometheus_client", "pydantic", "requests-hardened", "uvicorn"),
+)
 _TEMPLATES = Path(__file__).parent / "space_files"
 _PAGES = {CHAT.model_type: "chat", PAINT.model_type: "paint"}
 # GPU memory that is more than the weights by some, and what has it
@@ -45,9 +49,6 @@ def written(contents: Contents, repo_id: str) -> Iterator[Path]:
     Args:
         contents: of the model's folder.
         repo_id: of the model on the Hub.
-
-    Raises:
-        CheckpointError: the package is not installed, so that it is not known what it needs.
     """
     fields = {
         "page": page_of(contents),
@@ -56,7 +57,7 @@ def written(contents: Contents, repo_id: str) -> Iterator[Path]:
         "size": f"{contents.nbytes / 1e9:.1f} GB",
         "hardware": next(name for most, name in _HARDWARE if contents.nbytes < most),
         "python": ".".join(platform.python_version_tuple()[:2]),
-        "gradio": _version(Requirement("gradio")) or "6.31.0",
+        "gradio": _version("gradio") or "6.31.0",
     }
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -71,26 +72,12 @@ def written(contents: Contents, repo_id: str) -> Iterator[Path]:
 
 
 def requirements() -> list[str]:
-    """What the package needs to show its pages, in the versions that are installed here.
+    """What the package needs to show its pages, in the versions that are installed here."""
+    return [f"{name}=={version}" if (version := _version(name)) else name for name in NEEDED]
 
-    Raises:
-        CheckpointError: it is not installed.
-    """
+
+def _version(name: str) -> str | None:
     try:
-        asked = [Requirement(line) for line in metadata.requires("viscpm-hf") or []]
-    except metadata.PackageNotFoundError as error:
-        raise CheckpointError("A Space needs to know what viscpm-hf requires: install it with pip first.") from error
-    lines = {}
-    for each in asked:
-        wanted = each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in ("demo", "serve"))
-        if wanted and each.name != "viscpm-hf" and each.name != "gradio":  # that is in README.md
-            version = _version(each)
-            lines[each.name] = f"{each.name}=={version}" if version else f"{each.name}{each.specifier}"
-    return sorted(lines.values())
-
-
-def _version(requirement: Requirement) -> str | None:
-    try:
-        return metadata.version(requirement.name).partition("+")[0]  # without the build, as of torch's for CPUs
+        return metadata.version(name).partition("+")[0]  # without the build, as of torch's for CPUs
     except metadata.PackageNotFoundError:
         return None

@@ -110,7 +110,9 @@ class ImageUrl(Strict):
         json_schema_extra={"minLength": 1},
         description="A data URL: `data:image/png;base64,…`. Where the server allows it, an http(s) address.",
     )
-    detail: only("auto") = None
+    detail: Literal["auto", "low", "high"] | None = Field(
+        None, description="Changes nothing: VisCPM sees every picture in one size."
+    )
 
 
 class ImagePart(Strict):

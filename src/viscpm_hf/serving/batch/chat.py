@@ -13,6 +13,8 @@ from ...safety import UnsafeContentError
 from ..engine import Engine, Question, Sampling
 from .rows import ANSWER, Result, text_of
 
+_MOST = 100_000  # more would be tokenized for minutes, while other rows wait; the model reads 3000 tokens
+
 
 class ChatRows:
     """Answers rows with `question` (or LLaVA's `text`), and perhaps `image` and `context`.
@@ -38,6 +40,8 @@ class ChatRows:
         if question is None or not question.strip():
             raise ValueError("The row has no question: give one as a text under question.")
         context, image = text_of(fields, "context", ""), text_of(fields, "image")
+        if (length := len(question) + len(context)) > _MOST:
+            raise ValueError(f"Got {length} characters as question and context, expected at most {_MOST}.")
         if image is not None and not image.strip():
             raise ValueError("Got an empty image: give a file's name, or leave it out.")
         picture = None if image is None else await asyncio.to_thread(self.open_picture, self.images / image)

@@ -1,5 +1,6 @@
 """The file of answers: one line for each row of the input, in order, each there once, whatever stops the run."""
 
+import errno
 import json
 import os
 from collections.abc import Collection, Iterator, Mapping
@@ -50,8 +51,11 @@ class Output:
             CheckpointError: another process has it, it was begun with other settings or by somebody else, or nothing
                 can be written there.
         """
+        if self.path.name == "-":  # which --input takes, as most programs do
+            raise CheckpointError("Got - as --output: what goes on after it was stopped needs a file, so name one.")
         lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=0)
-        created = [folder for folder in self.path.parents if not folder.exists()]  # innermost first
+        folders = [*([self.pictures, *self.pictures.parents] if self.pictures else []), *self.path.parents]
+        created = [folder for folder in folders if not folder.exists()]  # of each the innermost first
         try:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,8 +82,8 @@ class Output:
                 with suppress(OSError):
                     os.unlink(lock.lock_file)  # before it is released: who waits for it must see that it is gone
                 lock.release()
-            with suppress(OSError):
-                for folder in created:
+            for folder in created:
+                with suppress(OSError):
                     folder.rmdir()
 
     def skip(self, rows: Iterator[Row]) -> None:
@@ -141,6 +145,7 @@ class Output:
             open_regular(self.path).close()
         if exists and self.path.stat().st_size and not overwrite:
             self._require_same_settings()
+            self._make_folder()
             self._file = open(self.path, "ab", buffering=0)
             return
         if self.pictures is not None and not overwrite and self.pictures.is_dir() and any(self.pictures.iterdir()):
@@ -148,10 +153,24 @@ class Output:
                 f"{self.pictures} holds something already: choose another --pictures, or replace what has the same "
                 "name there with --overwrite."
             )
+        self._make_folder()
         self._file = open(self.path, "ab", buffering=0)
         self._file.truncate(0)
         text = json.dumps(self._settings, ensure_ascii=False, indent=2) + "\n"
         _replace(self._settings_path, text.encode())
+
+    def _make_folder(self):
+        """Of pictures: before a model is loaded in vain."""
+        if self.pictures is None:
+            return
+        try:
+            self.pictures.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.pictures, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.pictures))
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.pictures} is no folder that can be written to ({error.strerror}): choose another --pictures."
+            ) from error
 
     def _require_same_settings(self):
         if not os.path.lexists(self._settings_path):
@@ -186,8 +205,13 @@ class Output:
 def _replace(path: Path, data: bytes) -> None:
     """Writes a file such that, whenever the process ends, all of it is there or nothing."""
     partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink()
+        raise

@@ -5,17 +5,20 @@ texts, numbers and the bytes of pictures goes over the network, errors included.
 """
 
 import asyncio
+import io
+import logging
+import sys
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, redirect_stderr, suppress
 from dataclasses import replace
 from typing import Any
 
 import torch
 from ray import serve
-from ray.exceptions import RayActorError
-from ray.serve.exceptions import ReplicaUnavailableError
+from ray.exceptions import RayActorError, RayError
+from ray.serve.exceptions import RayServeException, ReplicaUnavailableError
 
 from ...chat import ChatAnswer
 from ..batcher import Counters, DrainingError, QueueFullError
@@ -25,7 +28,13 @@ from .wire import ReplicaFailedError, Reply, packed, unpacked
 _ATTEMPTS = 3  # a question that kills whoever tries it must not kill all
 _LOST = (RayActorError, ReplicaUnavailableError, DrainingError)  # the replica has died, or is about to be taken away
 _PERIOD = 1.0  # seconds between two looks at who is there
-_MISSES = 30  # looks in vain until Ray counts as gone
+_LAST_LOOK = 5.0  # seconds for one to come to its end, which it may not without Ray
+
+logger = logging.getLogger(__name__)
+
+
+class _GoneError(Exception):
+    """There is no Ray any more."""
 
 
 class Replica:
@@ -40,12 +49,19 @@ class Replica:
     def __init__(self, load: Callable[[], Engine], kind: str, threads: int | None = None):
         if threads is not None:
             torch.set_num_threads(threads)
-        self.kind, self.engine = kind, load()
+        with redirect_stderr(io.StringIO()) as said:
+            self.kind, self.engine = kind, load()
+        self._remarks = said.getvalue()
+        sys.stderr.write(self._remarks)  # for its log
         self._name = serve.get_replica_context().replica_id.unique_id
 
     def facts(self) -> Facts:
         """Of the engine."""
         return self.engine.facts
+
+    def remarks(self) -> str:
+        """What was said while the engine was loaded, in lines."""
+        return self._remarks
 
     async def call(self, method: str, payload: Question | Prompt) -> Reply:
         """A coroutine of the engine."""
@@ -97,7 +113,9 @@ class RemoteBatcher:
         self._call, self._stream = handle.call, handle.options(stream=True).stream
         self._requests = Counter()  # by outcome; a request that was asked again counts once
         self._replicas: dict[str, Counters] = {}  # those that are gone included: counters never fall
-        self._under_way, self._failed = 0, False
+        self._under_way, self._failed, self._gone = 0, False, False
+        self._responses: set[Any] = set()  # that are waited for
+        self._dead: set[str] = set()
         self.running = 0
 
     def __len__(self) -> int:
@@ -112,7 +130,7 @@ class RemoteBatcher:
     @property
     def alive(self) -> bool:
         """Whether it can answer, or will once a replica has started."""
-        return not self._failed and (self.busy or not self.draining)
+        return not (self._failed or self._gone) and (self.busy or not self.draining)
 
     @property
     def counters(self) -> Counters:
@@ -126,15 +144,18 @@ class RemoteBatcher:
         self.draining = True
 
     def look(self) -> None:
-        """Asks Ray who is there; slow."""
+        """Asks Ray who is there; slow, and without Ray it may not return."""
         application = serve.status().applications.get(self.deployment.app_name)
         found = None if application is None else application.deployments.get(self.deployment.name)
         self.running = 0 if found is None else found.replica_states.get("RUNNING", 0)
         self._failed = found is None or found.status == "DEPLOY_FAILED"
 
     def lose(self) -> None:
-        """Ray itself is gone."""
-        self.running, self._failed = 0, True
+        """Ray itself is gone, and with it what is under way: who waits is told."""
+        self.running, self._gone = 0, True
+        for response in list(self._responses):
+            with suppress(Exception):
+                response.cancel()
 
     async def ask(self, method: str, payload: Question | Prompt) -> Any:
         """What a coroutine of a replica's engine returns; if the replica dies, that of another.
@@ -147,9 +168,10 @@ class RemoteBatcher:
             for _ in range(_ATTEMPTS):
                 response = self._call.remote(method, request)
                 try:
-                    return self._read(await response)
-                except _LOST:
-                    continue
+                    with self._watched(response):
+                        return self._read(await response)
+                except _LOST as error:
+                    self._mourn(error)
                 except asyncio.CancelledError:
                     response.cancel()
                     raise
@@ -168,21 +190,44 @@ class RemoteBatcher:
                 response = self._stream.remote(method, request)
                 begun = ended = False
                 try:
-                    async for reply in response:
-                        ended = reply.counters is not None
-                        piece, begun = self._read(reply), True
-                        if ended:
-                            done()  # whoever has it need not come again
-                        yield piece
+                    with self._watched(response):
+                        async for reply in response:
+                            ended = reply.counters is not None
+                            piece, begun = self._read(reply), True
+                            if ended:
+                                done()  # whoever has it need not come again
+                            yield piece
                     return
                 except _LOST as error:
                     ended = True
+                    self._mourn(error)
                     if begun:  # the client has a part of another answer
                         raise ReplicaFailedError(f"The replica of {self.name} died within an answer.") from error
                 finally:
                     if not ended:
                         response.cancel()
             raise self._lost()
+
+    @contextmanager
+    def _watched(self, response):
+        """While it is waited for `lose` can end it."""
+        self._responses.add(response)
+        try:
+            if self._gone:
+                raise _GoneError
+            yield
+        except (asyncio.CancelledError, RayError, RayServeException) as error:
+            if not self._gone or asyncio.current_task().cancelling():
+                raise
+            raise _GoneError from error
+        finally:
+            self._responses.discard(response)
+
+    def _mourn(self, error):
+        """Says that a replica has died, once, whoever else was waiting for it."""
+        if isinstance(error, RayActorError) and error.actor_id not in self._dead:
+            self._dead.add(error.actor_id)
+            logger.warning(f"A replica of {self.name} has died or is out of reach; what it had is asked again.")
 
     def _read(self, reply):
         if reply.counters is not None:
@@ -201,6 +246,8 @@ class RemoteBatcher:
         try:
             if self.draining:
                 raise DrainingError(f"{self.name} takes no more requests: the server is stopping.")
+            if self._gone:
+                raise _GoneError
             if len(self) >= max(1, self.running) * self.max_queue:
                 raise self._full()
             self._under_way += 1
@@ -209,6 +256,9 @@ class RemoteBatcher:
             finally:
                 self._under_way -= 1
             done()
+        except _GoneError as error:
+            outcome = "failed"
+            raise DrainingError(f"Ray, which ran {self.name}, is gone: the server is stopping.") from error
         except (DrainingError, QueueFullError):
             outcome = "refused"
             raise
@@ -261,7 +311,6 @@ class RemoteEngine:
             kind: RemoteBatcher(kind.capitalize(), handle, max_batch, max_queue) for kind, handle in handles.items()
         }
         self._closed = threading.Event()
-        self._missed = 0
         self._look()
         self._watch = threading.Thread(target=self._keep_looking, name="replicas", daemon=True)
         self._watch.start()
@@ -280,6 +329,12 @@ class RemoteEngine:
         """Takes nothing new and looks after the replicas no more; whoever started them stops them."""
         self.drain()
         self._closed.set()
+        self._watch.join(_LAST_LOOK)  # a look after the end would start a Ray
+
+    def lose(self) -> None:
+        """Ray itself is gone: takes nothing new, and gives up what is under way; in any thread."""
+        for batcher in self.batchers.values():
+            batcher.lose()
 
     async def answer(self, question: Question) -> list[ChatAnswer]:
         """See [`Engine.answer`]; without vision_hidden_states."""
@@ -310,12 +365,6 @@ class RemoteEngine:
             self._look()
 
     def _look(self):
-        try:
+        with suppress(Exception):  # of whatever kind: the controller is starting anew
             for batcher in self.batchers.values():
                 batcher.look()
-            self._missed = 0
-        except Exception:  # whatever it is: the controller is starting anew, or all of Ray is gone
-            self._missed += 1
-            if self._missed == _MISSES:
-                for batcher in self.batchers.values():
-                    batcher.lose()

@@ -4,8 +4,9 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from itertools import islice
 
 import ray
@@ -13,6 +14,7 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from ..batch.rows import Result, Row
 from ..batch.workers import Load, answered
+from . import RayGoneError
 from .connection import connected
 
 _WINDOW = 10_000  # rows that are in the cluster at a time; after them the models are loaded anew
@@ -27,10 +29,14 @@ class ClusterWorkers:
         load: see `Workers`; it is called on machines that need the package, the model and the pictures.
         count (`int`, *optional*): of processes; by default one for each GPU, or one.
         ahead (`int`): how many rows one has at the same time.
+        when_gone: called in another thread once Ray is gone; it is to end the process, which Ray Data would do
+            without a word as soon as it is told to stop.
     """
 
-    def __init__(self, load: Load, count: int | None = None, ahead: int = 1):
-        self._load, self._count, self._ahead = load, count, ahead
+    def __init__(
+        self, load: Load, count: int | None = None, ahead: int = 1, *, when_gone: Callable[[RayGoneError], None]
+    ):
+        self._load, self._count, self._ahead, self._when_gone = load, count, ahead, when_gone
 
     def answer(self, rows: Iterable[Row]) -> Iterator[tuple[Row, Result]]:
         """What comes of the rows, in their order.
@@ -43,7 +49,8 @@ class ClusterWorkers:
         window = list(islice(rows, _WINDOW))
         if not window:
             return
-        with connected(self._count or 1):
+        with connected(self._count or 1) as watch:
+            watch.when_gone = partial(self._when_gone, RayGoneError())
             context = DataContext.get_current()
             context.enable_progress_bars = False
             context.execution_options.preserve_order = True

@@ -58,6 +58,7 @@ def replicas_of(
         graceful_shutdown_timeout_s=timeout,
         graceful_shutdown_wait_loop_s=0.2,
         health_check_period_s=2,
+        health_check_timeout_s=10,  # one that answers nothing is killed after three of them
         max_constructor_retry_count=2,
         # with a GPU it is the GPU that counts
         ray_actor_options={"num_cpus": 0 if gpus else 1, "num_gpus": gpus},
@@ -79,6 +80,7 @@ def serving(
     max_batch: int = 8,
     max_queue: int = 64,
     timeout: float = 120.0,
+    tell: Callable[[str], None] = print,
 ) -> Iterator[RemoteEngine]:
     """Starts replicas, and stops them at the end.
 
@@ -90,13 +92,15 @@ def serving(
         load, replicas, max_batch, max_queue, timeout: see `replicas_of`.
         gpus: what a replica takes of a GPU; by default what there are is shared out.
         name: of the application in the cluster; one of this name that is there is replaced.
+        tell: prints what a replica of each said while it was loaded.
 
     Raises:
         ValueError: the models cannot be loaded, or there are fewer GPUs than that.
         OSError: Ray does not start, or there is no such cluster.
+        RayGoneError: Ray was there no more; this process has got SIGTERM before.
     """
     most = len(kinds) * replicas.most
-    with connected(most, forwards=True):
+    with connected(most) as watch:
         gpus, threads = _shares(len(kinds), replicas, gpus)
         limits = {"max_batch": max_batch, "max_queue": max_queue, "timeout": timeout}
         targets = [
@@ -112,7 +116,11 @@ def serving(
             except RuntimeError as error:
                 raise ValueError(_reason(error, [target.name for target in targets])) from error
             handles = dict(zip(kinds, found, strict=True))
+            for handle in found:
+                if said := handle.remarks.remote().result().strip():
+                    tell(said)
             engine = RemoteEngine(asyncio.run(facts_of(handles)), handles, **limits)
+            watch.when_gone = engine.lose
             try:
                 yield engine
             finally:
@@ -131,8 +139,8 @@ def _shares(kinds, replicas, gpus):
         gpus = min(1.0, int(there / most * 1e4) / 1e4)
     elif gpus * kinds * replicas.least > there:
         raise ValueError(
-            f"{kinds * replicas.least} replicas with {gpus:g} GPUs each are wanted, but there are {there:g} GPUs: "
-            "ask for fewer replicas or a smaller share."
+            f"The replicas take {gpus * kinds * replicas.least:g} GPUs in all, but there are {there:g}: ask for fewer "
+            "replicas or a smaller share."
         )
     threads = None if "OMP_NUM_THREADS" in os.environ else max(1, int(resources.get("CPU", 1)) // most)
     return gpus, threads

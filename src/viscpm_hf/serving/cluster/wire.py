@@ -1,6 +1,6 @@
 """What goes between an engine that is elsewhere and its replicas: plain texts, numbers and the bytes of pictures."""
 
-import logging
+import traceback
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -14,11 +14,9 @@ from ...safety import UnsafeContentError
 from ..batcher import Counters, DrainingError, QueueFullError
 from ..engine import Painted, PromptTooLongError, Question
 
-logger = logging.getLogger(__name__)
-
 
 class ReplicaFailedError(RuntimeError):
-    """A replica failed at a request through no fault of the client; its log says why."""
+    """A replica failed at a request through no fault of the client; a note says where."""
 
 
 class Picture(NamedTuple):
@@ -41,11 +39,13 @@ class Failure:
         kind: name of its class, of those that a client is told of; "" for others.
         message: for people.
         retry_after: of a QueueFullError.
+        trace: where it was raised, for the log.
     """
 
     kind: str
     message: str
     retry_after: float = 0.0
+    trace: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ def packed(value: Any) -> Any:
             for kind in type(value).__mro__:
                 if _TOLD.get(kind.__name__) is kind:
                     return Failure(kind.__name__, str(value))
-            logger.error("A request failed", exc_info=value)
-            return Failure("", f"{type(value).__name__}: {value}")
+            trace = "".join(traceback.format_exception(value))
+            return Failure("", f"{type(value).__name__}: {value}", trace=trace)
     return value
 
 
@@ -121,7 +121,9 @@ def unpacked(value: Any) -> Any:
         case Failure(kind="UnsafePromptError"):
             raise UnsafeContentError(value.message) from UnsafePromptError(value.message)
         case Failure(kind=""):
-            raise ReplicaFailedError(value.message)
+            error = ReplicaFailedError(value.message)
+            error.add_note(value.trace)
+            raise error
         case Failure():
             raise _TOLD[value.kind](value.message)
     return value

@@ -2,6 +2,7 @@
 
 import asyncio
 import html
+import json
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
@@ -10,30 +11,24 @@ from typing import Any
 
 import gradio as gr
 
+from ..api.errors import ApiError
 from ..api.pictures import Pictures
 from ..engine import AnswerPiece, Engine, Question, Sampling
-from .common import frame, notice, seed_field, seed_of, sentence, ticking
+from .common import Stops, frame, notice, seed_field, seed_of, sentence, ticking
 from .texts import Words
 
 GREEDY, BEAMS, SAMPLING = "greedy", "beams", "sampling"
-# whoever is quick would undo what the server has not begun yet: it says later that an answer is under way
-_AT_ONCE = """(...inputs) => {
-    for (const name of ["undo", "regenerate"]) document.getElementById(name).disabled = true
-    return inputs
-}"""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A question, and its answer as far as it has come.
+    """A question, and its answer as far as it has come; the browser keeps them, as lists of the three.
 
     Args:
-        picture (`str`, *optional*): the file it is about.
         question, answer (`str`): as people read them.
-        context (`str`, *optional*): for the next question; None while the answer is not complete.
+        context (`str`, *optional*): for the next question; None of an answer that was stopped.
     """
 
-    picture: str | None
     question: str
     answer: str = ""
     context: str | None = None
@@ -62,20 +57,22 @@ class ChatPage:
         examples: Sequence[tuple[str | Path, str]] = (),
     ):
         self.engine, self.words, self.pictures = engine, words, pictures
+        self.stops = Stops()
         self.limits = {"megapixels": f"{max_pixels / 1e6:g}"}
         self.examples = [[str(picture), question] for picture, question in examples]
         with gr.Blocks(title=f"VisCPM · {words('chat')}", fill_width=True, analytics_enabled=False) as self.blocks:
-            frame(words, "chat", pages)
+            frame(words, "chat", pages, is_tiny=bool(self.examples))
             self._lay_out()
             self._connect()
 
     def _lay_out(self):
         words = self.words
-        with gr.Row(equal_height=False):
+        with gr.Row(equal_height=False, elem_id="columns"):
             with gr.Column(scale=5, min_width=300):
                 self.picture = gr.Image(
                     self.examples[0][0] if self.examples else None,
                     label=words("picture"),
+                    show_label=False,
                     type="filepath",
                     image_mode=None,
                     sources=["upload", "webcam", "clipboard"],
@@ -90,6 +87,7 @@ class ChatPage:
             with gr.Column(scale=7, min_width=340):
                 self.talk = gr.Chatbot(
                     label=words("conversation"),
+                    show_label=False,
                     placeholder=f"### {words('empty')}",
                     examples=[{"text": question, "icon": picture} for picture, question in self.examples],
                     height=440,
@@ -113,7 +111,7 @@ class ChatPage:
                         gr.Button(words(name), size="sm", min_width=90, interactive=name == "clear", elem_id=name)
                         for name in ("regenerate", "undo", "clear")
                     )
-        self.turns = gr.State([])
+        self.turns = gr.JSON([], visible=False)
 
     def _lay_out_settings(self):
         words = self.words
@@ -131,58 +129,90 @@ class ChatPage:
 
     def _connect(self):
         free = {"concurrency_limit": None, "api_visibility": "private", "show_progress": "hidden"}
-        asked = [self.picture, self.turns, self.method, self.temperature, self.top_p, self.seed, self.longest]
-        shown = [self.talk, self.turns, self.question, self.notice, self.regenerate, self.undo]
-        asking = [
-            self.question.submit(self._ask, [self.question, *asked], shown, **free),
-            self.regenerate.click(self._ask_again, asked, shown, js=_AT_ONCE, **free),
-        ]
-        if self.examples:
-            fill = self.talk.example_select(self._fill, None, [self.picture, self.question], **free)
-            asking.append(fill.then(self._ask, [self.question, *asked], shown, **free))
-        self.question.stop(None, cancels=asking).then(self._settle, [self.turns, self.question], shown, **free)
-        self.undo.click(self._undo, self.turns, shown, **free)
+        settings = [self.method, self.temperature, self.top_p, self.seed, self.longest]
+        buttons = [self.question, self.regenerate, self.undo]
+        shown = [self.talk, self.turns, self.notice]
+        # before the question is sent, which is one event whatever begins it: a second waits for its end
+        asked = {"js": self._js("asked"), "inputs": [self.question, self.talk]}
+        self.question.submit(None, **asked, outputs=[self.talk, self.notice, *buttons], **free)
+        # a value only: for anything else gradio would make the component anew, with its own preprocess()
+        self.talk.example_select(self._picture_of, None, self.picture, **free)
+        begins = [self.question.submit, self.regenerate.click, self.talk.example_select]
+        asking = gr.on(
+            begins,
+            self._ask,
+            [self.question, self.turns, self.picture, *settings],
+            [*shown, *buttons],
+            js=self._js("begin"),
+            **free,
+        )
+        ended = {"inputs": [self.turns, self.talk, self.question], "outputs": [*shown, *buttons]}
+        asking.then(None, js=self._js("end"), **ended, **free)
+        asking.failure(None, js=self._js("failed"), **ended, **free)
+        self.question.stop(self.stops.stop, **free)
+        undone = {"js": self._js("undo"), "inputs": [self.turns, self.talk, self.question]}
+        self.undo.click(None, **undone, outputs=[*shown, *buttons], **free)
         for event in (self.clear.click, self.talk.clear, self.picture.input):
-            event(None, cancels=asking).then(self._clear, None, shown, **free)
-        self.method.change(lambda method: gr.update(visible=method == SAMPLING), self.method, self.of_sampling, **free)
+            event(None, js=self._js("clear"), outputs=[*shown, *buttons], **free)
+        shows = f"(method) => ({{__type__: 'update', visible: method == '{SAMPLING}'}})"
+        self.method.change(None, js=shows, inputs=self.method, outputs=self.of_sampling, **free)
 
-    def _fill(self, event: gr.SelectData):
-        return self.examples[event.index]
+    def _js(self, name):
+        """A function of pages.js, with the words it needs."""
+        words = {each: self.words(each) for each in ("send", "thinking")}
+        words["uploading"] = notice(self.words("uploading"))["value"]
+        return f"(...values) => chat.{name}({json.dumps(words)}, ...values)"
 
-    async def _ask(self, question, picture, turns, method, temperature, top_p, seed, longest):
+    def _picture_of(self, event: gr.SelectData):
+        return self.examples[event.index][0]
+
+    async def _ask(
+        self,
+        question,
+        kept,
+        picture,
+        method,
+        temperature,
+        top_p,
+        seed,
+        longest,
+        event: gr.EventData,
+        request: gr.Request,
+    ):
         """Yields what the page shows: while the answer comes, and when it is there or something went wrong."""
-        question = (question or "").strip()
-        before = turns if turns and turns[-1].picture == picture else []
-        if not question:
-            yield self._shown(turns, notice(self.words("no_question")))
-            return
-        turn = Turn(picture, question)
-        yield self._shown([*before, turn], notice(), busy=True)
-        sampling = Sampling(max_tokens=int(longest))
+        turns = []
         try:
+            before = turns = _turns(kept)
+            begun = event.target.elem_id  # a session has copies of the components
+            if begun == "regenerate":
+                *before, last = turns
+                question = last.question
+            elif begun == "talk":
+                picture, question = self.examples[event.index]
+            question = question.strip()
+            if not question:
+                raise ApiError(400, "Got no question.", "no_question")
+            sampling = Sampling(max_tokens=int(longest))
             if method == SAMPLING:
                 drawn = {"temperature": float(temperature), "top_p": float(top_p), "seed": seed_of(seed)}
                 sampling = Sampling(int(longest), **drawn)
-            wish = Question(question, None, self._context(before), sampling)
-            async with aclosing(ticking(self._pieces(wish, picture, method != BEAMS))) as ticks:
-                async for piece in ticks:
-                    match piece:
-                        case AnswerPiece():
-                            turn = Turn(picture, question, turn.answer + piece.text)
-                        case [answer]:
-                            turn = Turn(picture, question, answer.text, answer.context)
-                    yield self._going_on([*before, turn])
+            turn = Turn(question)
+            with self.stops.of(request) as stopped:
+                said = notice("" if picture else self.words("no_picture"), "note")
+                yield self._shown([*before, turn], said, busy=True)
+                wish = Question(question, None, self._context(before), sampling)
+                async with aclosing(ticking(self._pieces(wish, picture, method != BEAMS), stopped)) as ticks:
+                    async for piece in ticks:
+                        match piece:
+                            case AnswerPiece():
+                                turn = replace(turn, answer=turn.answer + piece.text)
+                            case [answer]:
+                                turn = replace(turn, answer=answer.text, context=answer.context)
+                        yield self._shown([*before, turn])
+            if not turn.answer and turn.context is None:  # stopped before it began
+                yield self._shown(turns)
         except Exception as error:
-            yield self._shown(before, sentence(self.words, error, **self.limits), question)
-            return
-        yield self._shown([*before, turn], notice())
-
-    async def _ask_again(self, picture, turns, *settings):
-        last = turns[-1]
-        before = turns[:-1]
-        async with aclosing(self._ask(last.question, picture, before, *settings)) as steps:
-            async for step in steps:
-                yield step
+            yield self._shown(turns, sentence(self.words, error, **self.limits))
 
     async def _pieces(self, question, picture, streamed):
         async with AsyncExitStack() as stack:
@@ -206,35 +236,34 @@ class ChatPage:
             return last.context
         return self.engine.chat.add_turn(self._context(before), last.question, last.answer)
 
-    def _messages(self, turns: Sequence[Turn]) -> list[dict[str, Any]]:
+    def _shown(self, turns, said=None, busy=False):
+        """Values of all that changes; the rest is the page's own business, where somebody may be writing."""
         messages = []
         for turn in turns:
             answer = turn.answer or (self.words("thinking") if turn.context is None else " ")
             for role, text in (("user", turn.question), ("assistant", answer)):
                 messages.append({"role": role, "content": html.escape(text)})  # it would be taken for HTML
-        return messages
+        buttons = [gr.skip()] * 3
+        if busy:
+            off = gr.update(interactive=False)
+            buttons = [gr.update(submit_btn=False, stop_btn=self.words("stop")), off, off]
+        kept = [[turn.question, turn.answer, turn.context] for turn in turns]
+        return messages, kept, gr.skip() if said is None else said, *buttons
 
-    def _going_on(self, turns):
-        return self._messages(turns), turns, gr.skip(), gr.skip(), gr.skip(), gr.skip()
 
-    def _shown(self, turns, said, question="", busy=False):
-        """Values of all that changes; the question is what is put into its field, None leaves it alone."""
-        sending = {
-            "submit_btn": False if busy else self.words("send"),
-            "stop_btn": self.words("stop") if busy else False,
-        }
-        written = {} if question is None else {"value": question}
-        button = gr.update(interactive=bool(turns) and not busy)
-        return self._messages(turns), turns, gr.update(**sending, **written), said, button, button
+def _turns(kept: Any) -> list[Turn]:
+    """What the browser has kept.
 
-    def _settle(self, turns, question):
-        """After stopping: what has come stays; a question without an answer goes back into its field."""
-        if turns and turns[-1].context is None and not turns[-1].answer:
-            return self._shown(turns[:-1], notice(), turns[-1].question)
-        return self._shown(turns, notice(), question)
-
-    def _undo(self, turns):
-        return self._shown(turns[:-1], notice(), turns[-1].question if turns else "")
-
-    def _clear(self):
-        return self._shown([], notice(), None)  # whoever changes the picture may be writing already
+    Raises:
+        ValueError: it has not been made here.
+    """
+    try:
+        turns = [Turn(question, answer, context) for question, answer, context in kept or []]
+    except (TypeError, ValueError):
+        turns = [None]
+    if all(
+        isinstance(turn, Turn) and isinstance(turn.question, str) and isinstance(turn.answer, str) for turn in turns
+    ):
+        if all(turn.context is None or isinstance(turn.context, str) for turn in turns):
+            return turns
+    raise ValueError("Got a conversation that is none: clear it.")

@@ -5,8 +5,8 @@ import html
 import json
 import logging
 import re
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +42,21 @@ LOOK = {
         block_title_background_fill_dark="transparent",
         block_title_text_color="*body_text_color_subdued",
         block_title_padding="0",
+        body_text_color_subdued="*neutral_500",
+        button_secondary_background_fill_hover_dark="*neutral_500",  # also of those that are off
     ),
     "css": (_HERE / "pages.css").read_text(encoding="utf-8"),
 }
 
 
-def frame(words: Words, page: str, others: list[str]) -> None:
+def frame(words: Words, page: str, others: list[str], is_tiny: bool = False) -> None:
     """The top of a page: what it is, and the way to the others.
 
     Args:
         words (`Words`): of its language.
         page (`str`): `"chat"` or `"paint"`.
         others (`list[str]`): all pages there are.
+        is_tiny (`bool`): whether the model is the one of the package, which it says.
     """
     links = "".join(
         f'<a href="../{each}/"{" aria-current=page" if each == page else ""}>{html.escape(words(each))}</a>'
@@ -62,6 +65,8 @@ def frame(words: Words, page: str, others: list[str]) -> None:
     other = "zh" if words.language == "en" else "en"
     links += f'<a href="../../{other}/{page}/" lang="{other}">{html.escape(words("other"))}</a>'
     title, about = html.escape(words(page)), html.escape(words(f"{page}_about"))
+    if is_tiny:
+        about += f"<br>{html.escape(words('tiny'))}"
     gr.HTML(f"<header><div><h1>{title}</h1><p>{about}</p></div><nav>{links}</nav></header>", padding=False)
 
 
@@ -87,7 +92,7 @@ def notice(text: str = "", kind: str = "wrong") -> dict[str, Any]:
 def sentence(words: Words, error: Exception, **values: Any) -> dict[str, Any]:
     """The line for sentences, of an exception; one of the server's making goes to the log."""
     text = words.of_error(error, **values)
-    if text == words("internal_error"):
+    if text in (words("internal_error"), words("out_of_memory")):
         logger.error("A page's request failed", exc_info=error)
     return notice(text)
 
@@ -113,25 +118,57 @@ def seed_of(text: str | None) -> int | None:
     return int(text)
 
 
-async def ticking(items: AsyncIterator[Any], seconds: float = 0.5) -> AsyncIterator[Any]:
-    """The items of an async generator, and None whenever so many seconds go by without one.
+class Stops:
+    """Where work that is under way hears that it shall stop; of each open page one at a time.
+
+    gradio's own way, `cancels`, hangs up on all that a page waits for, also on a question that comes a moment later.
+    """
+
+    def __init__(self):
+        self._events: dict[str, asyncio.Event] = {}
+
+    @contextmanager
+    def of(self, request: gr.Request) -> Iterator[asyncio.Event]:
+        """Set once the page of the request asks for it."""
+        event = self._events[request.session_hash] = asyncio.Event()
+        try:
+            yield event
+        finally:
+            if self._events.get(request.session_hash) is event:
+                del self._events[request.session_hash]
+
+    async def stop(self, request: gr.Request) -> None:
+        """Ends what the page of the request waits for, if it does."""
+        if (event := self._events.get(request.session_hash)) is not None:
+            event.set()
+
+
+async def ticking(items: AsyncIterator[Any], stopped: asyncio.Event, seconds: float = 0.5) -> AsyncIterator[Any]:
+    """The items of an async generator until it shall stop, and None whenever so many seconds go by without one.
 
     What waits for them can so tell how long it has waited, and gradio notices between two items that a tab was closed;
     closing it closes the generator.
     """
+    stop = asyncio.ensure_future(stopped.wait())
     task = None
     async with aclosing(items):
         try:
             while True:
                 task = asyncio.ensure_future(anext(items))
-                while not (await asyncio.wait({task}, timeout=seconds))[0]:
-                    yield None
+                done = set()
+                while not done:
+                    done, _ = await asyncio.wait({task, stop}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+                    if stop in done:
+                        return
+                    if not done:
+                        yield None
                 try:
                     item = task.result()
                 except StopAsyncIteration:
                     return
                 yield item
         finally:
+            stop.cancel()
             if task is not None and not task.done():
                 task.cancel()
                 await asyncio.wait({task})

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import json
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -15,7 +16,7 @@ from ... import __version__
 from ...paint import CHINESE, SCHEDULERS
 from ..api.errors import ApiError
 from ..engine import Engine, Progress, Prompt
-from .common import frame, notice, seed_field, seed_of, sentence, ticking
+from .common import Stops, frame, notice, seed_field, seed_of, sentence, ticking
 from .texts import Words
 
 _STEPS = {"ddpm": 50, "dpm++": 20}
@@ -49,20 +50,25 @@ class PaintPage:
 
     def __init__(self, engine: Engine, words: Words, pages: list[str], examples: Sequence[str] = ()):
         self.engine, self.words, self.examples = engine, words, [[prompt] for prompt in examples]
+        self.stops = Stops()
         pipeline = engine.painter.pipeline
         self.factor = pipeline.vae_scale_factor
         self.size = pipeline.unet.config.sample_size * self.factor
         with gr.Blocks(title=f"VisCPM · {words('paint')}", fill_width=True, analytics_enabled=False) as self.blocks:
-            frame(words, "paint", pages)
+            frame(words, "paint", pages, is_tiny=bool(self.examples))
             self._lay_out()
             self._connect()
 
     def _lay_out(self):
         words = self.words
-        with gr.Row(equal_height=False):
+        with gr.Row(equal_height=False, elem_id="columns"):
             with gr.Column(scale=5, min_width=320):
                 self.prompt = gr.Textbox(
-                    label=words("prompt"), placeholder=words("describe"), lines=3, autofocus=True, elem_id="prompt"
+                    label=words("prompt"),
+                    placeholder=words("describe"),
+                    max_lines=8,  # of several lines at the start Enter would not send
+                    autofocus=True,
+                    elem_id="prompt",
                 )
                 self.negative = gr.Textbox(
                     label=words("negative"), placeholder=words("negative_describe"), elem_id="negative"
@@ -84,7 +90,7 @@ class PaintPage:
                 self.gallery = gr.Gallery(
                     label=words("pictures"),
                     show_label=False,
-                    columns=3,
+                    columns=2,
                     fit_columns=False,
                     height="auto",
                     object_fit="contain",
@@ -93,7 +99,7 @@ class PaintPage:
                     buttons=["download", "fullscreen"],
                     elem_id="pictures",
                 )
-                with gr.Row(visible=False) as self.about:
+                with gr.Row(visible=False, equal_height=False, elem_id="about") as self.about:
                     self.details = gr.HTML(padding=False, elem_id="details")
                     self.reuse = gr.Button(words("reuse"), size="sm", scale=0, min_width=170, elem_id="reuse")
         self.works, self.chosen = gr.State([]), gr.State(None)
@@ -132,62 +138,79 @@ class PaintPage:
             *(self.stage, self.notice, self.gallery, self.about, self.details),
             *(self.works, self.chosen, self.paint, self.stop),
         ]
-        painting = [event(self._paint, asked, shown, **free) for event in (self.paint.click, self.prompt.submit)]
+        begins = [self.paint.click, self.prompt.submit]
         if self.examples:
-            fill = self.dataset.click(lambda sample: sample[0], self.dataset, self.prompt, **free)
-            painting.append(fill.then(self._paint, asked, shown, **free))
-        self.stop.click(None, cancels=painting).then(lambda: self._shown(notice()), None, shown, **free)
+            fill = f"(number) => {json.dumps(self.examples)}[number][0]"
+            self.dataset.click(None, js=fill, inputs=self.dataset, outputs=self.prompt, **free)
+            begins.append(self.dataset.click)
+        # one event whatever begins it, so that a second waits for its end
+        painting = gr.on(begins, self._paint, asked, shown, **free)
+        idle = "() => [{__type__: 'update', interactive: true}, {__type__: 'update', visible: false}]"
+        for after in (painting.then, painting.failure):
+            after(None, js=idle, outputs=[self.paint, self.stop], **free)
+        self.stop.click(self.stops.stop, **free)
         self.gallery.select(self._choose, self.works, [self.details, self.chosen], **free)
         self.reuse.click(str, self.chosen, self.seed, **free)
-        self.scheduler.change(lambda name: _STEPS[name], self.scheduler, self.steps, **free)
+        steps = f"(name) => ({json.dumps(_STEPS)})[name]"
+        self.scheduler.change(None, js=steps, inputs=self.scheduler, outputs=self.steps, **free)
 
     async def _paint(
-        self, prompt, negative, seed, number, width, height, scheduler, steps, guidance, candidates, works
+        self,
+        prompt,
+        negative,
+        seed,
+        number,
+        width,
+        height,
+        scheduler,
+        steps,
+        guidance,
+        candidates,
+        works,
+        request: gr.Request,
     ):
         """Yields what the page shows: how far it is, and the pictures, or what went wrong."""
         prompt = (prompt or "").strip()
-        if not prompt:
-            yield self._shown(notice(self.words("no_prompt")))
-            return
-        try:
-            first = seed_of(seed)
-        except ApiError as error:
-            yield self._shown(sentence(self.words, error))
-            return
-        wish = Prompt(
-            prompt,
-            (negative or "").strip(),
-            n=int(number),
-            seed=first,
-            steps=int(steps),
-            guidance=float(guidance),
-            width=int(width),
-            height=int(height),
-            # the ranker knows Chinese only
-            candidates=int(candidates) if candidates > 1 and CHINESE.search(prompt) else None,
-            scheduler=scheduler,
-            previews=_PREVIEWS,
-        )
-        yield self._shown(notice(), stage=self._stage(None), busy=True)
         progress, previews, since, painted = None, (), None, []
         try:
-            async with aclosing(ticking(self.engine.stream_picture(wish))) as ticks:
-                async for piece in ticks:
-                    match piece:
-                        case Progress():
-                            since = since or (time.monotonic(), piece.step)
-                            progress, previews = piece, _as_html(piece.previews) or previews
-                        case list():
-                            painted = piece
-                            continue
-                    yield self._going_on(self._stage(progress, previews, since))
+            if not prompt:
+                raise ApiError(400, "Got no prompt.", "no_prompt")
+            wish = Prompt(
+                prompt,
+                (negative or "").strip(),
+                n=int(number),
+                seed=seed_of(seed),
+                steps=int(steps),
+                guidance=float(guidance),
+                width=int(width),
+                height=int(height),
+                # the ranker knows Chinese only
+                candidates=int(candidates) if candidates > 1 and CHINESE.search(prompt) else None,
+                scheduler=scheduler,
+                previews=_PREVIEWS,
+            )
+            with self.stops.of(request) as stopped:
+                yield self._shown(notice(), stage=self._stage(None))
+                async with aclosing(ticking(self.engine.stream_picture(wish), stopped)) as ticks:
+                    async for piece in ticks:
+                        match piece:
+                            case Progress():
+                                since = since or (time.monotonic(), piece.step)
+                                progress, previews = piece, _as_html(piece.previews) or previews
+                            case list():
+                                painted = piece
+                                continue
+                        yield self._going_on(self._stage(progress, previews, since))
         except Exception as error:
             yield self._shown(sentence(self.words, error))
             return
         new = [Work(_noted(one.image, wish, one.seed), one.seed, self._details(wish, one)) for one in painted]
         blackened = sum(one.blackened for one in painted)
-        said = self.words("blackened", count=blackened, all=len(painted)) if blackened else ""
-        yield self._shown(notice(said), works=[*new, *works][:_KEPT])
+        if blackened:
+            said = notice(self.words("blackened", count=blackened, all=len(painted)))
+        else:
+            said = notice("" if new else self.words("stopped"), "note")
+        yield self._shown(said, works=[*new, *works][:_KEPT] if new else None)
 
     def _details(self, wish, painted):
         details = self.words(
@@ -227,12 +250,12 @@ class PaintPage:
     def _going_on(self, stage):
         return stage, *[gr.skip()] * 8
 
-    def _shown(self, said, stage=None, works=None, busy=False):
-        """Values of all that changes."""
+    def _shown(self, said, stage=None, works=None):
+        """Values of all that changes; a stage is that of work under way."""
         about = details = chosen = pictures = gr.skip()
         if works is not None:
-            pictures = [(work.image, self.words("of_seed", seed=work.seed)) for work in works]
-            pictures = gr.update(value=pictures, selected_index=None)
+            # without captions, which cover what is painted; `details` has the seed of the chosen one
+            pictures = gr.update(value=[work.image for work in works], selected_index=None)
             about, details, chosen = gr.update(visible=True), _details_html(works[0]), works[0].seed
         return (
             gr.update(value=stage or "", visible=stage is not None),
@@ -242,8 +265,8 @@ class PaintPage:
             details,
             gr.skip() if works is None else works,
             chosen,
-            gr.update(interactive=not busy),
-            gr.update(visible=busy),
+            gr.update(interactive=False) if stage else gr.skip(),
+            gr.update(visible=True) if stage else gr.skip(),
         )
 
     def _choose(self, works, event: gr.SelectData):

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from ..api.errors import error_of
 
 LANGUAGES = ("en", "zh")
@@ -16,8 +18,13 @@ TEXTS = {
     "seed_info": ("the same seed gives the same result", "种子相同则结果相同"),
     "random": ("random", "随机"),
     "stop": ("Stop", "停止"),
+    "stopped": ("Stopped: nothing was kept of it.", "已停止，未保留未完成的图片。"),
     "waiting": ("Waiting for the model …", "等待模型……"),
     "queued": ("Waiting: {count} requests in the queue", "排队中，共有 {count} 个请求在等待"),
+    "tiny": (
+        "This is the tiny model of the package: it understands little more than the examples.",
+        "这是包内自带的小模型，只理解与示例相近的内容。",
+    ),
     # Chat
     "chat_about": (
         "VisCPM-Chat looks at a picture and answers questions about it, in Chinese and English.",
@@ -32,7 +39,7 @@ TEXTS = {
     "empty": ("Ask something about the picture.", "问一个关于图片的问题吧。"),
     "ask": ("Ask something …", "输入问题……"),
     "send": ("Send", "发送"),
-    "regenerate": ("Another answer", "重新回答"),
+    "regenerate": ("Answer again", "重新回答"),
     "undo": ("Undo", "撤回"),
     "clear": ("Clear", "清空"),
     "method": ("How the answer is chosen", "回答的生成方式"),
@@ -44,7 +51,12 @@ TEXTS = {
     "top_p": ("Top p", "Top p"),
     "top_p_info": ("the likeliest words of so much probability", "只在累计概率达到该值的词中采样"),
     "max_tokens": ("Longest answer, in tokens", "回答的最大长度（token）"),
+    "uploading": (
+        "The picture is still on its way: ask again once it is there.",
+        "图片还在上传，上传完成后再提问。",
+    ),
     "thinking": ("Thinking …", "思考中……"),
+    "no_picture": ("There is no picture: only the question is answered.", "没有图片：仅按问题的文字回答。"),
     # Paint
     "paint_about": (
         "VisCPM-Paint paints what you describe, in Chinese or English.",
@@ -77,7 +89,6 @@ TEXTS = {
         "{prompt} · 种子 {seed} · {scheduler} {steps} 步 · 引导强度 {guidance} · {width}×{height}",
     ),
     "without": ("without: {negative}", "反向提示词：{negative}"),
-    "of_seed": ("seed {seed}", "种子 {seed}"),
     "reuse": ("Use this seed again", "沿用这个种子"),
     # what went wrong
     "no_question": ("Write a question first.", "请先输入问题。"),
@@ -118,6 +129,10 @@ TEXTS = {
         "图片像素太多：请使用不超过 {megapixels} 百万像素的图片。",
     ),
     "invalid_value": ("This cannot be done with these settings: {message}", "无法按这些设置完成：{message}"),
+    "out_of_memory": (
+        "The server has too little memory for this: ask for less, such as a smaller or fewer pictures.",
+        "服务器内存（显存）不足：请减少要求，例如更小的尺寸或更少的图片。",
+    ),
     "internal_error": ("Something went wrong on the server; its log says what.", "服务器出错了，原因见其日志。"),
 }
 
@@ -174,6 +189,8 @@ class Words:
 
     def of_error(self, error: BaseException, **values: Any) -> str:
         """What a person is told of an exception, in one sentence."""
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            return self("out_of_memory")
         found = error_of(error)
         name = found.code if found.code in TEXTS else "internal_error" if found.status_code >= 500 else "invalid_value"
         retry = (found.headers or {}).get("Retry-After", "10")
