@@ -115,7 +115,7 @@ def fitting(encoded: tuple[tuple[int, ...], ...]) -> str | None:
 
 
 def prepare(
-    folder: Path, rows: int, seed: int = 0, workers: int = 1, pictures: int = 6000, hard: bool = False
+    folder: Path, rows: int, seed: int = 0, workers: int = 1, pictures: int = 6000, hard: float = 0.0
 ) -> None:
     """Writes `rows` questions about scenes, and pictures of nothing, unless they are there.
 
@@ -126,7 +126,8 @@ def prepare(
         seed (`int`, defaults to 0): chunk i depends on seed and i alone, whatever the number of workers.
         workers (`int`, defaults to 1): processes.
         pictures (`int`, defaults to 6000): how many pictures show nothing.
-        hard (`bool`, defaults to `False`): mostly two or three things, twins, and the questions that are learned last.
+        hard (`float`, defaults to 0): share of rows with mostly two or three things, twins, and the questions that
+            are learned last.
     """
     done, what = folder / "done", f"{rows} {seed} {pictures} {hard} {LAYOUTS} {tiny_processor().tokenizer.vocab_size}"
     if done.exists() and done.read_text(encoding="utf-8") == what:
@@ -135,7 +136,7 @@ def prepare(
     done.unlink(missing_ok=True)
     per_chunk = min(rows, 2000)
     chunks = -(-rows // per_chunk)
-    tasks = [("hard" if hard else "questions", seed, index, per_chunk) for index in range(chunks)]
+    tasks = [("hard" if index < hard * chunks else "questions", seed, index, per_chunk) for index in range(chunks)]
     tasks += [("pictures", seed, index, min(pictures, 100)) for index in range(-(-pictures // 100))]
     random.Random(0).shuffle(tasks)
     parts: dict[str, list[np.ndarray]] = {}

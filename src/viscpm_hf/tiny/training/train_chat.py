@@ -242,9 +242,6 @@ class Training:
             layers = {"language_model": config.text_config.num_hidden_layers}
             layers["vision_tower"] = config.vision_config.num_hidden_layers
             self.model.load_state_dict(read_original(args.start_from, layers), strict=False)
-        if args.start_from:  # what it sees it knows; heads that were thrown away would only disturb
-            self.model.model.vision_tower.requires_grad_(False)
-            self.model.weights = (0.0, 0.0)
         self.optimizers = optimizers(self.model, args)
         for each in self.optimizers.values():
             for group in each.param_groups:
@@ -357,7 +354,9 @@ class Training:
 
     def vision_step(self) -> dict[str, torch.Tensor]:
         pixels, labels = self.batches.pictures()
-        loss, right = self.model.scene_loss(self.model.model.vision_tower(pixels).pooler_output, labels)
+        with torch.set_grad_enabled(not self.args.start_from):  # a tower that can see waits for its new heads
+            queries = self.model.model.vision_tower(pixels).pooler_output
+        loss, right = self.model.scene_loss(queries, labels)
         return {"loss": loss, "seen": right}
 
     def chat_step(self, layout: str | None = None) -> dict[str, torch.Tensor]:
@@ -373,8 +372,8 @@ def main(argv: list[str] | None = None) -> int:
     cuda = torch.cuda.is_available()
     parser.add_argument("--output", type=Path, required=True, help="folder for the state and the finished model")
     parser.add_argument("--world", type=Path, help="folder for what is prepared; by default `world` in the other one")
-    parser.add_argument("--start-from", type=Path, help="pytorch_model.bin whose language model is to learn more")
-    parser.add_argument("--hard", action="store_true", help="prepare what is learned last: relations, sizes, twins")
+    parser.add_argument("--start-from", type=Path, help="pytorch_model.bin of a model that is to learn more")
+    parser.add_argument("--hard", type=float, default=0.0, help="share of relations, sizes, twins: what is learned last")
     parser.add_argument("--prepare", action="store_true", help="prepare and stop")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if cuda else "cpu")
     parser.add_argument("--minutes", type=float, default=8 if cuda else 150, help="for preparing and all steps")
