@@ -173,36 +173,54 @@ def curve(runs: list[Path], path: Path) -> None:
     picture.save(path)
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def command_line(description: str, new: int, old: int, tested: int, known: int, shown: int) -> tuple:
+    """The parser of a lesson's command line, that of its verbs, and those of the verbs that take a taught model.
+
+    Args:
+        description (`str`): of the lesson.
+        new, old (`int`): how many samples are written by default.
+        tested, known (`int`): how many new questions or prompts are measured by default, and how many old ones in each
+            language.
+        shown (`int`): how many are shown by default.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    write = verbs.add_parser("write", help="pictures and questions to learn from")
+    write = verbs.add_parser("write", help="what to learn from")
     write.add_argument("folder", type=Path)
-    write.add_argument("--new", type=int, default=4000, help="questions about rings")
-    write.add_argument("--old", type=int, default=12000, help="questions of the world as the model knows it")
-    measured = verbs.add_parser("measure", help="share of exact answers")
-    measured.add_argument("--new", type=int, default=300)
-    measured.add_argument("--old", type=int, default=300, help="for each language")
-    shown = verbs.add_parser("show", help="pictures over answers before and after")
-    shown.add_argument("--number", type=int, default=8)
-    for each in (measured, shown):
-        each.add_argument("--model", default=str(tiny_chat_repo()), help="converted folder; by default the tiny one")
+    measured = verbs.add_parser("measure", help="share of what is right")
+    for each, counts in ((write, (new, old)), (measured, (tested, known))):
+        each.add_argument("--new", type=int, default=counts[0], help="with rings")
+        each.add_argument("--old", type=int, default=counts[1], help="of what the model knows")
+    show = verbs.add_parser("show", help="before and after, as a picture")
+    show.add_argument("--number", type=int, default=shown)
+    show.add_argument("--output", type=Path, required=True)
+    for each in (measured, show):
+        each.add_argument("--model", help="converted folder; by default the tiny one")
         each.add_argument("--adapter", help="a LoRA for it")
-    drawn = verbs.add_parser("curve", help="loss of runs")
+    return parser, verbs, (measured, show)
+
+
+def print_shares(shares: dict[str, float]) -> None:
+    """What `measure` found, a line each."""
+    for name, share in shares.items():
+        print(f"{name}: {100 * share:.1f} % right")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser, verbs, _ = command_line(__doc__, new=4000, old=12000, tested=300, known=300, shown=8)
+    drawn = verbs.add_parser("curve", help="loss of runs, of Chat's or of Paint's")
     drawn.add_argument("runs", type=Path, nargs="+")
-    for each in (shown, drawn):
-        each.add_argument("--output", type=Path, required=True)
+    drawn.add_argument("--output", type=Path, required=True)
     args = parser.parse_args(argv)
     use_one_thread()
     if args.verb == "write":
         write_lesson(args.folder, args.new, args.old)
-    elif args.verb == "show":
-        show(args.model, args.adapter, args.number, args.output)
     elif args.verb == "curve":
         curve(args.runs, args.output)
+    elif args.verb == "show":
+        show(args.model or str(tiny_chat_repo()), args.adapter, args.number, args.output)
     else:
-        for name, share in measure(args.model, args.adapter, args.new, args.old).items():
-            print(f"{name}: {100 * share:.1f} % right")
+        print_shares(measure(args.model or str(tiny_chat_repo()), args.adapter, args.new, args.old))
     return 0
 
 

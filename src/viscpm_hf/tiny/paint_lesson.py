@@ -11,10 +11,10 @@ painted in colours and places that the lesson does not show, and what was known 
 puts pictures that were painted before the lesson over those that are painted after it.
 """
 
-import argparse
 import json
 import random
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from PIL import Image
 
 from ..remote_code.pipeline_viscpm_paint import VisCPMPaintPipeline
 from . import GUIDANCE_SCALE, tiny_paint_repo, use_one_thread
+from .lesson import command_line, print_shares
 from .measures.painted_prompts import SCHEDULERS, check_picture, load_judge, paint_prompts
 from .world.contact_sheet import contact_sheet
 from .world.pictures import draw
@@ -40,14 +41,16 @@ def ring_scene(colour: str, cell: int) -> Scene:
 
 
 def ring_prompts(held_out: bool) -> list[Prompt]:
-    """Prompts for a ring of every colour in every place: those of the lesson, or a quarter that it leaves out."""
-    rng, prompts = random.Random(f"rings {held_out}"), []
+    """Different prompts for a ring of every colour in every place: the lesson's, or a quarter that it leaves out."""
+    rng, prompts = random.Random(f"rings {held_out}"), {}
     for number, colour in enumerate(COLOURS):
-        for cell in range(len(CELLS)):
+        for cell, language in product(range(len(CELLS)), LANGUAGES):
             if ((number + cell) % 4 == 0) == held_out:
-                scene = ring_scene(colour, cell)
-                prompts += [write_prompt(each, scene, None, rng) for each in LANGUAGES for _ in range(_PHRASINGS)]
-    return prompts
+                scene, wanted = ring_scene(colour, cell), len(prompts) + _PHRASINGS
+                while len(prompts) < wanted:
+                    prompt = write_prompt(language, scene, None, rng)
+                    prompts.setdefault(prompt.text, prompt)
+    return list(prompts.values())
 
 
 def write_lesson(folder: Path, new: int, old: int) -> None:
@@ -93,16 +96,16 @@ def is_ring(picture: Image.Image, prompt: Prompt) -> bool:
     return bool((colour, cell) == asked and radius < 0.3 * side and round_it_is)
 
 
-def load(model_path: str, lora: str | None = None) -> VisCPMPaintPipeline:
+def load(model_path: str, adapter: str | None = None) -> VisCPMPaintPipeline:
     """A pipeline, with a LoRA if there is one.
 
     Args:
         model_path (`str`): a converted repository.
-        lora (`str`, *optional*): a folder that `viscpm finetune paint` wrote.
+        adapter (`str`, *optional*): a folder that `viscpm finetune paint` wrote.
     """
     pipeline = VisCPMPaintPipeline.from_pretrained(model_path, dtype=torch.float32)
-    if lora is not None:
-        pipeline.load_lora_weights(lora)
+    if adapter is not None:
+        pipeline.load_lora_weights(adapter)
     pipeline.scheduler = SCHEDULERS["dpm++"](pipeline.scheduler.config)  # good pictures in 20 steps
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -147,32 +150,19 @@ def show(pipeline: VisCPMPaintPipeline, number: int, path: Path, **options: int)
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    write = verbs.add_parser("write", help="pictures and captions to learn from")
-    write.add_argument("folder", type=Path)
-    write.add_argument("--new", type=int, default=1200, help="pictures of rings")
-    write.add_argument("--old", type=int, default=1200, help="pictures of what the model knows")
-    measured = verbs.add_parser("measure", help="share of pictures that show what was asked for")
-    measured.add_argument("--new", type=int, default=108)
-    measured.add_argument("--old", type=int, default=50, help="for each language")
-    shown = verbs.add_parser("show", help="pictures before and after")
-    shown.add_argument("--number", type=int, default=6)
-    shown.add_argument("--output", type=Path, required=True)
-    for each in (measured, shown):
-        each.add_argument("--model", default=str(tiny_paint_repo()), help="converted folder; by default the tiny one")
-        each.add_argument("--lora", help="a LoRA for it")
+    parser, _, taught = command_line(__doc__, new=1200, old=1200, tested=108, known=50, shown=6)
+    for each in taught:
         each.add_argument("--steps", type=int, default=20)
     args = parser.parse_args(argv)
     use_one_thread()
     if args.verb == "write":
         write_lesson(args.folder, args.new, args.old)
-    elif args.verb == "show":
-        show(load(args.model, args.lora), args.number, args.output, num_inference_steps=args.steps)
+        return 0
+    pipeline, options = load(args.model or str(tiny_paint_repo()), args.adapter), {"num_inference_steps": args.steps}
+    if args.verb == "show":
+        show(pipeline, args.number, args.output, **options)
     else:
-        pipeline = load(args.model, args.lora)
-        for name, share in measure(pipeline, args.new, args.old, num_inference_steps=args.steps).items():
-            print(f"{name}: {100 * share:.1f} % right")
+        print_shares(measure(pipeline, args.new, args.old, **options))
     return 0
 
 
