@@ -64,7 +64,7 @@ def test_what_is_left_can_be_trained_on(rows, chat_processor, tmp_path):
     write_left_out(tmp_path / "out" / "left_out.jsonl", dataset.left_out)
     listed = [json.loads(line) for line in (tmp_path / "out" / "left_out.jsonl").read_text().splitlines()]
     assert {record["row"]: record["reason"] for record in listed} == REASONS
-    assert all(set(record) == {"source", "row", "reason", "detail"} for record in listed)
+    assert all(set(record) == {"source", "row", "file", "reason", "detail"} for record in listed)
 
 
 @pytest.mark.parametrize("row", [1, 2, 3, 7, 8])

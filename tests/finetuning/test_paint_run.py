@@ -302,7 +302,7 @@ def test_rows_are_left_out_by_reason(run, data, tmp_path):
     assert len(found) == 1 and sorted(reasons) == sorted(
         [
             "a conversation where a caption is wanted",
-            "an empty answer",
+            "an empty caption",
             "the picture is missing",
             "not a record",
             "a sample that is too long",

@@ -88,7 +88,7 @@ def test_captions_and_questions(row, versions):
         ({"question": "q", "answer": "\ud800"}, "not Unicode"),
         ({"question": "q", "answer": 1.0}, "the answer is no text"),
         ({"text": "a cat"}, "picture is missing"),
-        ({"text": [], "image": "a"}, "an empty answer"),
+        ({"text": [], "image": "a"}, "an empty caption"),
     ],
 )
 def test_broken_rows_say_why(row, reason):

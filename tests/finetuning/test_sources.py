@@ -201,3 +201,61 @@ def test_what_is_no_data_is_one_sentence(tmp_path, name, monkeypatch):
     with pytest.raises(ValueError) as error:
         ChatDataset(place)
     assert str(error.value).count("\n") == 0 and name in str(error.value)
+
+
+def test_a_broken_file_of_an_archive_is_one_row(folder, rows):
+    """`datasets` refused the whole archive; whatever lies in it, the rest is trained on, and --strict stops."""
+    good = {f"{row['answer']}.png": row["image"] for row in with_bytes(folder, rows)}
+    good |= {f"{row['answer']}.txt": row["answer"].encode() for row in rows}
+    bad = {"a/b.json": b"{broken", "a/b.png": good["red.png"], "c.txt": b"\xff\xfe\xff", "c.png": good["red.png"]}
+    bad |= {"d.png": b"no picture", "d.txt": b"d", "e.png": good["red.png"], "f.txt": b"f", "g.cls": b"7", ".h": b""}
+    bad |= {"i.png": good["red.png"], "i.json": json.dumps({"text": "i", "image": "was/here.png"}).encode()}
+    with tarfile.open(folder / "data.tar", "w") as tar:
+        for name, data in (bad | good).items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    whole = ChatDataset(folder / "data.tar", strict=False)
+    reasons = {each.file: each.reason for each in whole.left_out}
+    assert reasons == {
+        "a/b": "a text file that cannot be read",
+        "c": "a text file that cannot be read",
+        "e": "no text in a known form",
+        "f": "the picture is missing",
+        "g": "no text in a known form",
+    }
+    assert [sample["answer"] for sample in ChatStream(folder / "data.tar", buffer=1)] == ["i", *COLOURS]
+    with pytest.raises(ValueError, match="Record 0 of .*data.tar.* a text file that cannot be read"):
+        ChatDataset(folder / "data.tar")
+    content = (folder / "data.tar").read_bytes()
+    start = content.index(good["blue.png"])
+    for damaged in (content[: start + 20], content[: start - 512] + b"x" * 512 + content[start:]):
+        (folder / "data.tar").write_bytes(damaged)
+        left_out = ChatDataset(folder / "data.tar", strict=False).left_out
+        assert [each.reason for each in left_out].count("a damaged archive") == 1
+    for other in (b"", b"hello", b"\0" * 10240, b"\x1f\x8b" + b"0" * 600):
+        (folder / "data.tar").write_bytes(other)
+        with pytest.raises(ValueError, match=r"data\.tar' (cannot be read as|holds no)"):
+            ChatDataset(folder / "data.tar")
+
+
+def test_a_row_left_out_says_its_file(folder, rows):
+    """Of a folder's rows the number alone says little."""
+    place = as_folder_of_files(folder, rows)
+    (place / "part1.jsonl").write_text(json.dumps({"image": "pictures/green.png", "question": "q", "answer": ""}))
+    (place / "part2.jsonl").write_text(json.dumps({**rows[2], "image": "pictures/none.png"}) + "\n{")
+    whole = ChatDataset(place, strict=False)
+    stream = ChatStream(place)
+    assert len(list(stream)) == 1
+    found = [[(each.source, each.row, each.file) for each in data.left_out] for data in (whole, stream)]
+    part1, part2 = str(place / "part1.jsonl"), str(place / "part2.jsonl")
+    assert found[0] == [(part1, 0, "pictures/green.png"), (part2, 1, "")]
+    assert sorted(found[1]) == [*found[0][:1], (part2, 0, "pictures/none.png"), *found[0][1:]]
+    pairs = as_pairs(folder, rows)
+    (pairs / "red.json").write_text('{"question": "q", "answer": ""}')
+    (pairs / "blue.json").unlink()
+    left_out = ChatDataset(pairs, strict=False).left_out
+    assert [(each.file, each.reason) for each in left_out] == [
+        ("blue.png", "a picture without a text"),
+        ("red.png", "an empty answer"),
+    ]

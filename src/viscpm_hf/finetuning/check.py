@@ -96,7 +96,7 @@ def sample_length(sample: ChatSample, collator: ChatCollator) -> int:
 
 
 def write_left_out(path: Path, left_out: list[LeftOut]) -> None:
-    """One JSON record a line: source, row, reason, detail.
+    """One JSON record a line: source, row, file, reason, detail.
 
     Args:
         path (`Path`): the file, which is replaced.

@@ -19,8 +19,8 @@ from ..remote_code.tokenization_cpmbee import CpmBeeTokenizer
 from .augmentation import augment
 from .captions import requests_for
 from .pictures import load_picture
-from .rows import LANGUAGES, BrokenRow, Row, read_row
-from .sources import Source, open_source
+from .rows import LANGUAGES, BrokenRow, Row, name_of, read_row
+from .sources import Source, open_sources
 
 CAPTIONS = ("question", "input")
 
@@ -34,10 +34,11 @@ class ChatSample(UserDict):
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A row that is not trained on: of which source, which one, and why."""
+    """A row that is not trained on: of which source, which one, the file of its picture if it names one, and why."""
 
     source: str
     row: int
+    file: str
     reason: str
     detail: str
 
@@ -124,7 +125,7 @@ class ChatDataset(_Samples, Dataset):
 
     Args:
         records (`str`, `Path`, `list[dict]`, or a list of paths): rows in the forms of `finetuning.rows`, or where
-            they are, see `open_source`. `image` may be missing (text only) or a `PIL.Image`.
+            they are, see `open_sources`. `image` may be missing (text only) or a `PIL.Image`.
         image_folder (`str` or `Path`, *optional*): what relative picture paths start from; by default the folder of
             the file.
         split (`str`, defaults to `"train"`): of a data set that has several.
@@ -163,8 +164,7 @@ class ChatDataset(_Samples, Dataset):
         strict: bool = True,
     ):
         super().__init__(language, captions, augment_to, min_side, seed)
-        several = isinstance(records, (list, tuple)) and records and all(isinstance(r, (str, Path)) for r in records)
-        self.sources = [open_source(place, image_folder, split) for place in (records if several else [records])]
+        self.sources = open_sources(records, image_folder, split)
         self.strict, self.left_out, self.lengths = strict, [], None
         places = []
         for number, source in enumerate(self.sources):
@@ -190,10 +190,14 @@ class ChatDataset(_Samples, Dataset):
 
     def leave_out(self, source: int, row: int, error: BrokenRow) -> None:
         """Notes a broken row, or raises what is wrong with it if the data set is strict."""
-        left_out = LeftOut(self.sources[source].name, row, error.reason, error.detail)
+        left_out = self._left_out(source, row, error)
         if self.strict:
             raise broken(left_out) from error
         self.left_out.append(left_out)
+
+    def _left_out(self, source: int, row: int, error: BrokenRow) -> LeftOut:
+        place = self.sources[source]
+        return LeftOut(place.name, row, name_of(place.rows[row]), error.reason, error.detail)
 
     def copy(self) -> "ChatDataset":
         """Another data set of the same rows, which may keep others of its samples."""
@@ -225,7 +229,7 @@ class ChatDataset(_Samples, Dataset):
         try:
             picture = self.picture(row, source)
         except BrokenRow as error:
-            left_out = LeftOut(source.name, row_number, error.reason, error.detail)
+            left_out = self._left_out(number, row_number, error)
             if self.strict or len(self) == 1:
                 raise broken(left_out, "set image_folder to where the pictures are") from error
             warnings.warn(f"{broken(left_out, 'another sample takes its place')}", stacklevel=2)  # it was there before
@@ -270,8 +274,7 @@ class ChatStream(_Samples, IterableDataset):
         listing: Path | None = None,
     ):
         super().__init__(language, captions, augment_to, min_side, seed)
-        several = isinstance(records, (list, tuple)) and records and all(isinstance(r, (str, Path)) for r in records)
-        self.sources = [open_source(place, image_folder, split, True) for place in (records if several else [records])]
+        self.sources = open_sources(records, image_folder, split, True)
         self.strict, self.buffer, self.usable, self.listing = strict, max(buffer, 1), usable, listing
         self.epoch, self.endless, self.left_out = 0, endless, []
         known = listing.read_text(encoding="utf-8").splitlines() if listing and listing.exists() else []
@@ -331,7 +334,7 @@ class ChatStream(_Samples, IterableDataset):
                     if self.usable is not None:
                         self.usable(samples[-1])
             except BrokenRow as error:
-                left_out = LeftOut(source.name, index, error.reason, error.detail)
+                left_out = LeftOut(source.name, index, name_of(content), error.reason, error.detail)
                 if self.strict:
                     raise broken(left_out) from error
                 self._note(left_out)
@@ -351,7 +354,8 @@ class ChatStream(_Samples, IterableDataset):
 def broken(left_out: LeftOut, advice: str = "mend or remove it") -> ValueError:
     """The error of a row where none may be broken."""
     detail = f" ({left_out.detail})" if left_out.detail else ""
-    return ValueError(f"Record {left_out.row} of {left_out.source}: {left_out.reason}{detail}; {advice}.")
+    file = f", {left_out.file}" if left_out.file and left_out.file not in detail else ""
+    return ValueError(f"Record {left_out.row} of {left_out.source}{file}: {left_out.reason}{detail}; {advice}.")
 
 
 def summary(left_out: list[LeftOut]) -> str:

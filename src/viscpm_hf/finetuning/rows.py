@@ -28,11 +28,12 @@ class BrokenRow(ValueError):
     Args:
         reason (`str`): by which such rows are counted.
         detail (`str`, *optional*): what came.
+        file (`str`, *optional*): in which, where a row is a file.
     """
 
-    def __init__(self, reason: str, detail: str = ""):
+    def __init__(self, reason: str, detail: str = "", file: str = ""):
         super().__init__(f"{reason} ({detail})" if detail else reason)
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail, self.file = reason, detail, file
 
 
 @dataclass
@@ -92,6 +93,16 @@ def read_row(row: Any, language: str = "both") -> Row:
     return Row(pictures[0] if pictures else None, versions)
 
 
+def name_of(row: Any) -> str:
+    """What somebody finds a row again by: the file of its picture, or its name in an archive; maybe nothing."""
+    if not isinstance(row, dict):
+        return getattr(row, "file", "")  # of a broken one
+    names = (each for column in ("__key__", *PICTURE_COLUMNS) for each in _listed(row.get(column)))
+    names = (each.get("path") if isinstance(each, dict) else each for each in names)
+    # not a picture as text
+    return next((each for each in names if isinstance(each, str) and len(each) < 256 and "," not in each), "")
+
+
 def _listed(value: Any) -> list:
     if isinstance(value, (list, tuple)):
         return list(value)
@@ -106,7 +117,7 @@ def _plain(turn: tuple[str | None, str]) -> tuple[str | None, str]:
     if question == "":
         raise BrokenRow("an empty question")
     if not answer:
-        raise BrokenRow("an empty answer")
+        raise BrokenRow("an empty caption" if question is None else "an empty answer")
     for text in (question or "", answer):
         try:
             text.encode()
@@ -199,7 +210,7 @@ def _captions(row: dict, pictures: list) -> list[list[tuple[str | None, str]]]:
         else:
             versions += [[(None, caption)] for caption in text.replace("<PERSON>", "").split("<cap_sep>")]
     if not versions:
-        raise BrokenRow("an empty answer", f"{names[0]} is empty")
+        raise BrokenRow("an empty caption", f"{names[0]} is empty")
     if not pictures and any(question is None for version in versions for question, _ in version):
         raise BrokenRow("the picture is missing", "a caption without a picture")
     return versions

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.files.hub import is_repo_id
+from .archives import Archive
 from .rows import BrokenRow
 
 JSON_FILES, PICTURE_FILES = (".json", ".jsonl", ".ndjson"), (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
@@ -28,16 +29,40 @@ class Source:
     folder: Path
 
 
+def open_sources(
+    places: Any, image_folder: str | Path | None = None, split: str = "train", streaming: bool = False
+) -> list[Source]:
+    """As `open_source`, of one place or a list of paths; of a folder of JSON or .tar files each is one."""
+    several = isinstance(places, (list, tuple)) and places and all(isinstance(p, (str, Path)) for p in places)
+    files = [file for place in (places if several else [places]) for file in _files_of(place)]
+    return [open_source(file, image_folder, split, streaming) for file in files]
+
+
+def _files_of(place: Any) -> list:
+    """The data files that are a source each: those of a folder that `datasets` need not read, else the place itself."""
+    if not isinstance(place, (str, Path)) or not Path(place).is_dir():
+        return [place]
+    names = sorted(path.name for path in Path(place).iterdir() if not path.name.startswith("."))
+    suffixes = {Path(name).suffix.lower() for name in names}
+    if "dataset_info.json" in names or "dataset_dict.json" in names or ".parquet" in suffixes:
+        return [place]
+    tars = [name for name in names if Path(name).suffix.lower() == ".tar"]
+    rows = [name for name in names if Path(name).suffix.lower() in JSON_FILES and not name.startswith("metadata.")]
+    files = tars or ([] if suffixes & set(PICTURE_FILES) else rows)
+    return [Path(place) / name for name in files] or [place]
+
+
 def open_source(
     place: Any, image_folder: str | Path | None = None, split: str = "train", streaming: bool = False
 ) -> Source:
     """Opens a place where rows are.
 
-    JSON is read by Python, as rows of one file often differ in their columns; everything else by `datasets`.
+    JSON and archives are read by Python, as rows of one file often differ in their columns, or are broken; everything
+    else by `datasets`.
 
     Args:
         place: a `.json` file (a list of records, or a record a line), `.jsonl`, `.parquet`, `.tar` as webdataset
-            makes it; a folder of such files, of pictures with a text of the same name each, of pictures with a
+            makes it; a folder of `.parquet` files, of pictures with a text of the same name each, of pictures with a
             metadata file, or saved by `save_to_disk`; an id on the Hub; or rows: a list of dicts, a
             `datasets.Dataset`.
         image_folder (`str` or `Path`, *optional*): by default the folder of the file, or the folder itself.
@@ -61,8 +86,10 @@ def open_source(
         raise ValueError(f"There is no {str(place)!r}: expected a file, a folder, or owner/name of a data set.")
     if path.suffix.lower() in JSON_FILES:
         return Source(str(place), _Lines(path) if streaming else read_json_rows(path), folder)
+    if path.suffix.lower() == ".tar" and path.is_file():
+        return Source(str(place), Archive(path), folder)
     if path.is_file():
-        kinds = {".parquet": "parquet", ".tar": "webdataset", ".arrow": "arrow", ".csv": "csv"}
+        kinds = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv"}
         kind = kinds.get(path.suffix.lower())
         if kind is None:
             raise ValueError(f"{str(place)!r} is no data file: expected .json, .jsonl, .parquet, .tar or a folder.")
@@ -141,16 +168,9 @@ def _of_folder(path: Path, split: str, streaming: bool) -> Any:
         return _undecoded(saved.to_iterable_dataset() if streaming else saved)
     if ".parquet" in suffixes:
         return _loaded(path, "parquet", split, streaming, data_files=[str(f) for f in sorted(path.glob("*.parquet"))])
-    if ".tar" in suffixes:
-        return _loaded(path, "webdataset", split, streaming, data_files=[str(f) for f in sorted(path.glob("*.tar"))])
     pairs = list(_pairs(path, names))
     if any(isinstance(row, dict) or row.reason != _ALONE for row in pairs):
         return pairs
-    data = [name for name in names if Path(name).suffix.lower() in JSON_FILES and not name.startswith("metadata.")]
-    if data and not suffixes & set(PICTURE_FILES):
-        if streaming:
-            return _Chained([_Lines(path / name) for name in data])
-        return [row for name in data for row in read_json_rows(path / name)]
     return _loaded(path, str(path), split, streaming)
 
 
@@ -168,7 +188,7 @@ def _pairs(path: Path, names: list[str]) -> Iterator[dict]:
             try:
                 text = (path / f"{stem}.txt").read_text(encoding="utf-8-sig")
             except (OSError, ValueError) as error:
-                yield BrokenRow("a text file that cannot be read", f"{stem}.txt: {error}"[:200])
+                yield BrokenRow("a text file that cannot be read", f"{stem}.txt: {error}"[:200], name)
                 continue
             yield {"image": name, "text": text}
         elif f"{stem}.json" in there:
@@ -176,18 +196,9 @@ def _pairs(path: Path, names: list[str]) -> Iterator[dict]:
                 row = json.loads((path / f"{stem}.json").read_text(encoding="utf-8-sig"))
                 yield {"image": name, **{key: value for key, value in row.items() if key != "image"}}
             except (OSError, ValueError, AttributeError, RecursionError) as error:
-                yield BrokenRow("a text file that cannot be read", f"{stem}.json: {error}"[:200])
+                yield BrokenRow("a text file that cannot be read", f"{stem}.json: {error}"[:200], name)
         else:
-            yield BrokenRow(_ALONE, f"there is no {stem}.txt or {stem}.json beside {name}")
-
-
-class _Chained:
-    def __init__(self, parts: list):
-        self.parts = parts
-
-    def __iter__(self) -> Iterator[Any]:
-        for part in self.parts:
-            yield from part
+            yield BrokenRow(_ALONE, f"there is no {stem}.txt or {stem}.json beside {name}", name)
 
 
 def _loaded(place: Any, kind: str, split: str, streaming: bool, **options: Any) -> Any:
