@@ -13,7 +13,6 @@ import torch
 import yaml
 from accelerate import DistributedType
 from accelerate.commands.config.config_args import load_config_from_file
-from PIL import Image
 from transformers import AutoModelForImageTextToText, Seq2SeqTrainingArguments
 
 import viscpm_hf
@@ -36,7 +35,7 @@ def data(tmp_path_factory):
     folder, rows = tmp_path_factory.mktemp("data"), []
     for number in range(20):
         sample = training_sample(7, number)
-        Image.fromarray(sample.picture).save(folder / f"{number}.png")
+        sample.picture.save(folder / f"{number}.png")
         answer = sample.question.answer * (1 + number % 3)
         rows.append({"image": f"{number}.png", "question": sample.question.question, "answer": answer})
     (folder / "data.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")

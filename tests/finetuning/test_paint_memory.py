@@ -25,7 +25,7 @@ def anonymous():
 
 @pytest.fixture
 def model(tmp_path):
-    """The tiny Paint with a language model of 420 MB, more than all else takes."""
+    """The tiny Paint with a language model of 350 MB, more than all else takes."""
     folder = shutil.copytree(tiny_paint_repo(), tmp_path / "model")
     config = CpmBeeConfig.from_pretrained(folder / "text_encoder", intermediate_size=60_000, num_hidden_layers=3)
     large = CpmBeeModel(config).half()  # is read in float32, and so not a view of the file
@@ -46,5 +46,5 @@ def test_what_training_takes_does_not_have_the_language_model_in_it(model, tmp_p
     )
     given = {"model": str(folder), "data": [str(tmp_path / "data.json")], "output": str(tmp_path / "out")}
     paint.finetune_paint(*read_paint_settings({**given, "mode": "full"}, ["--use_cpu", "--max_steps", "2"]))
-    assert nbytes > 4e8 and max(reading) - before > 0.9 * nbytes
+    assert nbytes > 3e8 and max(reading) - before > 0.9 * nbytes
     assert max(training) - before < 0.4 * nbytes

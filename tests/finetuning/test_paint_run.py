@@ -25,6 +25,7 @@ from viscpm_hf.tiny import tiny_paint_repo
 SHORT = ["--use_cpu", "--logging_steps", "1", "--save_steps", "2", "--per_device_train_batch_size", "2"]
 FEW = {"num_inference_steps": 2, "output_type": "pt", "generator": 0}
 PROMPT = "一个红色的圆形"
+SIZE = 96  # of the tiny Paint's pictures
 
 
 @pytest.fixture(scope="module")
@@ -210,11 +211,11 @@ def test_pictures_at_every_evaluation(run):
     sheets = sorted((folder / "pictures").glob("*.png"))
     assert [path.name for path in sheets] == [f"step-{step:06}.png" for step in (0, 2, 4)]
     before, _, after = map(Image.open, sheets)
-    assert before.size == (4 * 64, 2 * 64 + 20) and before.text["prompts"].splitlines() == prompts
+    assert before.size == (4 * SIZE, 2 * SIZE + 20) and before.text["prompts"].splitlines() == prompts
     assert before.tobytes() != after.tobytes()
     pipe = load()
     picture = pipe(PROMPT, negative_prompt="", num_inference_steps=2, generator=0).images[0]
-    shown = torch.tensor(list(before.crop((0, 20, 64, 84)).tobytes()))
+    shown = torch.tensor(list(before.crop((0, 20, SIZE, SIZE + 20)).tobytes()))
     assert (shown - torch.tensor(list(picture.tobytes()))).abs().max() <= 1
     assert list(folder.rglob("events.out.tfevents*"))
     best = load_file(Path(state["best_model_checkpoint"]) / "average.safetensors")["unet.conv_in.weight"]
@@ -276,7 +277,7 @@ def test_reading_goes_on_where_it_was_broken_off(run, monkeypatch, tmp_path):
         ((), {"model": "/nowhere"}, "does not exist"),
         ((), {"data": ["/nowhere.json"]}, "There is no '/nowhere.json'"),
         (("--strict",), {}, "Record 12 of .*the picture is missing"),
-        (("--min_side", "65"), {}, "No sample is left.*12 × a picture that is too small"),
+        (("--min_side", "999"), {}, "No sample is left.*12 × a picture that is too small"),
         ((), {"resolution": 60}, "Got 60 as resolution, expected a multiple of 16"),
         ((), {"validation_guidance": -1.0}, "Got -1.0 as validation_guidance"),
         ((), {"caption_dropout": 2.0}, "Got 2.0 as caption_dropout, expected a number from 0 to 1"),
@@ -320,7 +321,7 @@ def test_out_of_memory_is_a_sentence_with_what_to_try(run, monkeypatch):
         ((), {}, "--per_device_train_batch_size 1 --gradient_accumulation_steps 2"),
         (("--per_device_train_batch_size", "1"), {}, "--gradient_checkpointing"),
         (("--per_device_train_batch_size", "1", "--gradient_checkpointing"), {}, "--bf16"),
-        (("--per_device_train_batch_size", "1", "--gradient_checkpointing", "--bf16"), {}, "--resolution 32"),
+        (("--per_device_train_batch_size", "1", "--gradient_checkpointing", "--bf16"), {}, f"--resolution {SIZE // 2}"),
         (("--per_device_train_batch_size", "1", "--gradient_checkpointing", "--bf16"), {"ema": 0.9}, "without --ema"),
     ):
         with pytest.raises(ValueError, match=f"Out of memory: .*{advice}"):

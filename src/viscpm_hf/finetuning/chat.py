@@ -21,7 +21,7 @@ from ..checkpoint.merge import NOT_COPIED, copy_rest
 from ..checkpoint.repo import UNUSED
 from ..language import printable, say
 from ..remote_code.processing_viscpm_chat import VisCPMChatProcessor
-from .callbacks import ProgressLines, ShowAnswers
+from .callbacks import ProgressLines, ShowAnswers, say_what_is_trained
 from .check import check_samples, sample_length, write_left_out
 from .collator import ChatCollator
 from .dataset import ChatDataset, ChatStream, summary
@@ -84,6 +84,7 @@ def finetune_chat(settings: ChatSettings, arguments: Seq2SeqTrainingArguments) -
             )
         require_asked_for(arguments, trainer.accelerator.distributed_type)
         say_more(trainer, settings, processor, held_out)
+        say_what_is_trained(trainer)
         with saying_what_is_smaller(settings, arguments):
             trainer.train(resume_from_checkpoint=resume_from(output))
             save(trainer, settings, processor)
@@ -196,8 +197,7 @@ def open_data(
         "strict": settings.strict,
     }
     varied = {**options, "augment_to": size if settings.augment else None}
-    show = arguments.should_save and sys.stderr is not None and sys.stderr.isatty()
-    held_out = None
+    show, held_out = arguments.should_save, None
     if settings.eval_data:
         held_out = ChatDataset(settings.eval_data, settings.images, split=settings.eval_split, **options)
         check_samples(held_out, collator, progress=show)

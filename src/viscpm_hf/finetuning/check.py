@@ -1,6 +1,7 @@
 """A look at every sample before the first step: what would stop a run later is left out, counted and listed."""
 
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ..language import printable, say
 from .collator import ChatCollator
 from .dataset import ChatDataset, ChatSample, LeftOut, as_line, sample_of
 from .rows import BrokenRow
@@ -24,11 +26,15 @@ def check_samples(
         dataset (`ChatDataset`): changed in place: its samples, `left_out` and `lengths`.
         collator (`ChatCollator`): that will make batches of it.
         workers (`int`, *optional*): threads that read pictures; one for each processor by default.
-        progress (`bool`): whether to show a progress bar.
+        progress (`bool`): whether to say on stderr what is done, with a bar on a terminal.
 
     Raises:
         ValueError: a sample cannot be used and the data set is strict, or none is left.
     """
+    if progress:
+        english = f"looking at {len(dataset)} samples of {', '.join(source.name for source in dataset.sources)}"
+        chinese = f"检查 {', '.join(source.name for source in dataset.sources)} 的 {len(dataset)} 个样本"
+        print(printable(say(english, chinese)), file=sys.stderr, flush=True)
     kept, lengths = np.zeros(len(dataset), dtype=bool), []
     # the samples of a row follow each other
     rows = [list(own) for _, own in groupby(range(len(dataset)), lambda i: tuple(dataset.places[i][:2]))]
@@ -36,7 +42,7 @@ def check_samples(
         warnings.simplefilter("ignore")  # of turns that are dropped
         judged = _a_few_ahead(pool, lambda own: _judge(dataset, collator, own), rows)
         for own, (fault, found) in tqdm(
-            zip(rows, judged, strict=True), "checking", len(rows), disable=not progress, leave=False
+            zip(rows, judged, strict=True), "checking", len(rows), disable=None if progress else True, leave=False
         ):
             for index, length in zip(own, found, strict=True):
                 if isinstance(length, BrokenRow):

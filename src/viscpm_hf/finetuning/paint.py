@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from ..checkpoint.files.staging import require_space
 from ..checkpoint.repo import CARD, INDEX, has_part, read_json
 from ..memory.machine import usable_device
 from ..remote_code.pipeline_viscpm_paint import VisCPMPaintPipeline
-from .callbacks import ProgressLines
+from .callbacks import ProgressLines, say_what_is_trained
 from .chat import BEGUN, LEFT_OUT, LOCK, alone, begin, hold_out, refuse_other, require_space_left
 from .check import check_samples
 from .model import frozen_dtype
@@ -120,6 +119,7 @@ def finetune_paint(settings: PaintSettings, arguments: TrainingArguments) -> Pat
                     "DeepSpeed away, and start several processes with `accelerate launch --multi_gpu` or torchrun."
                 )
             _say_more(trainer, settings, folder, collator, train.resolution)
+            say_what_is_trained(trainer)
             trainer.train(resume_from_checkpoint=resume_from(output))
             trainer.save_state()
             with trainer.averaged():
@@ -198,7 +198,7 @@ def _open_data(
         "seed": arguments.seed,
         "strict": settings.strict,
     }
-    show, held_out = _shows_progress(arguments), None
+    show, held_out = arguments.should_save, None
     if settings.eval_data:
         held_out = PaintDataset(settings.eval_data, settings.images, split=settings.eval_split, **options)
         check_samples(held_out, collator, progress=show)
@@ -211,10 +211,6 @@ def _open_data(
     return train, held_out, collator
 
 
-def _shows_progress(arguments: TrainingArguments) -> bool:
-    return arguments.should_save and sys.stderr is not None and sys.stderr.isatty()
-
-
 def _prepare(
     settings: PaintSettings,
     arguments: TrainingArguments,
@@ -223,7 +219,7 @@ def _prepare(
     datasets: list[PaintDataset],
 ) -> None:
     """Reads captions and encodes pictures that no run with this cache had yet, one model in memory at a time."""
-    cache, show = Path(settings.cache or Path(settings.output) / "cache"), _shows_progress(arguments)
+    cache = Path(settings.cache or Path(settings.output) / "cache")
     remembered = cache / "models.json"
     device = usable_device(settings.states_device) if settings.states_device else arguments.device
     dtype = getattr(torch, settings.states_dtype) if settings.states_dtype else stored_text_dtype(folder)
@@ -238,11 +234,11 @@ def _prepare(
     def load():
         return load_part("text_encoder", folder, dtype=dtype)
 
-    prepare_states(collator.states, captions, collator.reader, load, device, show)
+    prepare_states(collator.states, captions, collator.reader, load, device, progress=True)
     if settings.latents_are_kept:
         collator.latents = TensorCache(cache / f"latents-{digest_of_folders([folder / 'vae'], remembered)[:16]}")
         vae = load_part("vae", folder, dtype=torch.float32)
-        prepare_latents(collator.latents, datasets, vae, arguments.device, show)
+        prepare_latents(collator.latents, datasets, vae, arguments.device, progress=True)
 
 
 def _say_more(

@@ -2,6 +2,7 @@
 
 import random
 import re
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from ..language import say
 from ..remote_code.modeling_cpmbee import CpmBeeModel
 from ..remote_code.tokenization_cpmbee import CpmBeeTokenizer
 from .dataset import ChatDataset, ChatSample
@@ -201,7 +203,7 @@ def prepare_states(
         tokenizer (`CpmBeeTokenizer`): of the model.
         load (callable): returns the `CpmBeeModel`; called only if there is something to read.
         device (`torch.device`): where it reads.
-        progress (`bool`): whether to show a progress bar.
+        progress (`bool`): whether to say on stderr what is done, with a bar on a terminal.
         tokens (`int`, defaults to 4096): of a batch, padding included.
     """
     wanted = dict.fromkeys(["", *captions])
@@ -213,10 +215,15 @@ def prepare_states(
             return
         encodings.sort(key=lambda pair: len(pair[1]["input_ids"]))
         model = load().to(device).eval()
+        if progress:
+            type_name = str(model.dtype).removeprefix("torch.")
+            english = f"reading {len(encodings)} captions with the language model, on {device.type} in {type_name}"
+            chinese = f"语言模型正在读取 {len(encodings)} 条描述，设备 {device.type}，类型 {type_name}"
+            print(say(english, chinese), file=sys.stderr, flush=True)
         if _PADDING not in cache:
             encoding = encode_caption(tokenizer, "")
             cache.add(_PADDING, _states(model, tokenizer, [encoding], device, 1)[0, -1])
-        with tqdm(total=len(encodings), desc="reading captions", disable=not progress, leave=False) as bar:
+        with tqdm(total=len(encodings), desc="captions", disable=None if progress else True, leave=False) as bar:
             while encodings:
                 rows = max(tokens // len(encodings[-1][1]["input_ids"]), 1)  # the longest first
                 batch, encodings = encodings[-rows:], encodings[:-rows]
@@ -250,10 +257,11 @@ def prepare_latents(
         datasets (`list[PaintDataset]`): changed in place.
         vae (`AutoencoderKL`): of the model.
         device (`torch.device`): where to encode.
-        progress (`bool`): whether to show a progress bar.
+        progress (`bool`): whether to say on stderr what is done, with a bar on a terminal.
         rows (`int`, defaults to 4): pictures at a time.
     """
-    processor, waiting = VaeImageProcessor(do_resize=False), {}
+    processor, waiting, samples = VaeImageProcessor(do_resize=False), {}, sum(map(len, datasets))
+    silent, told = None if progress else True, not progress
 
     def encode():
         pixels = torch.cat([processor.preprocess(picture) for picture in waiting.values()])
@@ -265,15 +273,20 @@ def prepare_latents(
     with cache.adding():
         for dataset in datasets:
             names = {}
-            for index in tqdm(range(len(dataset)), "encoding pictures", disable=not progress, leave=False):
+            for index in tqdm(range(len(dataset)), "pictures", disable=silent, leave=False):
                 place = tuple(map(int, dataset.places[index][:2]))
                 row, source = dataset.row(index)
                 names[place], picture = _name(dataset, row, source)
                 if names[place] in cache or names[place] in waiting:
                     continue
+                vae.to(device)
+                if not told:
+                    english = f"encoding the pictures of {samples} samples that are not in the cache, on {device.type}"
+                    chinese = f"正在编码 {samples} 个样本中尚未缓存的图片，设备 {device.type}"
+                    print(say(english, chinese), file=sys.stderr, flush=True)
+                    told = True
                 picture = dataset.picture(row, source) if picture is None else picture
                 waiting[names[place]] = dataset.fitted(picture, row)
-                vae.to(device)
                 if len(waiting) == rows:
                     encode()
             dataset.names = names

@@ -39,7 +39,7 @@ def open_sources(
 
 
 def _files_of(place: Any) -> list:
-    """The data files that are a source each: those of a folder that `datasets` need not read, else the place itself."""
+    """Data files that are a source each: those of a folder that `datasets` need not read, else the place itself."""
     if not isinstance(place, (str, Path)) or not Path(place).is_dir():
         return [place]
     names = sorted(path.name for path in Path(place).iterdir() if not path.name.startswith("."))
