@@ -21,6 +21,7 @@ from ...remote_code.image_processing_viscpm_chat import VisCPMChatImageProcessor
 from ...remote_code.processing_viscpm_chat import VisCPMChatProcessor
 from ...remote_code.tokenization_cpmbee import CpmBeeTokenizer
 from .. import VOCABULARY
+from ..world.phrasings import WideRandom
 from ..world.pictures import IMAGE_SIZE, MOST_THINGS, ROW_LENGTH, random_jitter, render, scene_row
 from ..world.questions import Question, training_question, training_question_about_nothing
 from ..world.scenes import BACKGROUNDS, CELLS, SIZES, Scene, random_scene
@@ -114,9 +115,7 @@ def fitting(encoded: tuple[tuple[int, ...], ...]) -> str | None:
     return None
 
 
-def prepare(
-    folder: Path, rows: int, seed: int = 0, workers: int = 1, pictures: int = 6000, hard: float = 0.0
-) -> None:
+def prepare(folder: Path, rows: int, seed: int = 0, workers: int = 1, pictures: int = 6000, hard: float = 0.0) -> None:
     """Writes `rows` questions about scenes, and pictures of nothing, unless they are there.
 
     Args:
@@ -155,7 +154,7 @@ def prepare(
 
 def _chunk(task: tuple[str, int, int, int]) -> dict[str, np.ndarray]:
     what, seed, index, size = task
-    rng = random.Random(f"prepared {what} {seed} {index}")
+    rng = WideRandom(f"prepared {what} {seed} {index}")
     if what == "pictures":
         sorts = list(UNKNOWN_PICTURES)
         return {"pictures": np.stack([np.asarray(unknown_picture(rng.choice(sorts), rng)) for _ in range(size)])}

@@ -96,7 +96,7 @@ class TextLearner(nn.Module):
     def forward(self) -> torch.Tensor:
         scenes, which = self.data.choose(self.batch_size)
         data = self.data
-        mask = _mask(data, data.lengths[scenes, which])
+        mask = prompt_mask(data, data.lengths[scenes, which])
         states = self.states(data.input_ids[scenes, which], data.segment_ids[scenes, which], mask)
         parts = self.reader(self.parts.expand(len(states), -1, -1), states, memory_key_padding_mask=~mask)
         return scene_loss(self.head(parts).transpose(1, 2), data.maps[scenes], data.colours[scenes])
@@ -115,7 +115,8 @@ class TextLearner(nn.Module):
         return self.text_projection(hidden_states, return_dict=False)[0]
 
 
-def _mask(data: PaintData, lengths: torch.Tensor) -> torch.Tensor:
+def prompt_mask(data: PaintData, lengths: torch.Tensor) -> torch.Tensor:
+    """Where the tokens of prompts of these lengths are, `(batch, L)` bool."""
     return torch.arange(data.input_ids.shape[-1], device=lengths.device) < lengths[:, None]
 
 
@@ -167,7 +168,7 @@ class PaintLearner(nn.Module):
         empty = (torch.rand(batch_size, device=device) < EMPTY_PROMPT_SHARE) & ~blind
         ids = torch.where(empty[:, None], data.empty_ids, data.input_ids[scenes, which])
         segments = torch.where(empty[:, None], data.empty_segments, data.segment_ids[scenes, which])
-        states = self.reader.states(ids, segments, _mask(data, lengths.masked_fill(empty, data.empty_length)))
+        states = self.reader.states(ids, segments, prompt_mask(data, lengths.masked_fill(empty, data.empty_length)))
 
         uniform, high = torch.rand(2, batch_size, device=device)
         uniform = torch.where(high < self.high_noise, 0.6 + 0.4 * uniform, uniform)
@@ -175,7 +176,7 @@ class PaintLearner(nn.Module):
         timesteps = (uniform * 1000).long().clamp(max=999)
         noise = torch.randn_like(latents)
         # the empty prompt is as long as the one it stands for, as in the pipeline
-        errors = self.errors(latents, noise, timesteps, states, _mask(data, lengths), blind)
+        errors = self.errors(latents, noise, timesteps, states, prompt_mask(data, lengths), blind)
         losses = errors * self.weights[timesteps] * ~blind
         logits = self.scene_head(self.middle.float()).flatten(2)
         asked = scene_loss(logits, data.maps[scenes], data.colours[scenes])

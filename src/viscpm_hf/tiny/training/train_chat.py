@@ -373,7 +373,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder for the state and the finished model")
     parser.add_argument("--world", type=Path, help="folder for what is prepared; by default `world` in the other one")
     parser.add_argument("--start-from", type=Path, help="pytorch_model.bin of a model that is to learn more")
-    parser.add_argument("--hard", type=float, default=0.0, help="share of relations, sizes, twins: what is learned last")
+    parser.add_argument(
+        "--hard", type=float, default=0.0, help="share of relations, sizes, twins: what is learned last"
+    )
     parser.add_argument("--prepare", action="store_true", help="prepare and stop")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if cuda else "cpu")
     parser.add_argument("--minutes", type=float, default=8 if cuda else 150, help="for preparing and all steps")

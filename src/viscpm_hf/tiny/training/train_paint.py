@@ -63,10 +63,10 @@ def tiny_unet(size: int) -> UNet2DConditionModel:
 def tiny_text_encoder() -> CpmBeeModel:
     config = CpmBeeConfig(
         vocab_size=paint_tokenizer().vocab_size,
-        hidden_size=160,
-        intermediate_size=416,
+        hidden_size=192,  # multiples of 64, as quantized weights want them
+        intermediate_size=384,
         num_hidden_layers=3,
-        num_attention_heads=5,
+        num_attention_heads=6,
         head_dim=32,
         position_bias_num_buckets=32,
         position_bias_num_segment_buckets=64,

@@ -162,7 +162,9 @@ def training_outside(language: str, rng: random.Random) -> str:
     if way < 0.08:  # a word in a row of others
         words = rng.sample(_FILLERS["w", language, False], rng.randint(1, 4))
         return ("" if language == "zh" else " ").join(words)
-    if way < 0.12:
+    if way < 0.1:
+        return rng.choice(("...", "……", "？", "?", "！！！", "!!", "。。。", "-", "1", "123", "：）", ":)"))
+    if way < 0.13:
         alphabet = string.ascii_lowercase if language == "en" else "天地人大小上下来去见日月水火木金土左右中国"
         words = ["".join(rng.choices(alphabet, k=rng.randint(2, 8))) for _ in range(rng.randint(1, 4))]
         return ("" if language == "zh" else " ").join(words)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from PIL import Image
 
 from .outside import OUTSIDE_KINDS, held_out_outside, training_outside
+from .phrasings import PHRASINGS, WideRandom, put, reworded
 from .pictures import draw
 from .scenes import CELLS, RELATIONS, Placed, Scene, random_scene, relations
 from .things import BY_NAME, CHINESE_COLOURS, CHINESE_SHAPES, FACTS, KNOWN
@@ -45,227 +46,6 @@ from .words import (
     there_is,
 )
 
-PHRASINGS = {
-    "zh": {
-        "what": (
-            "图里有什么？",
-            "图片里有什么？",
-            "图中有什么？",
-            "图里都有什么？",
-            "图上画了什么？",
-            "这张图里有什么？",
-            "这张图片里有什么？",
-            "这是什么？",
-            "你看到了什么？",
-            "你看见了什么？",
-            "画的是什么？",
-            "请问图片里都有些什么？",
-            "图里有哪些东西？",
-            "你能看到什么？",
-        ),
-        "description": (
-            "描述一下这张图片。",
-            "请描述这张图片。",
-            "描述这张图。",
-            "请详细描述一下图片。",
-            "说说这张图片的内容。",
-            "介绍一下这张图片。",
-        ),
-        "count": ("图里有几{m}{n}？", "图片里有几{m}{n}？", "有几{m}{n}？", "一共有多少{m}{n}？", "图里有多少{n}？"),
-        "exists": ("图里有{n}吗？", "图片里有{n}吗？", "有{n}吗？", "图里有没有{n}？", "你看到{n}了吗？"),
-        "where": ("{x}在哪里？", "{x}在哪儿？", "{x}在什么位置？", "请问{x}在图片的哪里？", "{x}在图里的什么地方？"),
-        "place": ("{p}有什么？", "{p}是什么？", "图片的{p}有什么？", "{p}画了什么？", "你在{p}看到了什么？"),
-        "relation": (
-            "{x}的{r}是什么？",
-            "{x}的{r}有什么？",
-            "{x}{r}有什么？",
-            "在{x}的{r}有什么？",
-            "什么在{x}的{r}？",
-        ),
-        "relation?": ("{x}在{y}的{r}吗？", "{x}是在{y}的{r}吗？", "{x}在不在{y}的{r}？"),
-        "relation of": ("{x}在{y}的哪边？", "{x}在{y}的什么方向？", "{x}在{y}的哪一边？"),
-        "bigger": ("{x}和{y}哪个更大？", "哪个更大，{x}还是{y}？", "{x}和{y}，哪个比较大？", "{x}和{y}谁大？"),
-        "smaller": ("{x}和{y}哪个更小？", "哪个更小，{x}还是{y}？", "{x}和{y}，哪个比较小？", "{x}和{y}谁小？"),
-        "bigger of two": ("哪个更大？", "哪个比较大？", "哪一个大？"),
-        "smaller of two": ("哪个更小？", "哪个比较小？", "哪一个小？"),
-        "size": ("{x}是大的还是小的？", "{x}是大还是小？", "{x}有多大？", "请问{x}是大的还是小的？"),
-        "background": ("背景是什么？", "图片的背景是什么？", "背景里是什么？", "背景画的是什么？"),
-        "background colour": (
-            "背景是什么颜色？",
-            "背景是什么颜色的？",
-            "图片的背景是什么颜色？",
-            "请问背景的颜色是什么？",
-        ),
-        "kind": ("{x}是什么？", "{x}是什么东西？", "{x}属于哪一类？", "{x}是哪一类东西？", "{x}是哪种东西？"),
-        "kind of two": ("{x}是{k}还是{l}？", "请问{x}是{k}还是{l}？"),
-        "kind?": ("{x}是{k}吗？", "{x}是不是{k}？"),
-        "kind at": ("{p}的东西是哪一类？", "{p}是哪一类东西？", "{p}的东西属于哪一类？"),
-        "which": ("图里有哪些{k}？", "图片里有哪些{k}？", "有什么{k}？", "图里有什么{k}？", "你看到了哪些{k}？"),
-        "fly?": ("{x}会飞吗？", "{x}能飞吗？", "{x}会不会飞？", "{x}能不能飞？"),
-        "eat?": ("{x}可以吃吗？", "{x}能吃吗？", "{x}能不能吃？"),
-        "water?": ("{x}生活在水里吗？", "{x}住在水里吗？", "{x}是不是生活在水里？"),
-        "wheels?": ("{x}有轮子吗？", "{x}有没有轮子？"),
-        "fly": ("哪些会飞？", "什么会飞？", "图里什么会飞？", "哪个会飞？", "它们中哪些会飞？", "哪些能飞？"),
-        "eat": ("哪些可以吃？", "什么可以吃？", "图里什么可以吃？", "哪个可以吃？", "它们中哪些能吃？", "哪些能吃？"),
-        "water": ("哪些生活在水里？", "什么生活在水里？", "图里什么生活在水里？", "它们中哪些生活在水里？"),
-        "wheels": ("哪些有轮子？", "什么有轮子？", "图里什么有轮子？", "哪个有轮子？", "它们中哪些有轮子？"),
-        "colour": ("{x}是什么颜色？", "{x}是什么颜色的？", "请问{x}的颜色是什么？", "{x}是哪种颜色？"),
-        "shape": ("{x}是什么形状？", "{x}是什么形状的？", "请问{x}的形状是什么？", "{x}是什么图形？"),
-        "other": ("另一个呢？", "另外一个呢？", "那另一个呢？"),
-        "and": ("{x}呢？", "那{x}呢？"),
-    },
-    "en": {
-        "what": (
-            "What is in the picture?",
-            "What do you see?",
-            "What can you see in the picture?",
-            "What is in this picture?",
-            "What is in this image?",
-            "What is this?",
-            "What does the picture show?",
-            "What is shown in the picture?",
-            "What can you see?",
-            "What do you see in this picture?",
-            "Which things are in the picture?",
-            "What's in the picture?",
-        ),
-        "description": (
-            "Describe the picture.",
-            "Please describe this picture.",
-            "Describe this image.",
-            "Can you describe the picture?",
-            "Describe the picture in detail.",
-            "Tell me about this picture.",
-        ),
-        "count": (
-            "How many {s} are there?",
-            "How many {s} are in the picture?",
-            "How many {s} can you see?",
-            "How many {s} do you see?",
-            "What is the number of {s}?",
-        ),
-        "exists": (
-            "Is there {n}?",
-            "Is there {n} in the picture?",
-            "Can you see {n}?",
-            "Do you see {n}?",
-            "Does the picture show {n}?",
-            "Are there any {s}?",
-        ),
-        "where": (
-            "Where is {x}?",
-            "Where can I find {x}?",
-            "In which part of the picture is {x}?",
-            "Where do you see {x}?",
-            "Where in the picture is {x}?",
-        ),
-        "place": (
-            "What is {p}?",
-            "What can you see {p}?",
-            "Which thing is {p}?",
-            "What do you see {p}?",
-            "What's {p}?",
-        ),
-        "relation": (
-            "What is {r} {x}?",
-            "What is there {r} {x}?",
-            "What do you see {r} {x}?",
-            "Which things are {r} {x}?",
-            "What can you see {r} {x}?",
-        ),
-        "relation?": ("Is {x} {r} {y}?", "Is {x} placed {r} {y}?"),
-        "relation of": (
-            "Where is {x} as seen from {y}?",
-            "On which side of {y} is {x}?",
-            "Where is {x} relative to {y}?",
-        ),
-        "bigger": (
-            "Which is bigger, {x} or {y}?",
-            "Which one is larger, {x} or {y}?",
-            "What is bigger, {x} or {y}?",
-        ),
-        "smaller": (
-            "Which is smaller, {x} or {y}?",
-            "Which one is smaller, {x} or {y}?",
-            "What is smaller, {x} or {y}?",
-        ),
-        "bigger of two": ("Which is bigger?", "Which one is bigger?", "Which of them is larger?"),
-        "smaller of two": ("Which is smaller?", "Which one is smaller?", "Which of them is smaller?"),
-        "size": (
-            "Is {x} large or small?",
-            "Is {x} small or large?",
-            "What size is {x}?",
-            "How big is {x}?",
-            "Is {x} big or small?",
-        ),
-        "background": (
-            "What is the background?",
-            "What is in the background?",
-            "What does the background show?",
-            "What do you see in the background?",
-        ),
-        "background colour": (
-            "What colour is the background?",
-            "What color is the background?",
-            "Which colour does the background have?",
-            "What is the color of the background?",
-        ),
-        "kind": (
-            "What kind of thing is {x}?",
-            "What is {x}?",
-            "What sort of thing is {x}?",
-        ),
-        "kind of two": ("Is {x} {k} or {l}?",),
-        "kind?": ("Is {x} {k}?",),
-        "kind at": ("What kind of thing is {p}?", "What sort of thing is {p}?"),
-        "which": (
-            "Which {s} are there?",
-            "What {s} do you see?",
-            "Which {s} are in the picture?",
-            "What {s} are in the picture?",
-            "Which {s} can you see?",
-        ),
-        "fly?": ("Can {x} fly?", "Is {x} able to fly?", "Does {x} fly?"),
-        "eat?": ("Can {x} be eaten?", "Can you eat {x}?", "Can I eat {x}?"),
-        "water?": ("Does {x} live in water?", "Does {x} live in the water?"),
-        "wheels?": ("Does {x} have wheels?", "Has {x} got wheels?"),
-        "fly": (
-            "Which of these can fly?",
-            "Which of them can fly?",
-            "What can fly?",
-            "Which can fly?",
-            "Which one can fly?",
-        ),
-        "eat": (
-            "Which of these can be eaten?",
-            "Which of them can be eaten?",
-            "What can be eaten?",
-            "Which of these can you eat?",
-            "What can you eat?",
-        ),
-        "water": (
-            "Which of these live in water?",
-            "Which of them lives in water?",
-            "What lives in water?",
-            "Which of these lives in water?",
-        ),
-        "wheels": (
-            "Which of these have wheels?",
-            "Which of them has wheels?",
-            "What has wheels?",
-            "Which of these has wheels?",
-        ),
-        "colour": (
-            "What colour is {x}?",
-            "What color is {x}?",
-            "Which colour does {x} have?",
-            "What is the color of {x}?",
-        ),
-        "shape": ("What shape is {x}?", "Which shape does {x} have?", "What kind of shape is {x}?"),
-        "other": ("And the other one?", "What about the other one?", "And the other?"),
-        "and": ("And {x}?", "What about {x}?"),
-    },
-}
 _RELATIONS_ASKED = {
     "en": {
         "left": ("left of", "to the left of", "on the left of"),
@@ -385,7 +165,7 @@ def three_spellings(scene: Scene, language: str) -> list[Question]:
 
 
 def _asked(language: str, rng: random.Random, phrasing: str, answer: str, about: Placed | None = None, **words: str):
-    text = capital(rng.choice(PHRASINGS[language][phrasing]).format(**words))
+    text = capital(put(language, phrasing, rng).format(**words))
     return Question("", language, text, capital(answer), cell=about.cell if about else None)
 
 
@@ -565,6 +345,8 @@ def _bigger(scene, language, rng, about):
         return None
     other = rng.choice(others)
     x, y = _reference(scene, about, rng).the(language), _reference(scene, other, rng).the(language)
+    if isinstance(rng, WideRandom) and rng.random() < 0.2:
+        return _compared(language, rng, phrasing, about, other, x, y)
     if len(scene.things) == 2 and rng.random() < 0.4:
         x, y = noun(about.name).the(language), noun(other.name).the(language)
         name = f"{phrasing} of two"
@@ -577,6 +359,17 @@ def _bigger(scene, language, rng, about):
         more = "更大" if phrasing == "bigger" else "更小"
         answer = f"{wins}{more}。" if language == "zh" else f"{wins} is {phrasing}."
     return _asked(language, rng, name, answer, x=x, y=y)
+
+
+def _compared(language, rng, phrasing, about, other, x, y):
+    """Yes or no; only learned, since the vocabulary has no "than"."""
+    right = about.size != other.size and (about.size == "large") == (phrasing == "bigger")
+    if language == "zh":
+        more = "大" if phrasing == "bigger" else "小"
+        answer = f"是的，{x}比{y}{more}。" if right else f"不，{x}不比{y}{more}。"
+    else:
+        answer = f"Yes, {x} is {phrasing} than {y}." if right else f"No, {x} is not {phrasing} than {y}."
+    return _asked(language, rng, f"{phrasing}?", answer, x=x, y=y)
 
 
 def _size(scene, language, rng, about):
@@ -842,7 +635,7 @@ def training_question(scene: Scene, rng: random.Random, hard: bool = False) -> Q
 
     Args:
         scene (`Scene`): what it is about.
-        rng (`random.Random`): source of all choices.
+        rng (`random.Random`): source of all choices; a `WideRandom` puts questions in more ways.
         hard (`bool`, defaults to `False`): mostly of the kinds that are learned last.
     """
     language, question = rng.choice(LANGUAGES), None
@@ -852,6 +645,8 @@ def training_question(scene: Scene, rng: random.Random, hard: bool = False) -> Q
         earlier = ask(scene, rng.choice(KINDS), language, rng)
         if earlier and not earlier.context:
             question = replace(question, context=earlier.as_context)
+    if isinstance(rng, WideRandom) and rng.random() < 0.25:
+        question = replace(question, question=reworded(question.question, language, rng))
     return sloppy(question, rng) if rng.random() < 0.15 else question
 
 
