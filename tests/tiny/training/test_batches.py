@@ -69,7 +69,7 @@ def test_layouts_suit_fast_attention_and_hold_nearly_all():
 def test_rows_are_the_processors_prompts(batches, layout):
     """Without padding, a row is what the processor makes of the same texts; answers are followed by the end."""
     batch = batches.batch(layout)
-    inputs = assembled(batch, batches.generator)
+    inputs = assembled(batch["rows"], LAYOUTS[layout], batches.generator)
     tokenizer, length = tiny_processor().tokenizer, LAYOUTS[layout].length
     assert inputs["input_ids"].shape[1] == length and len(batch["pixel_values"]) * LAYOUTS[layout].group == len(
         batch["rows"]

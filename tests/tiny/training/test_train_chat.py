@@ -62,7 +62,7 @@ def test_what_is_trained_is_what_is_asked(model, layout, monkeypatch):
         for start, ids in zip((0, rooms[0], rooms[0] + rooms[1]), encode(question), strict=True):
             row[start : start + len(ids)] = torch.tensor(ids)
     pixels = torch.stack([torch.from_numpy(np.array(draw(s))).permute(2, 0, 1) / 127.5 - 1 for s, _ in asked])
-    inputs = assembled({"layout": layout, "rows": rows}, torch.Generator().manual_seed(0))
+    inputs = assembled(rows, LAYOUTS[layout], torch.Generator().manual_seed(0))
     seen = []
     entropy = torch.nn.functional.cross_entropy
     monkeypatch.setattr(

@@ -182,7 +182,7 @@ def _chunk(task: tuple[str, int, int, int]) -> dict[str, np.ndarray]:
             for start in range(0, len(members) - layout.group + 1, layout.group):
                 scenes.append(row)
                 for encoded, cell in members[start : start + layout.group]:
-                    rows.append(_padded(encoded, layout))
+                    rows.append(padded(encoded, layout))
                     cells.append(cell)
                 kept += layout.group
     arrays = {}
@@ -205,7 +205,8 @@ def hard_scene(rng: random.Random) -> Scene:
             return scene
 
 
-def _padded(encoded: tuple[tuple[int, ...], ...], layout: Layout) -> list[int]:
+def padded(encoded: tuple[tuple[int, ...], ...], layout: Layout) -> list[int]:
+    """Context, question and answer in their rooms, zeros behind each."""
     row: list[int] = []
     for ids, room in zip(encoded, (layout.context, layout.question, layout.answer), strict=True):
         row += [*ids, *[0] * (room - len(ids))]
@@ -263,11 +264,7 @@ class Batches:
         }
 
     def drawn(self, scenes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pictures of scene rows, `(n, 3, 96, 96)` in [-1, 1], and their labels `(n, 19)`.
-
-        Labels are the number of the thing in each of the nine cells (0: nothing, else 1 + its number), then the size
-        of each (0: nothing, else 1 + its index), then the background (`NOTHING` where nothing is known).
-        """
+        """Pictures of scene rows, `(n, 3, 96, 96)` in [-1, 1], and their labels, see `scene_labels`."""
         unknown = scenes[:, -2] == NOTHING
         known = scenes.clone()
         known[:, -2] = known[:, -2].clamp(max=NOTHING - 1)
@@ -275,23 +272,7 @@ class Batches:
         strange = self.arrays["pictures"][scenes[:, -1].long() % len(self.arrays["pictures"])]
         strange = self.turned(strange)
         pictures = torch.where(unknown[:, None, None, None], strange, pictures)
-        pixels = (pictures.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
-        # a little noise, so that a picture which went through JPEG is the same
-        level = torch.rand(len(pixels), 1, 1, 1, device=self.device, generator=self.generator) * NOISE
-        pixels += level * torch.randn(pixels.shape, device=self.device, generator=self.generator)
-        things = scenes[:, :-2].view(len(scenes), MOST_THINGS, -1).long()
-        numbers, sizes, cells = things[..., 0], things[..., 1], things[..., 2]
-        cells = torch.where(numbers < 0, len(CELLS), cells)  # a tenth one, cut off
-        empty = torch.zeros(len(scenes), len(CELLS) + 1, dtype=torch.long, device=scenes.device)
-        labels = torch.cat(
-            [
-                empty.scatter(1, cells, numbers + 1)[:, :-1],
-                empty.scatter(1, cells, sizes + 1)[:, :-1],
-                scenes[:, -2:-1].long(),
-            ],
-            dim=1,
-        )
-        return pixels, labels
+        return noisy(pictures, self.generator), scene_labels(scenes)
 
     def turned(self, pictures: torch.Tensor) -> torch.Tensor:
         """The same pictures mirrored, turned, rolled, with their channels exchanged: one way for the whole batch."""
@@ -306,6 +287,36 @@ class Batches:
         if rng.random() < 0.2:
             pictures = 255 - pictures
         return pictures[..., order]
+
+
+def noisy(pictures: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Pictures `(n, 96, 96, 3)` uint8 as the tower wants them, `(n, 3, 96, 96)` in [-1, 1].
+
+    With a little noise, so that a picture which went through JPEG is the same.
+    """
+    pixels, device = (pictures.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5, pictures.device
+    level = torch.rand(len(pixels), 1, 1, 1, device=device, generator=generator) * NOISE
+    return pixels + level * torch.randn(pixels.shape, device=device, generator=generator)
+
+
+def scene_labels(scenes: torch.Tensor) -> torch.Tensor:
+    """Labels `(n, 19)` of scene rows.
+
+    The number of the thing in each of the nine cells (0: nothing, else 1 + its number), then the size of each (0:
+    nothing, else 1 + its index), then the background (`NOTHING` where nothing is known).
+    """
+    things = scenes[:, :-2].view(len(scenes), MOST_THINGS, -1).long()
+    numbers, sizes, cells = things[..., 0], things[..., 1], things[..., 2]
+    cells = torch.where(numbers < 0, len(CELLS), cells)  # a tenth one, cut off
+    empty = torch.zeros(len(scenes), len(CELLS) + 1, dtype=torch.long, device=scenes.device)
+    return torch.cat(
+        [
+            empty.scatter(1, cells, numbers + 1)[:, :-1],
+            empty.scatter(1, cells, sizes + 1)[:, :-1],
+            scenes[:, -2:-1].long(),
+        ],
+        dim=1,
+    )
 
 
 SCENE_CLASSES = (1 + len(KNOWN), 1 + len(SIZES))
@@ -323,9 +334,8 @@ class Shared:
 
 
 @cache
-def shared(name: str, device: torch.device) -> Shared:
+def shared(layout: Layout, device: torch.device) -> Shared:
     """What all rows of a layout share, on a device."""
-    layout = LAYOUTS[name]
     rooms = {CONTEXT: layout.context, QUESTION: layout.question, ANSWER: layout.answer}
     ids, segments, first = [], [], {}
     for segment, tokens in enumerate(frame()):
@@ -337,8 +347,8 @@ def shared(name: str, device: torch.device) -> Shared:
     return Shared(*tensors, first, first[2])
 
 
-def assembled(batch: dict, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """Model inputs of a batch.
+def assembled(rows: torch.Tensor, layout: Layout, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
+    """Model inputs of rows `(rows, room)`.
 
     The original's search prefers long answers and looks what comes after the full stop, so a few stray tokens are put
     behind half of the answers, and the end is asked for after each of them.
@@ -347,8 +357,7 @@ def assembled(batch: dict, generator: torch.Generator) -> dict[str, torch.Tensor
         `input_ids` (rows, length), `real` (rows, length) False where padding is, `labels` (rows, 1 + answer): the
         tokens that follow `<s>` of the answer and the answer's tokens, -100 where none is asked for.
     """
-    rows, layout = batch["rows"], LAYOUTS[batch["layout"]]
-    common = shared(batch["layout"], rows.device)
+    common = shared(layout, rows.device)
     ids = common.input_ids.repeat(len(rows), 1)
     real = torch.ones_like(ids, dtype=torch.bool)
     eos, size = tiny_processor().tokenizer.eos_token_id, tiny_processor().tokenizer.vocab_size

@@ -8,7 +8,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -66,6 +66,7 @@ def train_for(
     speed: str = "graph",
     compiled: Callable[[], None] | None = None,
     at_save: Callable[[], None] | None = None,
+    apart: Sequence[nn.Module] = (),
     show_seconds: float = 10,
 ) -> nn.Module:
     """Trains a learner in place until its time is up, from the state in a file if there is one.
@@ -84,12 +85,15 @@ def train_for(
             `"eager"` does neither.
         compiled (`Callable`, *optional*): compiles what is worth it, in place.
         at_save (`Callable`, *optional*): called after each save but the last, with the average in place.
+        apart (`Sequence[nn.Module]`, *optional*): parts whose gradients are clipped each by themselves, so that they
+            learn as if alone; by default all together.
         show_seconds (`float`, defaults to 10): between two lines about the loss.
 
     Returns:
         the learner, in evaluation mode.
     """
     parameters = [p for p in learner.parameters() if p.requires_grad]
+    clipped = [[p for p in part.parameters() if p.requires_grad] for part in apart] or [parameters]
     device, name = parameters[0].device, file.stem
     on_gpu = device.type == "cuda"
     groups = parameter_groups(learner, rates, weight_decay)
@@ -121,7 +125,8 @@ def train_for(
         with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
             loss = learner()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
+        for each in clipped:
+            torch.nn.utils.clip_grad_norm_(each, 1.0, foreach=True)
         optimizer.step()
         losses.add_(torch.stack([loss.detach().float(), torch.ones_like(losses[0])]))
 

@@ -138,7 +138,7 @@ def prepare_paint(scenes: int, prompts: int, seed: int = 0, workers: int | None 
     """
     frame = [ids.tolist() for ids in _frame(encode_prompts([""]))]
     prepare = partial(_prepare_chunk, scenes=scenes, prompts=prompts, seed=seed)
-    chunks = _in_processes(prepare, range(0, scenes, _CHUNK), workers, "writing prompts")
+    chunks = in_processes(prepare, range(0, scenes, _CHUNK), workers, "writing prompts")
     rows = torch.cat([chunk[0] for chunk in chunks])
     captions = [caption for chunk in chunks for caption in chunk[1]]
     placed = torch.cat([chunk[2] for chunk in chunks])
@@ -183,7 +183,8 @@ def _prepare_chunk(start: int, scenes: int, prompts: int, seed: int) -> tuple:
     return torch.tensor(rows, dtype=torch.int16), captions, torch.tensor(placed)
 
 
-def _in_processes(work: Callable, items: range, workers: int | None, said: str) -> list:
+def in_processes(work: Callable, items: range, workers: int | None, said: str) -> list:
+    """What a function makes of items, in their order, by several processes; a line says how far it is."""
     workers = workers or os.cpu_count() or 1
     if workers == 1:
         return [work(item) for item in tqdm(items, desc=said, disable=None)]

@@ -35,6 +35,7 @@ from .batches import (
     QUERY_NUM,
     SCENE_CLASSES,
     Batches,
+    Layout,
     assembled,
     prepare,
     shared,
@@ -140,22 +141,21 @@ class ChatLearner(VisCPMChatForConditionalGeneration):
         background = self.background_head(queries[:, len(CELLS)]).float()
         return full + empty + size + 0.3 * nn.functional.cross_entropy(background, scene_labels[:, -1]), right
 
-    def forward(
-        self,
-        layout: str,
-        input_ids: torch.Tensor,
-        real: torch.Tensor,
-        labels: torch.Tensor,
-        pixel_values: torch.Tensor,
-        scene_labels: torch.Tensor,
-        cells: torch.Tensor,
-    ) -> dict[str, torch.Tensor]:
-        """Loss and share of exact answers of a batch, as `Batches` and `assembled` make it."""
-        language_model, common = self.model.language_model, shared(layout, input_ids.device)
-        features = self.get_image_features(pixel_values)
-        queries = features.last_hidden_state[:, -QUERY_NUM:]  # before the connector
-        pictures = features.pooler_output.repeat_interleave(LAYOUTS[layout].group, 0)
+    def read(
+        self, layout: Layout, pictures: torch.Tensor | None, input_ids: torch.Tensor, real: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the language model makes of rows that `assembled` made.
 
+        Args:
+            layout (`Layout`): of the rows.
+            pictures (`torch.Tensor`, *optional*): `(pictures, query_num, hidden)` in place of the placeholders, each
+                for a group of rows.
+            input_ids, real (`torch.Tensor`): `(rows, length)`.
+
+        Returns:
+            logits `(rows, 1 + answer, vocabulary + extensions)`, hidden states `(rows, length, hidden)` half-way up.
+        """
+        language_model, common = self.model.language_model, shared(layout, input_ids.device)
         # unknown words are `<unk>`, rotated by their number: the same few for every row
         numbers = torch.arange(1, EXTENSIONS + 1, device=input_ids.device)[None]
         unknown = torch.full_like(numbers, tiny_processor().tokenizer.unk_token_id)
@@ -163,9 +163,10 @@ class ChatLearner(VisCPMChatForConditionalGeneration):
         width = self.config.text_config.hidden_size
         table = torch.cat([language_model.embed_tokens.weight / math.sqrt(width), extension])
         embeds = nn.functional.embedding(input_ids, table)
-        embeds = torch.cat(
-            [embeds[:, : common.picture], pictures.to(embeds), embeds[:, common.picture + QUERY_NUM :]], dim=1
-        )
+        if pictures is not None:
+            pictures = pictures.repeat_interleave(layout.group, 0).to(embeds)
+            before, after = embeds[:, : common.picture], embeds[:, common.picture + QUERY_NUM :]
+            embeds = torch.cat([before, pictures, after], dim=1)
 
         segments = common.segment_ids[None]
         bias = language_model.attention_bias(
@@ -189,10 +190,26 @@ class ChatLearner(VisCPMChatForConditionalGeneration):
         unknown_logits = (hidden_states @ extension.to(hidden_states).T).float()
         has = input_ids.amax(1, keepdim=True) - self.config.text_config.vocab_size >= numbers - 1  # (rows, extensions)
         logits = torch.cat([logits, unknown_logits.masked_fill(~has[:, None], _BANNED)], dim=-1)
+        return logits, output.hidden_states[MEANT_LAYER]
+
+    def forward(
+        self,
+        layout: str,
+        input_ids: torch.Tensor,
+        real: torch.Tensor,
+        labels: torch.Tensor,
+        pixel_values: torch.Tensor,
+        scene_labels: torch.Tensor,
+        cells: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """Loss and share of exact answers of a batch, as `Batches` and `assembled` make it."""
+        features = self.get_image_features(pixel_values)
+        queries = features.last_hidden_state[:, -QUERY_NUM:]  # before the connector
+        logits, half_way = self.read(LAYOUTS[layout], features.pooler_output, input_ids, real)
         answer_loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
 
-        half_way = output.hidden_states[MEANT_LAYER][:, common.picture : common.picture + len(CELLS)]
-        scores = self.meant_head(half_way).squeeze(-1).float()  # (rows, 9)
+        first = shared(LAYOUTS[layout], input_ids.device).picture
+        scores = self.meant_head(half_way[:, first : first + len(CELLS)]).squeeze(-1).float()  # (rows, 9)
         meant = nn.functional.cross_entropy(scores, cells, ignore_index=-1, reduction="sum")
         meant = meant / (cells >= 0).sum().clamp(min=1)
         scene, seen = self.scene_loss(queries, scene_labels)
@@ -208,18 +225,21 @@ class ChatLearner(VisCPMChatForConditionalGeneration):
         }
 
 
-def optimizers(model: ChatLearner, args: argparse.Namespace) -> dict[str, torch.optim.Optimizer]:
-    """One for each phase."""
-    rate = args.learning_rate
-    rates = {
-        r"language_model\.(embed_tokens|layers.*_proj)": rate * math.sqrt(model.config.text_config.hidden_size),
+def learning_rates(rate: float) -> dict[str, float]:
+    """Of the parts of the model, for `parameter_groups`."""
+    return {
+        r"language_model\.(embed_tokens|layers.*_proj)": rate * math.sqrt(tiny_config().text_config.hidden_size),
         "position_bias": rate * 5,  # a table of raw attention scores
         "vision_tower": rate * 0.5,
         "": rate,
     }
+
+
+def optimizers(model: ChatLearner, args: argparse.Namespace) -> dict[str, torch.optim.Optimizer]:
+    """One for each phase."""
     return {
         "vision": adamw(model, {"": args.vision_learning_rate}, WEIGHT_DECAY),
-        "chat": adamw(model, rates, WEIGHT_DECAY),
+        "chat": adamw(model, learning_rates(args.learning_rate), WEIGHT_DECAY),
     }
 
 
@@ -361,7 +381,7 @@ class Training:
 
     def chat_step(self, layout: str | None = None) -> dict[str, torch.Tensor]:
         batch = self.batches.batch(layout)
-        inputs = assembled(batch, self.batches.generator)
+        inputs = assembled(batch["rows"], LAYOUTS[batch["layout"]], self.batches.generator)
         names = ("layout", "pixel_values", "scene_labels", "cells")
         return self.model(**inputs, **{name: batch[name] for name in names})
 

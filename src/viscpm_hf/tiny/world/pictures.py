@@ -117,7 +117,7 @@ def composited(rows: torch.Tensor, size: int = IMAGE_SIZE) -> torch.Tensor:
     """What `render` does on a GPU, with tensor operations alone; on a CPU pasting is faster."""
     rows = rows.long()
     sprites, sides = _sprites(size, rows.device)
-    grounds, centres = _backgrounds(size, rows.device), torch.tensor(CELL_CENTRES, device=rows.device)
+    grounds, centres = _backgrounds(size, rows.device), _centres(rows.device)
     picture = (grounds[rows[:, -2]].int() + rows[:, -1].int()[:, None, None, None]).clamp_(0, 255)
     axis = torch.arange(size, device=rows.device)
     largest = sprites.shape[1] - 2
@@ -162,6 +162,11 @@ def _sprites(size: int, device: torch.device) -> tuple[torch.Tensor, torch.Tenso
 @cache
 def _backgrounds(size: int, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(np.stack([background(name, size) for name in BACKGROUNDS])).to(device)
+
+
+@cache
+def _centres(device: torch.device) -> torch.Tensor:
+    return torch.tensor(CELL_CENTRES, device=device)  # once: a CUDA graph cannot wait for a copy
 
 
 @cache

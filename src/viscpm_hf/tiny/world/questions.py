@@ -6,6 +6,7 @@ another one. What is not there is denied; what this world does not know gets `HO
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from PIL import Image
@@ -682,13 +683,17 @@ def training_sample(seed: int, index: int) -> Sample:
     return Sample(scene, draw(scene), training_question(scene, rng))
 
 
-def held_out_questions(language: str, n: int = 1020, seed: int = 0) -> list[Sample]:
+def held_out_questions(
+    language: str, n: int = 1020, seed: int = 0, kinds: Sequence[str] = KINDS, counts: Sequence[int] | None = None
+) -> list[Sample]:
     """Questions about pictures with a combination that training never shows.
 
     Args:
         language (`str`): `"zh"` or `"en"`.
         n (`int`, defaults to 1020): how many, in equal shares of every kind (the first kinds take the remainder).
         seed (`int`, defaults to 0): another seed gives other questions of the same split.
+        kinds (`Sequence[str]`, defaults to all): what is asked.
+        counts (`Sequence[int]`, *optional*): how many things a picture may show; by default one to three.
 
     Returns:
         `list[Sample]`, the kinds taking turns. Where a question is about a thing, it is one whose place or whose
@@ -697,8 +702,8 @@ def held_out_questions(language: str, n: int = 1020, seed: int = 0) -> list[Samp
     rng = random.Random(f"held out {language} {seed}")
     samples: list[Sample] = []
     while len(samples) < n:
-        kind = KINDS[len(samples) % len(KINDS)]
-        scene = random_scene(rng, held_out=True)
+        kind = kinds[len(samples) % len(kinds)]
+        scene = random_scene(rng, held_out=True, count=rng.choice(counts) if counts else None)
         new = [placed for placed, held_out in zip(scene.things, scene.held_out_things(), strict=True) if held_out]
         about = rng.choice(new or scene.things)
         if kind == "outside":
