@@ -7,6 +7,7 @@ import random
 from dataclasses import dataclass, fields
 from functools import partial
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -76,12 +77,12 @@ def prepare_pairs(scenes: int, seed: int = 0, workers: int | None = None) -> dic
     )
     names = [each.name for each in fields(Pairs)]
     return {
-        name: torch.tensor([row for chunk in chunks for row in chunk[number]], dtype=torch.int16)
-        for number, name in enumerate(names)
+        name: torch.from_numpy(np.concatenate(each))
+        for name, each in zip(names, zip(*chunks, strict=True), strict=True)
     }
 
 
-def _prepare_chunk(start: int, scenes: int, seed: int) -> tuple[list, list, list]:
+def _prepare_chunk(start: int, scenes: int, seed: int) -> tuple[np.ndarray, ...]:
     rows, descriptions, questions = [], [], []
     for index in range(start, min(start + _CHUNK, scenes)):
         rng = random.Random(f"pairs {seed} {index}")
@@ -102,7 +103,7 @@ def _prepare_chunk(start: int, scenes: int, seed: int) -> tuple[list, list, list
         rows.append(scene_row(scene))
         descriptions.append([[*ids, *[0] * (DESCRIBED.context - len(ids))] for ids, _, _ in written])
         questions.append([asked[each] for each in LANGUAGES])
-    return rows, descriptions, questions
+    return tuple(np.array(each, np.int16) for each in (rows, descriptions, questions))
 
 
 def answer_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
