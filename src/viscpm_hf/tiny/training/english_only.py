@@ -34,7 +34,7 @@ from ..world.pictures import IMAGE_SIZE
 from ..world.questions import LANGUAGES, Sample, held_out_questions
 from ..world.words import description
 from .batches import tiny_processor
-from .loop import SPEEDS, train_for
+from .loop import train_for
 from .pairs import (
     ARMS,
     BLANK,
@@ -283,9 +283,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--scenes", type=int, default=100_000 if cuda else 30_000, help="to prepare")
     parser.add_argument("--workers", type=int, help="processes that prepare; by default one for each processor")
     parser.add_argument("--questions", type=int, default=440, help="held-out ones, in each language")
-    parser.add_argument("--rate", type=float, default=7e-4, help="learning rate of all but the next")
+    parser.add_argument("--rate", type=float, default=8e-4, help="learning rate of all but the next")
     parser.add_argument("--tower-rate", type=float, default=3e-4, help="learning rate of a tower that has learned")
-    parser.add_argument("--speed", choices=SPEEDS, default="graph", help="of a step on a GPU, see `train_for`")
+    parser.add_argument(
+        "--speed", choices=("graph", "eager"), default="graph", help="of a step on a GPU, see `train_for`"
+    )
     parser.add_argument("--plot", type=Path, help="picture to draw of the results")
     args = parser.parse_args(argv)
     results = run(args)
