@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import viscpm_hf
@@ -173,10 +175,33 @@ def test_held_out_rows_best_checkpoint_and_answers(run):
     assert list(folder.rglob("events.out.tfevents*"))
 
 
-def test_answers_are_generated_at_evaluations(run):
-    folder, _ = run("--max_steps", "2", "--predict_with_generate", eval_rows=3, show_answers=0)
-    state = json.loads((folder / "trainer_state.json").read_text())
-    assert any("eval_loss" in entry for entry in state["log_history"])
+def test_what_is_trained_is_said(run, capfd):
+    """Parameters, device, types, processes; and how many of the answers are the expected ones."""
+    pytest.importorskip("peft")
+    folder, _ = run("--max_steps", "2", "--bf16", eval_rows=4)
+    said = capfd.readouterr().err
+    trained = sum(tensor.numel() for tensor in load_file(folder / "adapter_model.safetensors").values())
+    assert re.search(
+        rf"training {trained:,} of [\d,]+ parameters \(\d+\.\d+%\) on cpu, in float32 \(frozen: bfloat16\), products "
+        r"in bfloat16, one process\n",
+        said,
+    )
+    assert re.search(r"looking at 17 samples of \S*data.json\n", said)
+    right = sum(json.loads(line)["right"] for line in (folder / "answers.jsonl").read_text().splitlines())
+    assert f"step 2/2  {right} of 4 answers as expected" in said
+
+
+def test_weights_alone_are_nothing_to_go_on_from(run):
+    """Trainer went on with a new optimizer and the schedule from its beginning, without a word."""
+    run("--max_steps", "2", "--save_only_model")
+    with pytest.raises(ValueError, match="checkpoint-2 was saved with --save_only_model"):
+        run("--max_steps", "4")
+
+
+def test_a_model_of_no_numbers_is_not_saved(run, tmp_path):
+    with pytest.raises(ValueError, match="came to nothing: .* holds NaN or infinity"):
+        run("--max_steps", "3", "--learning_rate", "1e38", "--max_grad_norm", "0", "--save_strategy", "no")
+    assert not list((tmp_path / "out").glob("*.safetensors"))
 
 
 @pytest.mark.parametrize(

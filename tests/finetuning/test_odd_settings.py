@@ -3,10 +3,12 @@
 import json
 
 import pytest
+import torch
 from PIL import Image
 
 from viscpm_hf.checkpoint.merge import copy_rest
 from viscpm_hf.finetuning.dataset import ChatDataset, ChatStream
+from viscpm_hf.finetuning.model import load_lora
 from viscpm_hf.finetuning.paint_settings import read_paint_settings
 from viscpm_hf.finetuning.pictures import load_picture
 from viscpm_hf.finetuning.settings import SettingsError, read_settings
@@ -95,3 +97,13 @@ def test_a_table_without_rows(tmp_path):
     for read in (ChatDataset, lambda place: list(ChatStream(place))):
         with pytest.raises(ValueError, match=r"a\.parquet"):
             read(str(tmp_path / "a.parquet"))
+
+
+@pytest.mark.parametrize(
+    "targets", [".*embed_tokens", ".*patch_embedding", ".*relative_attention_bias", ".*(q_proj|lm_head)"]
+)
+def test_layers_that_cannot_be_merged_are_refused_before_training(chat_repo, targets):
+    """They were trained, and refused by `viscpm merge` and VisCPMChat(adapter=…) afterwards."""
+    pytest.importorskip("peft")
+    with pytest.raises(ValueError, match=r"lora_targets .* names .*, a \w+ that a LoRA cannot be merged into"):
+        load_lora(chat_repo, torch.float32, targets=targets)

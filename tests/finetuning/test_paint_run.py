@@ -80,10 +80,15 @@ def painted(pipe, **options):
     return pipe(PROMPT, **FEW, **options).images
 
 
-def test_a_lora_loads_into_a_plain_pipeline(run):
+def test_a_lora_loads_into_a_plain_pipeline(run, capfd, tmp_path):
     options = ("--max_steps", "6", "--learning_rate", "1e-2", "--gradient_checkpointing", "--bf16")
-    folder, found = run(*options, lora_alpha=8.0, dtype="float32")
+    folder, found = run(*options, lora_alpha=8.0, dtype="float32", cache=str(tmp_path / "cache"))
     assert list(found) == list(range(1, 7))
+    said = capfd.readouterr().err
+    trained = sum(tensor.numel() for tensor in load_file(folder / "pytorch_lora_weights.safetensors").values())
+    assert f"training {trained:,} of " in said and "looking at 13 samples" in said
+    assert "encoding the pictures of 12 samples" in said
+    assert "captions with the language model, on cpu in float32" in said
     (left_out,) = map(json.loads, (folder / "left_out.jsonl").read_text().splitlines())
     assert (left_out["row"], left_out["reason"]) == (12, "the picture is missing")
     assert "load_lora_weights" in (folder / "README.md").read_text()
@@ -321,7 +326,11 @@ def test_out_of_memory_is_a_sentence_with_what_to_try(run, monkeypatch):
         ((), {}, "--per_device_train_batch_size 1 --gradient_accumulation_steps 2"),
         (("--per_device_train_batch_size", "1"), {}, "--gradient_checkpointing"),
         (("--per_device_train_batch_size", "1", "--gradient_checkpointing"), {}, "--bf16"),
-        (("--per_device_train_batch_size", "1", "--gradient_checkpointing", "--bf16"), {}, f"--resolution {SIZE // 2}"),
+        (
+            ("--per_device_train_batch_size", "1", "--gradient_checkpointing", "--bf16"),
+            {},
+            f"--resolution {SIZE // 2}",
+        ),
         (("--per_device_train_batch_size", "1", "--gradient_checkpointing", "--bf16"), {"ema": 0.9}, "without --ema"),
     ):
         with pytest.raises(ValueError, match=f"Out of memory: .*{advice}"):

@@ -26,14 +26,14 @@ def test_every_field_of_training_arguments(read, tmp_path):
         *(
             "--gradient_checkpointing",
             "--lr_scheduler_kwargs",
-            '{"min_lr_ratio": 0.1}',
-            "--include_for_metrics",
-            "loss",
+            '{"min_lr": 1e-5}',
+            "--lr_scheduler_type",
+            "cosine_with_min_lr",
         ),
         *("--no-dataloader_pin_memory", "--lora_targets", "q_proj", "--learning_rates", '{"": 1e-3}'),
     )
     assert (arguments.max_steps, arguments.learning_rate, arguments.adam_beta2) == (12, 1e-4, 0.98)
-    assert arguments.label_smoothing_factor == 0.1 and arguments.lr_scheduler_kwargs == {"min_lr_ratio": 0.1}
+    assert arguments.label_smoothing_factor == 0.1 and arguments.lr_scheduler_kwargs == {"min_lr": 1e-5}
     assert getattr(arguments, "activation_checkpointing", arguments.gradient_checkpointing) is True
     assert not arguments.dataloader_pin_memory and arguments.output_dir == str(tmp_path / "out")
     assert (settings.lora_targets, settings.learning_rates, settings.mode) == ("q_proj", {"": 1e-3}, "lora")

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 from safetensors import SafetensorError
 
-from viscpm_hf.finetuning.chat import alone, finetune_chat, saying_what_is_smaller
+from viscpm_hf.finetuning.chat import finetune_chat, saying_what_is_smaller
+from viscpm_hf.finetuning.folder import alone
 from viscpm_hf.finetuning.paint import finetune_paint
 from viscpm_hf.finetuning.paint_settings import read_paint_settings
 from viscpm_hf.finetuning.settings import read_settings

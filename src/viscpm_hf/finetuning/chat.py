@@ -1,10 +1,8 @@
 """Fine-tuning VisCPM-Chat from settings to a folder that can be used: what `viscpm finetune chat` does."""
 
-import dataclasses
 import functools
 import json
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,24 +11,23 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from transformers import PrinterCallback, Seq2SeqTrainingArguments, set_seed
 
 from ..checkpoint.merge import NOT_COPIED, copy_rest
 from ..checkpoint.repo import UNUSED
-from ..language import printable, say
 from ..remote_code.processing_viscpm_chat import VisCPMChatProcessor
 from .callbacks import ProgressLines, ShowAnswers, say_what_is_trained
-from .check import check_samples, sample_length, write_left_out
+from .check import check_samples, sample_length
 from .collator import ChatCollator
-from .dataset import ChatDataset, ChatStream, summary
+from .dataset import ChatDataset, ChatStream
 from .distribution import require_asked_for
+from .folder import LEFT_OUT, alone, begin, refuse_other, require_numbers_left, require_space_left
 from .model import check_is_chat, frozen_dtype, load_full, load_lora, stored_dtype
-from .settings import ChatSettings, todays_names
+from .settings import ChatSettings
 from .trainer import ChatTrainer, resume_from
+from .training_arguments import todays_names
 
-BEGUN, LEFT_OUT, LOCK = "finetune.json", "left_out.jsonl", ".lock"
 _CARD = """
 ## Fine-tuned
 
@@ -39,8 +36,6 @@ not hold for them.
 
 这些权重由 `{}` 经 `viscpm finetune chat` 微调得到，上文关于原版权重的说明对其不再适用。
 """
-# settings that may change when a run goes on
-_FREE = ("output", "show_answers", "eval_data", "eval_split")
 
 
 def finetune_chat(settings: ChatSettings, arguments: Seq2SeqTrainingArguments) -> Path:
@@ -99,89 +94,6 @@ def require_right_gradients(settings: ChatSettings, arguments: Seq2SeqTrainingAr
             "With DeepSpeed's ZeRO-3 the vision tower's gradients are wrong: use fsdp2.yaml or deepspeed_zero2.yaml "
             "of examples/finetuning/accelerate, or a LoRA without --tune-vision."
         )
-
-
-def refuse_other(output: Path, settings: ChatSettings) -> None:
-    """Raises a ValueError if the output folder holds the result of other settings, or something else."""
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"{output} is no folder: give another --output.")
-    file = output / BEGUN
-    if not file.is_file():
-        if output.is_dir() and any(path.name != LOCK for path in output.iterdir()):
-            raise ValueError(
-                f"{output} is not empty, and nothing there says it is a run of this command: give a new one."
-            )
-        return
-    if (
-        not resume_from(output)
-        and not any(output.glob("*.safetensors"))
-        and not (output / "model_index.json").exists()
-    ):
-        return  # nothing was learned yet
-    try:
-        begun = json.loads(file.read_text(encoding="utf-8"))
-        other = [name for name, value in _fixed(settings).items() if begun.get(name, value) != value]
-    except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"{file} cannot be read: give another --output.") from error
-    if other:
-        name = other[0]
-        raise ValueError(
-            f"{output} holds a run with {name}={begun[name]!r}, and this one has {getattr(settings, name)!r}: give "
-            "another --output, or the same settings to go on with it."
-        )
-
-
-def alone(output: Path) -> FileLock:
-    """Makes the folder of a run, and holds it until what is returned is released, or the process ends.
-
-    Args:
-        output (`Path`): of the run.
-
-    Raises:
-        ValueError: another process trains into it.
-    """
-    output.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(output / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise ValueError(f"Another run is at work in {output}: wait for its end, or give another --output.") from error
-    return lock
-
-
-def _fixed(settings: ChatSettings) -> dict:
-    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in _FREE}
-
-
-def begin(output: Path, settings: ChatSettings, train: ChatDataset | ChatStream, held_out: ChatDataset | None) -> None:
-    """Writes what this run is and which rows it leaves out into its folder, and says it.
-
-    Args:
-        output (`Path`): the folder, made if it is not there.
-        settings (`ChatSettings`): of the run.
-        train, held_out: as `open_data` returns them.
-    """
-    output.mkdir(parents=True, exist_ok=True)
-    partial = output / f".{BEGUN}.partial"
-    partial.write_text(json.dumps(_fixed(settings), ensure_ascii=False, indent=2), encoding="utf-8")
-    os.replace(partial, output / BEGUN)
-    # rows held out of `train` share its list
-    evaluated = held_out.left_out if settings.eval_data else []
-    left_out = [*train.left_out, *evaluated]
-    if not isinstance(train, ChatStream):
-        write_left_out(output / LEFT_OUT, left_out)
-        line = say(f"{len(train)} samples to train on", f"训练样本 {len(train)}")
-    else:
-        line = say("training on rows as they are read", "边读取边训练")
-    if held_out is not None:
-        line += say(f", {len(held_out)} to evaluate with", f"，评估样本 {len(held_out)}")
-    if last := resume_from(output):
-        line += say(f", going on from {Path(last).name}", f"，从 {Path(last).name} 继续")
-    print(line, file=sys.stderr)
-    if left_out:
-        file, reasons = printable(str(output / LEFT_OUT)), printable(summary(left_out))
-        english = f"{len(left_out)} row(s) left out, listed in {file}: {reasons}"
-        print(say(english, f"略过 {len(left_out)} 行，列于 {file}：{reasons}"), file=sys.stderr)
 
 
 def open_data(
@@ -282,20 +194,6 @@ def saying_what_is_smaller(
         ) from error
 
 
-def require_space_left(error: Exception, output: str | Path) -> None:
-    """Raises a ValueError if an error is one of a full disk, for which torch and safetensors have no class.
-
-    Args:
-        error (`Exception`): while something was saved.
-        output (`str` or `Path`): where.
-    """
-    if any(words in str(error) for words in ("No space left", "PytorchStreamWriter", "unexpected pos")):
-        raise ValueError(
-            f"The disk of {output} is full: make room, or give --save_total_limit 1; the same command goes on from "
-            "the last whole checkpoint."
-        ) from error
-
-
 def smaller(settings: ChatSettings, arguments: Seq2SeqTrainingArguments, loading: bool = False) -> str:
     """The next thing to try where memory was not enough: what costs least first."""
     if arguments.per_device_train_batch_size > 1 and not loading:
@@ -344,6 +242,8 @@ def save(trainer: ChatTrainer, settings: ChatSettings, processor: VisCPMChatProc
         processor (`VisCPMChatProcessor`): of the model.
     """
     output, model = Path(settings.output), trainer.accelerator.unwrap_model(trainer.model)
+    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):  # where parameters are pieces
+        require_numbers_left(model, output)
     if settings.mode == "full":
         model.config.use_cache = True  # Trainer turns it off
         dtype = stored_dtype(settings.model)

@@ -125,7 +125,7 @@ def add_lora(
 
     Raises:
         ImportError: peft is missing.
-        ValueError: no layer has a name like `targets`.
+        ValueError: no layer has a name like `targets`, or one that has cannot be merged later.
     """
     try:
         import peft
@@ -140,7 +140,16 @@ def add_lora(
         target_modules=targets or (f"({LANGUAGE_LAYERS})|({VISION_LAYERS})" if tune_vision else LANGUAGE_LAYERS),
         alpha_pattern={r".*(vision_tower|connector).*": alpha},
     )
-    return peft.get_peft_model(model, config)
+    head = model.get_output_embeddings()  # shares its weights with the embedding
+    adapted = peft.get_peft_model(model, config)
+    for name in adapted.base_model.targeted_module_names:
+        base = adapted.base_model.model.get_submodule(name).get_base_layer()
+        if not isinstance(base, torch.nn.Linear) or base is head:
+            raise ValueError(
+                f"lora_targets {targets!r} names {name}, a {type(base).__name__} that a LoRA cannot be merged into: "
+                "name linear layers other than lm_head, such as '.*language_model.*(q|v)_proj'."
+            )
+    return adapted
 
 
 def frozen_dtype(name: str | None, bf16: bool, fp16: bool) -> torch.dtype:

@@ -17,8 +17,9 @@ from ..checkpoint.repo import CARD, INDEX, has_part, read_json
 from ..memory.machine import usable_device
 from ..remote_code.pipeline_viscpm_paint import VisCPMPaintPipeline
 from .callbacks import ProgressLines, say_what_is_trained
-from .chat import BEGUN, LEFT_OUT, LOCK, alone, begin, hold_out, refuse_other, require_space_left
+from .chat import hold_out
 from .check import check_samples
+from .folder import BEGUN, LEFT_OUT, LOCK, alone, begin, refuse_other, require_numbers_left, require_space_left
 from .model import frozen_dtype
 from .paint_cache import TensorCache, digest_of_folders
 from .paint_data import PaintCollator, PaintDataset, prepare_latents, prepare_states
@@ -122,6 +123,7 @@ def finetune_paint(settings: PaintSettings, arguments: TrainingArguments) -> Pat
             say_what_is_trained(trainer)
             trainer.train(resume_from_checkpoint=resume_from(output))
             trainer.save_state()
+            require_numbers_left(trainer.model, output)
             with trainer.averaged():
                 if arguments.should_save:
                     _save(output, trainer.accelerator.unwrap_model(trainer.model), settings, folder)

@@ -3,29 +3,24 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import TrainingArguments
 
-from .rows import LANGUAGES
-from .settings import SettingsError, read_settings, require_lora, require_numbers, require_rates
+from .setting_checks import SettingsError, require_choices, require_numbers
+from .settings import DTYPES, RunSettings, read_settings
+from .training_arguments import PAINT_REFUSED
 
 MODES, PADDINGS = ("lora", "full"), ("own", "batch")
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass
-class PaintSettings:
+class PaintSettings(RunSettings):
     """The settings of Paint beside TrainingArguments; each is an option of the command line and of the YAML.
 
-    Args:
-        model: a converted VisCPM-Paint.
-        output: the folder of the run, which is `output_dir` of TrainingArguments.
-        data: files, folders or ids of pictures with captions, see `finetuning.sources`.
-        images: the folder relative paths of pictures start from.
+    Args, beside those of `RunSettings`:
         mode: `"lora"` adds layers to UNet and text projection, `"full"` trains all of both.
         cache: the folder for states of captions and latents of pictures; by default `cache` in the output.
-        eval_data, eval_rows, split, eval_split, language, strict, dtype, learning_rates: as of Chat.
         resolution: pixels of both sides; by default the model's.
         min_side: pixels; smaller pictures are left out, by default half of the resolution.
         max_length: tokens of a caption; longer ones are left out.
@@ -37,27 +32,15 @@ class PaintSettings:
         offset_noise: how much of the noise is the same for all pixels of a channel.
         snr_gamma: of min-SNR weighting; none by default, as in the original.
         ema: decay of a moving average of the weights, which is then what is painted with and saved.
-        lora_r, lora_alpha, lora_dropout, lora_targets: of LoRA; a regular expression of the UNet's layers.
+        lora_targets: a regular expression of the UNet's layers.
         states_dtype, states_device: in and on which captions are read; by default as stored, where is trained.
         prepare_only: stop when captions are read and pictures encoded.
         validation_prompts, negative_prompt, validation_seed, validation_steps, validation_guidance: painted
             at every evaluation, or where there is none whenever a checkpoint is saved.
     """
 
-    model: str | None = None
-    output: str | None = None
-    data: list[str] = field(default_factory=list)
-    images: str | None = None
-    mode: str = "lora"
+    lora_r: int = 16
     cache: str | None = None
-    eval_data: list[str] = field(default_factory=list)
-    eval_rows: int = 0
-    split: str = "train"
-    eval_split: str = "train"
-    language: str = "both"
-    strict: bool = False
-    dtype: str | None = None
-    learning_rates: dict | None = None
     resolution: int | None = None
     min_side: int | None = None
     max_length: int = 256
@@ -69,10 +52,6 @@ class PaintSettings:
     offset_noise: float = 0.0
     snr_gamma: float | None = None
     ema: float | None = None
-    lora_r: int = 16
-    lora_alpha: float = 16.0
-    lora_dropout: float = 0.0
-    lora_targets: str | None = None
     states_dtype: str | None = None
     states_device: str | None = None
     prepare_only: bool = False
@@ -82,29 +61,21 @@ class PaintSettings:
     validation_steps: int = 50
     validation_guidance: float = 7.5
 
+    modes = MODES
+    refused = PAINT_REFUSED
+    # samples are not arguments of the model, and there are no buffers that change
+    usual: ClassVar[dict[str, Any]] = {"remove_unused_columns": False, "ddp_broadcast_buffers": False}
+    orders: ClassVar[tuple[str, ...]] = ("random", "sequential")  # in which samples can be taken
+
     def check(self) -> None:
         """Raises a SettingsError for a value that means nothing."""
-        for name, choices in (
-            ("mode", MODES),
-            ("language", LANGUAGES),
-            ("padding", PADDINGS),
-            ("dtype", (None, *DTYPES)),
-            ("states_dtype", (None, *DTYPES)),
-        ):
-            if getattr(self, name) not in choices:
-                wanted = ", ".join(choice for choice in choices if choice)
-                raise SettingsError(f"Got {getattr(self, name)!r} as {name}, expected one of {wanted}.")
-        for name in ("model", "output", "data"):
-            if not getattr(self, name):
-                raise SettingsError(f"--{name} is missing: give it here or in the file of --config.")
+        super().check()
+        require_choices(self, {"padding": PADDINGS, "states_dtype": DTYPES})
         require_numbers(
             self,
-            ("lora_r", 1, None),
             ("max_length", 32, None),
-            ("eval_rows", 0, None),
             ("caption_dropout", 0, 1),
             ("offset_noise", 0, 1),
-            ("lora_dropout", 0, 0.99),
             ("ema", 0, 0.999999),
             ("snr_gamma", 1e-3, None),
             ("resolution", 8, 4096),
@@ -113,12 +84,8 @@ class PaintSettings:
             ("validation_steps", 1, 1000),
             ("validation_guidance", 0, 1000),
         )
-        require_lora(self)
-        if self.eval_data and self.eval_rows:
-            raise SettingsError("Got eval_data and eval_rows, expected one of them.")
         if self.cache_latents and (self.random_crop or self.random_flip):
             raise SettingsError("Got cache_latents with random_crop or random_flip, by which pictures always differ.")
-        require_rates(self.learning_rates)
 
     @property
     def latents_are_kept(self) -> bool:
@@ -130,7 +97,4 @@ def read_paint_settings(
     given: dict[str, Any], arguments: Sequence[str] = (), config: str | Path | None = None
 ) -> tuple[PaintSettings, TrainingArguments]:
     """As `read_settings`, for Paint."""
-    settings, training = read_settings(given, arguments, config, PaintSettings, TrainingArguments)
-    training.remove_unused_columns = False  # samples are not arguments of the model
-    training.ddp_broadcast_buffers = False  # there are none that change
-    return settings, training
+    return read_settings(given, arguments, config, PaintSettings, TrainingArguments)
