@@ -28,10 +28,10 @@ def test_a_run_and_its_report(data, tmp_path, capsys):
     out, err = capsys.readouterr()
     assert out == f"Written: {output}\n"
     lines = err.splitlines()
-    assert lines[0] == "1 samples to train on"
-    assert lines[1].startswith(f"1 row(s) left out, listed in {output / 'left_out.jsonl'}: 1 × ")
+    assert lines[:2] == [f"looking at 1 samples of {data}", "1 samples to train on"]
+    assert lines[2].startswith(f"1 row(s) left out, listed in {output / 'left_out.jsonl'}: 1 × ")
     steps = [line for line in lines if line.startswith("step")]
-    assert steps[1].startswith("step 2/2  loss ") and steps[1].endswith("0:00:00 left") and len(lines) == 4
+    assert steps[1].startswith("step 2/2  loss ") and steps[1].endswith("0:00:00 left") and len(lines) == 8
     assert (output / "pytorch_lora_weights.safetensors").exists()
 
 

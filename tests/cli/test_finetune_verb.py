@@ -30,8 +30,9 @@ def test_a_run_and_its_report(data, tmp_path, capsys):
         out, err = capsys.readouterr()
         assert out == f"Written: {output}\n"
         lines = err.splitlines()
-        assert lines[0] == "1 samples to train on" + (", going on from checkpoint-1" if steps == 2 else "")
-        assert lines[1].startswith(f"2 row(s) left out, listed in {output / 'left_out.jsonl'}: 1 × an empty answer")
+        assert lines[0] == f"looking at 1 samples of {data}"
+        assert lines[1] == "1 samples to train on" + (", going on from checkpoint-1" if steps == 2 else "")
+        assert lines[2].startswith(f"2 row(s) left out, listed in {output / 'left_out.jsonl'}: 1 × an empty answer")
         (step,) = [line for line in lines if line.startswith("step")]
         assert step.startswith(f"step {steps}/{steps}  loss ") and step.endswith("0:00:00 left")
     assert json.loads((output / "adapter_config.json").read_text())["r"] == 4

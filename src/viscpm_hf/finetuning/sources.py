@@ -32,7 +32,15 @@ class Source:
 def open_sources(
     places: Any, image_folder: str | Path | None = None, split: str = "train", streaming: bool = False
 ) -> list[Source]:
-    """As `open_source`, of one place or a list of paths; of a folder of JSON or .tar files each is one."""
+    """The sources of one or several places.
+
+    Args:
+        places: as `open_source` takes one, or a list of paths; of a folder of JSON or .tar files each is a source.
+        image_folder, split, streaming: see `open_source`.
+
+    Raises:
+        ValueError, ImportError: see `open_source`.
+    """
     several = isinstance(places, (list, tuple)) and places and all(isinstance(p, (str, Path)) for p in places)
     files = [file for place in (places if several else [places]) for file in _files_of(place)]
     return [open_source(file, image_folder, split, streaming) for file in files]
