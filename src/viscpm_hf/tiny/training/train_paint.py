@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from tqdm import tqdm
 
@@ -118,8 +118,12 @@ def train(args: argparse.Namespace) -> None:
         torch.backends.cudnn.benchmark = True
     batch_sizes = dict(zip(PHASES, args.batch_sizes or BATCH_SIZES[device.type], strict=True))
     torch.manual_seed(args.seed)
-    vae, unet, text_encoder = tiny_vae(args.size), tiny_unet(args.size), tiny_text_encoder()
-    projection = VisCPMPaintTextProjection(text_encoder.config.hidden_size, CROSS_ATTENTION_DIM)
+    if args.start_from:
+        known = DiffusionPipeline.from_pretrained(args.start_from, trust_remote_code=True, dtype=torch.float32)
+        vae, unet, text_encoder, projection = known.vae, known.unet, known.text_encoder, known.text_projection
+    else:
+        vae, unet, text_encoder = tiny_vae(args.size), tiny_unet(args.size), tiny_text_encoder()
+        projection = VisCPMPaintTextProjection(text_encoder.config.hidden_size, CROSS_ATTENTION_DIM)
     for part in (vae, unet, text_encoder, projection):
         part.to(device)
         light_norms(part)
@@ -140,8 +144,9 @@ def train(args: argparse.Namespace) -> None:
         train_for(learner.to(device), seconds(phase), rates, file, seed=args.seed, speed=args.speed, **more)
         _say(f"{phase} done", start)
 
-    run("vae", VaeLearner(vae, data, batch_sizes["vae"]), {"": 1.5e-3}, decay=0.995)
-    run("decoder", VaeLearner(vae, data, batch_sizes["decoder"], decoder_only=True), {"": 8e-4}, decay=0.995)
+    if not args.start_from:
+        run("vae", VaeLearner(vae, data, batch_sizes["vae"]), {"": 1.5e-3}, decay=0.995)
+        run("decoder", VaeLearner(vae, data, batch_sizes["decoder"], decoder_only=True), {"": 8e-4}, decay=0.995)
     vae.register_to_config(scaling_factor=encode_pictures(vae, data))
     data.pictures = data.pictures[:1]
     _say("latents ready", start)
@@ -156,7 +161,8 @@ def train(args: argparse.Namespace) -> None:
             "": rate,
         }
 
-    run("words", reader, rates(words_rate, 1.0), decay=0.99)
+    if not args.start_from:
+        run("words", reader, rates(words_rate, 1.0), decay=0.99)
 
     learner = PaintLearner(unet, reader, data, batch_sizes["paint"])
 
@@ -178,6 +184,7 @@ def _say(what: str, start: float) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder for states and the finished model")
+    parser.add_argument("--start-from", metavar="REPO", help="converted model whose UNet and words are to learn more")
     parser.add_argument("--minutes", type=float, default=150, help="of training in all")
     parser.add_argument("--prepare", action="store_true", help="only write prompts, which needs no GPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
