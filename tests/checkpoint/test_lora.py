@@ -1,16 +1,20 @@
 """Guards LoRA weights of OpenDelta as peft adapters: they change outputs as they did in the original."""
 
+import io
 import json
 import math
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from viscpm_hf import VisCPMChat
 from viscpm_hf.checkpoint import CheckpointError, convert_cpmbee, convert_lora, merge_adapter
+from viscpm_hf.checkpoint.publishing import read_contents
+from viscpm_hf.checkpoint.publishing.card import card_of
 from viscpm_hf.cli import main
 from viscpm_hf.tiny import tiny_paint_repo
 
@@ -142,6 +146,15 @@ WRONG = {
     "half": (lambda found: {k: v for k, v in found.items() if "q.lora.lora_B" not in k}, "hold a whole LoRA for"),
     "ranks": (lambda found: {k: v[:1] if "_A" in k else v for k, v in found.items()}, "hold a whole LoRA for"),
     "whole numbers": (lambda found: {k: v.int() for k, v in found.items()}, "hold a whole LoRA for"),
+    "only A": (lambda found: {k: v for k, v in found.items() if "_A" in k}, "hold a whole LoRA for"),
+    "four axes": (lambda found: {k: v[None, None] for k, v in found.items()}, "hold a whole LoRA for"),
+    "no rank": (
+        lambda found: {k: v[:0] if "_A" in k else v[:, :0] for k, v in found.items()},
+        "are empty",
+    ),
+    "NaN": (lambda found: {k: v * float("nan") for k, v in found.items()}, "holds NaN or infinity for"),
+    "infinity": (lambda found: {k: v / 0 if "_B" in k else v for k, v in found.items()}, "holds NaN or infinity for"),
+    "no layer": (lambda found: renamed(found, "project_q", "project_z"), "more than LoRA weights"),
     "twice": (lambda found: found | renamed(found, "encoder.", "llm.encoder."), "twice, under different prefixes"),
     "another size": (lambda found: {k: v[:, 1:] if "_A" in k else v for k, v in found.items()}, "of another model"),
     "more layers": (lambda found: renamed(found, "layers.2.", "layers.47."), r"which has no \S+layers.47"),
@@ -167,3 +180,57 @@ def test_other_models_and_strengths_are_refused(chat_repo, chat_model, tmp_path)
     (tmp_path / "config.json").write_text('{"delta_type": "lora", "lora_alpha": "16"}')
     with pytest.raises(CheckpointError, match="has lora_alpha=.*expected a number; give --alpha"):
         convert_lora(tmp_path / "delta.bin", chat_repo, tmp_path / "out", progress=False)
+
+
+@pytest.mark.parametrize("language", ["en_US.UTF-8", "zh_CN.UTF-8"])
+def test_what_was_found_is_said_and_lies_beside_it(chat_repo, chat_model, tmp_path, capsys, monkeypatch, language):
+    monkeypatch.setenv("LC_ALL", language)
+    monkeypatch.delenv("LANGUAGE", raising=False)
+    found = {name: tensor.half() for name, tensor in delta(chat_model.model.language_model, QV).items()}
+    torch.save(found, tmp_path / "delta.bin")
+    arguments = ["--input", tmp_path / "delta.bin", "--model", chat_repo, "--output", tmp_path / "mine"]
+    assert main(["convert", "lora", *map(str, arguments), "--alpha", "32"]) == 0
+    out, err = capsys.readouterr()
+    chinese = language.startswith("zh")
+    said = (
+        "秩 3，alpha 32，6 层（q_proj、v_proj），float16"
+        if chinese
+        else "rank 3, alpha 32, 6 layers (q_proj, v_proj), float16"
+    )
+    assert out.splitlines()[1] == said
+    assert f"{chat_repo}" in err and "--base-model" in err
+    card = (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
+    assert "# mine" in card and f'base = "{chat_repo}"' in card and f'repo = "{tmp_path / "mine"}"' in card
+    assert "base_model: openbmb/VisCPM-Chat" in card and "r = 3" in card
+    published = card_of(read_contents(tmp_path / "mine"), "me/mine", "me/base")  # nobody has edited it
+    assert str(tmp_path) not in published.decode() and 'base = "me/base"' in published.decode()
+
+
+FILES = {
+    "cut": lambda content: content[: len(content) // 2],
+    "a byte off": lambda content: content[:-1],
+    "text": lambda content: b"hello",
+    "nothing": lambda content: b"",
+    "another zip": lambda content: zipped(b"hello"),
+    "json": lambda content: b'{"lora_A": [1]}',
+}
+
+
+def zipped(content):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.txt", content)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", ["delta.bin", "delta.safetensors", "delta.pt"])
+@pytest.mark.parametrize("case", FILES)
+def test_files_that_are_none_get_one_sentence(chat_repo, chat_model, tmp_path, capsys, case, name):
+    found = delta(chat_model.model.language_model, QV)
+    save_file(found, tmp_path / name) if name.endswith("tensors") else torch.save(found, tmp_path / name)
+    (tmp_path / name).write_bytes(FILES[case]((tmp_path / name).read_bytes()))
+    arguments = ["--input", tmp_path / name, "--model", chat_repo, "--output", tmp_path / "out"]
+    assert main(["convert", "lora", *map(str, arguments)]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and name in err
+    assert [path.name for path in tmp_path.iterdir()] == [name]

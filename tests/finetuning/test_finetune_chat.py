@@ -82,6 +82,7 @@ def test_a_lora_is_an_adapter_at_the_root(run, inputs, mode):
     assert type(AutoProcessor.from_pretrained(folder)).__name__ == "VisCPMChatProcessor"  # as pipeline(model=…) wants
     config = json.loads((folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(tiny_chat_repo())
+    assert f'base = "{tiny_chat_repo()}"' in (folder / "README.md").read_text(encoding="utf-8")
     assert config["lora_alpha"] == pytest.approx(16 * 192**0.5)
     base = AutoModelForImageTextToText.from_pretrained(tiny_chat_repo(), dtype=torch.float32)
     plain = logits(base, inputs)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ..language import say
 from .errors import CheckpointError, listed, pasted
 from .files.hub import Wanted, fetch, is_repo_id
 from .files.json_file import named, quoted, read_json_file
@@ -171,6 +172,27 @@ def read_adapter(adapter: str | os.PathLike) -> Adapter:
         raise CheckpointError(f"{adapter} is an empty adapter: {file.name} holds no tensors.")
     layers = {f"{name}.weight": _layer(adapter, name, found, config) for name, found in parts.items()}
     return Adapter(Path(adapter), file, layers, replaced)
+
+
+def describe(folder: str | os.PathLike) -> str:
+    """A line about an adapter's layers, their ranks, strengths as OpenDelta counts them, and types.
+
+    Args:
+        folder: of an adapter.
+    """
+    layers = read_adapter(folder).layers
+    ranks = sorted({layer.a.shape[0] for layer in layers.values()})
+    alphas = sorted({round(layer.scale * layer.a.shape[0] / layer.a.shape[1] ** 0.5, 4) for layer in layers.values()})
+    kinds = sorted({name.split(".")[-2] for name in layers})
+    types = sorted({str(layer.a.dtype).removeprefix("torch.") for layer in layers.values()})
+    rank, alpha, type_name = (
+        ", ".join(f"{each:g}" if not isinstance(each, str) else each for each in found)
+        for found in (ranks, alphas, types)
+    )
+    return say(
+        f"rank {rank}, alpha {alpha}, {len(layers)} layers ({', '.join(kinds)}), {type_name}",
+        f"秩 {rank}，alpha {alpha}，{len(layers)} 层（{'、'.join(kinds)}），{type_name}",
+    )
 
 
 def _folder(adapter: str | os.PathLike) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from . import repo
-from .adapter import BEFORE, CONFIG, WEIGHTS, Adapter, Layer
+from .adapter import BEFORE, CONFIG, WEIGHTS, Adapter, Layer, load
 from .errors import CheckpointError, listed
 from .files.json_file import quoted, read_json_file
 from .files.safetensors_file import read_weights
@@ -17,6 +17,7 @@ from .files.stored import StoredTensor
 from .files.weights import WeightFile, write_weights
 from .layout.keys import CHAT, CPMBEE, PAINT
 from .layout.prefixes import WRAPPERS
+from .publishing import write_adapter_card
 
 ALPHA = 16  # of OpenDelta, where nobody said another
 # `project_q.lora.lora_A` of OpenDelta; `project_q.lora_A.default.weight` as peft would call it in the original
@@ -73,6 +74,8 @@ def convert_lora(
             **{"lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": False},
         }
         (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        if kind == CHAT.model_type:
+            write_adapter_card(folder, output, model)
     return output
 
 
@@ -114,6 +117,8 @@ def _parts(path: Path, tensors: Mapping[str, StoredTensor], before: str) -> dict
             raise CheckpointError(
                 f"{path} does not hold a whole LoRA for {name}, expected lora_A (rank, in) and lora_B (out, rank)."
             )
+        if not (load(a).isfinite().all() and load(b).isfinite().all()):
+            raise CheckpointError(f"{path} holds NaN or infinity for {name}; take another checkpoint of the training.")
     return parts
 
 

@@ -10,7 +10,7 @@ import typer
 from ..language import printable, say
 from .options import Private, Public
 from .program import verb
-from .repositories import Checkpoint
+from .repositories import Checkpoint, warn_of_a_local_model
 
 CHECKER = "CompVis/stable-diffusion-safety-checker"
 PROMPT_CHECKER = "openbmb/VisCPM-Paint/text-security-checker"
@@ -292,8 +292,12 @@ def lora(
     ] = None,
 ) -> None:
     from ..checkpoint import convert_lora
+    from ..checkpoint.adapter import describe
 
-    _tell(source, convert_lora(source, model, output, alpha=alpha))
+    folder = convert_lora(source, model, output, alpha=alpha)
+    _tell(source, folder)
+    print(describe(folder))
+    warn_of_a_local_model(model)
 
 
 def _upload(output: Path, repo_id: str | None, public: bool, private: bool):

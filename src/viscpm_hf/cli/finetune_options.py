@@ -7,6 +7,7 @@ import typer
 
 from ..language import printable, say
 from .program import complain
+from .repositories import warn_of_a_local_model
 
 
 def switch(names: str, english: str, chinese: str):
@@ -113,4 +114,6 @@ def train(read: Callable[[], tuple], finetune: Callable, usage: str) -> int | No
         return complain("interrupted; the same command goes on from the last checkpoint.", 130)
     if training.should_save:  # of several processes
         print(say("Written:", "已写入："), printable(str(output)))
+        if (output / "adapter_config.json").is_file():
+            warn_of_a_local_model(settings.model)
     return None

@@ -1,5 +1,6 @@
 """`viscpm verify`, `viscpm export` and `viscpm push`: what is done with a converted repository."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -182,3 +183,18 @@ def _list(upload, contents) -> None:
             "public": say(f"{what} exists and is public.", f"{what}已存在，为公开。"),
         }
         print(says[found])
+
+
+def warn_of_a_local_model(model: str | Path) -> None:
+    """Says that an adapter names a model which others do not have.
+
+    Args:
+        model: folder or repository that the adapter was made for.
+    """
+    if Path(model).is_dir():
+        name = printable(str(model))
+        english = (
+            f"note: the adapter names {name}, a folder of this machine; for others see `viscpm push --base-model`"
+        )
+        chinese = f"提示：适配器中记录的模型 {name} 是本机文件夹；供他人使用见 `viscpm push --base-model`"
+        print(say(english, chinese), file=sys.stderr)

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from transformers import PrinterCallback, Seq2SeqTrainingArguments, set_seed
 
 from ..checkpoint.merge import NOT_COPIED, copy_rest
+from ..checkpoint.publishing import write_adapter_card
 from ..checkpoint.repo import UNUSED
 from ..remote_code.processing_viscpm_chat import VisCPMChatProcessor
 from .callbacks import ProgressLines, ShowAnswers, say_what_is_trained
@@ -254,7 +255,11 @@ def save(trainer: ChatTrainer, settings: ChatSettings, processor: VisCPMChatProc
     trainer.save_model(str(output))
     trainer.save_state()
     if trainer.args.should_save:
-        _complete(output, settings.model) if settings.mode == "full" else processor.save_pretrained(output)
+        if settings.mode == "full":
+            _complete(output, settings.model)
+        else:
+            processor.save_pretrained(output)
+            write_adapter_card(output, output, settings.model)
 
 
 def _complete(output: Path, model_path: str) -> None:

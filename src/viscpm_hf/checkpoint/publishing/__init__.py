@@ -6,7 +6,8 @@
 * space.py: a Space with the web page of a model; space_files/ has its templates
 """
 
+from .card import write_adapter_card
 from .contents import Contents, read_contents
 from .upload import HubError, Upload, push_to_hub
 
-__all__ = ["Contents", "HubError", "Upload", "push_to_hub", "read_contents"]
+__all__ = ["Contents", "HubError", "Upload", "push_to_hub", "read_contents", "write_adapter_card"]

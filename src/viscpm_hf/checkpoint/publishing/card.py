@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from pathlib import Path
 
 from .. import repo
 from ..cards import HERE, added_to, card_text, converted_cards, named, related
@@ -36,7 +37,7 @@ def card_of(contents: Contents, repo_id: str, base_model: str | None = None) -> 
     path = contents.folder / repo.CARD
     found = path.read_bytes() if path.is_file() else None
     if contents.is_adapter:
-        own = _adapter_card(contents, repo_id, base_model)
+        own = _adapter_card(contents, repo_id.partition("/")[2], repo_id, base_model)
         written = found is None or _UNWRITTEN in found or _FILLED_IN.sub(b"", found) == _FILLED_IN.sub(b"", own)
         return own if written else None
     report = repo.read_json(contents.folder, repo.CONVERSION)
@@ -71,7 +72,20 @@ def _on_hub(name: str) -> bool:
     return is_repo_id(name) and not os.path.lexists(name)
 
 
-def _adapter_card(contents: Contents, repo_id: str, base_model: str | None) -> bytes:
+def write_adapter_card(folder: Path, output: str | os.PathLike, model: str | os.PathLike) -> None:
+    """Puts a card beside an adapter of VisCPM-Chat that is on this machine; one that is published gets its own.
+
+    Args:
+        folder: of the adapter.
+        output: where it will be, if that is elsewhere.
+        model: folder or repository that it was made for.
+    """
+    contents = Contents(folder, CHAT_ADAPTER, {}, [])
+    card = _adapter_card(contents, Path(output).name, str(output), None, str(model))
+    (folder / repo.CARD).write_bytes(card)
+
+
+def _adapter_card(contents: Contents, name: str, place: str, base_model: str | None, base: str | None = None) -> bytes:
     original = _ORIGINALS[contents.kind]
     if contents.kind == CHAT_ADAPTER:
         config = read_json_file(contents.folder / ADAPTER_CONFIG)
@@ -86,10 +100,10 @@ def _adapter_card(contents: Contents, repo_id: str, base_model: str | None) -> b
         details = f"LoRA, r = {', '.join(map(str, ranks))}, {', '.join(parts)}"
     return card_text(
         (HERE / f"{contents.kind}.md").read_text(encoding="utf-8"),
-        name=repo_id.partition("/")[2],
-        repo=repo_id,
+        name=name,
+        repo=place,
         details=details,
-        base=base_model or f"path/or/name/of/the/converted/{original}",
+        base=base or base_model or f"path/or/name/of/the/converted/{original}",
         base_model=base_model or f"openbmb/{original}",
     )
 
