@@ -198,7 +198,7 @@ def format_results(results: dict) -> str:
 
 
 def draw_results(results: dict, path: Path) -> None:
-    """Bars of exact answers for each row and language, with a dot for each seed.
+    """Bars of exact answers for each row and language, with the standard deviation and a dot for each seed.
 
     Args:
         results (`dict`): of results.json.
@@ -225,11 +225,13 @@ def draw_results(results: dict, path: Path) -> None:
         for which, language in enumerate(LANGUAGES):
             exact, start = figures[language]["exact"], y + which * line
             pen.rectangle((left, start + 2, place(exact["mean"]), start + line - 3), colours[language])
+            low, high, middle = exact["mean"] - exact["sd"], exact["mean"] + exact["sd"], start + line / 2
+            pen.line((place(low), middle, place(high), middle), "black", 2)
             for share in exact["seeds"]:
-                x, middle = place(share), start + line / 2
+                x = place(share)
                 pen.ellipse((x - 4, middle - 4, x + 4, middle + 4), "white", "black")
             said = f"{100 * exact['mean']:.1f} ± {100 * exact['sd']:.1f} %"
-            pen.text((place(max(exact["mean"], *exact["seeds"])) + 12, start + line / 2), said, "black", font, "lm")
+            pen.text((place(max(high, *exact["seeds"])) + 12, middle), said, "black", font, "lm")
     picture.save(path)
 
 

@@ -262,6 +262,8 @@ class Training:
             layers = {"language_model": config.text_config.num_hidden_layers}
             layers["vision_tower"] = config.vision_config.num_hidden_layers
             self.model.load_state_dict(read_original(args.start_from, layers), strict=False)
+        if args.language_only:
+            self.model.model.vision_tower.requires_grad_(False)
         self.optimizers = optimizers(self.model, args)
         for each in self.optimizers.values():
             for group in each.param_groups:
@@ -393,6 +395,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder for the state and the finished model")
     parser.add_argument("--world", type=Path, help="folder for what is prepared; by default `world` in the other one")
     parser.add_argument("--start-from", type=Path, help="pytorch_model.bin of a model that is to learn more")
+    parser.add_argument("--language-only", action="store_true", help="the vision tower stays as it is")
     parser.add_argument(
         "--hard", type=float, default=0.0, help="share of relations, sizes, twins: what is learned last"
     )

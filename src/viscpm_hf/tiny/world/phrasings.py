@@ -391,8 +391,8 @@ _SAME = {
     },
 }
 _POLITE = {
-    "zh": ("请问", "请告诉我，", "你好，", "请看图，", "帮我看看，"),
-    "en": ("Please tell me: ", "Hello, ", "Look at the picture. ", "Tell me, ", "Hi! "),
+    "zh": ("请问", "请告诉我，", "请看图，", "帮我看看，"),
+    "en": ("Please tell me: ", "Look at the picture. ", "Tell me, "),
 }
 
 
