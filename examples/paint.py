@@ -44,13 +44,13 @@ def save(picture, name):
 
 # %% One prompt, in Chinese or English; the generator makes the picture repeatable.
 # 一句提示词，中英文皆可；固定随机种子即可复现。
-save(painter.generate("左下角有一个蓝色的五角星。", guidance_scale=guidance_scale, generator=0), "1_prompt.png")
+save(painter.generate("草地上有一只猫", guidance_scale=guidance_scale, generator=0), "1_prompt.png")
 
 # %% Several prompts at once, each with a seed of its own and so the same picture as alone.
 # 一次画多句提示词，各用自己的种子，结果与单独作画时相同。
 import torch
 
-prompts = ["一个红色的圆形", "a purple heart", "There is an orange cross in the top right."]
+prompts = ["夜空中有一枚火箭", "a car on the sand", "There is an orange cross in the top right."]
 generators = [torch.Generator().manual_seed(seed) for seed in range(len(prompts))]
 pictures = pipeline(prompts, guidance_scale=guidance_scale, generator=generators).images
 for prompt, picture, number in zip(prompts, pictures, range(len(prompts)), strict=True):
@@ -65,7 +65,7 @@ ddpm = pipeline.scheduler
 # the spacing of the original's configuration would leave out the highest noise levels
 # 若沿用原版的步长划分，会漏掉噪声最强的几步
 pipeline.scheduler = DPMSolverMultistepScheduler.from_config(ddpm.config, timestep_spacing="trailing")
-fast = painter.generate("一个红色的圆形", guidance_scale=guidance_scale, generator=0, num_inference_steps=20)
+fast = painter.generate("草地上有一只猫", guidance_scale=guidance_scale, generator=0, num_inference_steps=20)
 save(fast, "3_dpm.png")
 pipeline.scheduler = ddpm
 
@@ -79,7 +79,7 @@ parts |= dict.fromkeys(("text_encoder", "tokenizer", "safety_checker", "feature_
 redraw = StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
 redraw.set_progress_bar_config(disable=not sys.stderr.isatty())
 with torch.no_grad():
-    prompt_embeds, negative_prompt_embeds, *_ = pipeline.encode_prompt("一个绿色的圆形")
+    prompt_embeds, negative_prompt_embeds, *_ = pipeline.encode_prompt("草地上有一只狗")
 redrawn = redraw(
     image=fast,
     strength=0.6,  # 0 leaves the picture as it is, 1 keeps nothing of it  0 保持原图，1 完全重画

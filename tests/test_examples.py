@@ -60,25 +60,25 @@ def test_what_goes_wrong_is_one_sentence(tmp_path, arguments):
 
 
 def test_paint_saves_what_was_asked_for(tmp_path):
-    """A prompt, three at once, DPM++ and a picture redrawn, each as a file with its colour in it."""
+    """A prompt, three at once, DPM++ and a picture redrawn, each as a file with its thing in it."""
     printed = run("paint.py", tmp_path)
-    colours = {
-        "1_prompt.png": "blue",
-        "2_prompts_0.png": "red",
-        "2_prompts_1.png": "purple",
-        "2_prompts_2.png": "orange",
-        "3_dpm.png": "red",
-        "4_redrawn.png": "green",
+    things = {
+        "1_prompt.png": "cat",
+        "2_prompts_0.png": "rocket",
+        "2_prompts_1.png": "car",
+        "2_prompts_2.png": "orange cross",
+        "3_dpm.png": "cat",
+        "4_redrawn.png": "dog",
     }
-    assert {path.name for path in tmp_path.iterdir()} == set(colours)
+    assert {path.name for path in tmp_path.iterdir()} == set(things)
     from viscpm_hf.tiny.measures.painted_prompts import load_judge
 
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert "1_prompt_2.png: 96 × 96" in run("paint.py", tmp_path)
     assert all(path.read_bytes() == data for path, data in before.items())
     judge = load_judge(None, 96, "cpu")
-    for name, colour in colours.items():
+    for name, thing in things.items():
         assert f"{name}: 96 × 96" in printed
         with Image.open(tmp_path / name) as picture:
             (look,) = judge.look([picture])
-        assert [thing.name.split()[0] for thing in look.things] == [colour], name
+        assert [found.name for found in look.things] == [thing], name

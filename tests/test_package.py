@@ -210,7 +210,7 @@ def test_the_example_of_the_index_page_works_outside_the_checkout(installed, els
     ).splitlines()
     assert printed[0] == wanted
     assert Path(printed[1]).is_relative_to(installed.parent)
-    assert (elsewhere / "heart.png").stat().st_size > 200
+    assert (elsewhere / "cat.png").stat().st_size > 200
 
 
 def test_citation_and_changelog_are_of_this_version():

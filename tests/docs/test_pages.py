@@ -132,8 +132,8 @@ def folder(tmp_path, monkeypatch, helpers):
     for name in ("CompVis/stable-diffusion-safety-checker", str(checkers), "OFA-Sys/chinese-clip-vit-base-patch16"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).symlink_to(helpers / Path(name).name)
-    (tmp_path / "captions.txt").write_text("一个红色的圆形\na purple heart\n" * 2, encoding="utf-8")
-    (tmp_path / "prompts.txt").write_text("一个红色的圆形\na purple heart\n", encoding="utf-8")
+    (tmp_path / "captions.txt").write_text("草地上有一只猫\na rocket at night\n" * 2, encoding="utf-8")
+    (tmp_path / "prompts.txt").write_text("草地上有一只猫\na rocket at night\n", encoding="utf-8")
     shutil.copyfile(sorted(PICTURES.glob("*.png"))[0], tmp_path / "picture.png")
     monkeypatch.chdir(tmp_path)
     return tmp_path

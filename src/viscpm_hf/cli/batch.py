@@ -27,10 +27,10 @@ def add_to(app: typer.Typer) -> None:
     )(chat)
     group.command(
         help=say(
-            'Paint the prompts of a file. A row is {"prompt": "a red circle"}, with "negative_prompt", "seed", '
+            'Paint the prompts of a file. A row is {"prompt": "a rocket at night"}, with "negative_prompt", "seed", '
             '"size", "steps", "guidance" and "candidates" if wanted. Other fields are kept. The row\'s line '
             'has "file" and "seed", or "error".',
-            '按文件中的提示词批量画图。每行形如 {"prompt": "一个红色的圆形"}，可另有 "negative_prompt"、"seed"、'
+            '按文件中的提示词批量画图。每行形如 {"prompt": "夜空中有一枚火箭"}，可另有 "negative_prompt"、"seed"、'
             '"size"、"steps"、"guidance" 和 "candidates"。其他字段原样保留。输出的对应行有 "file" 和 "seed"，'
             '或者 "error"。',
         )

@@ -61,7 +61,7 @@ def paint(
     device: Device = None,
 ) -> int:
     if not prompts and file is None:
-        raise typer.TyperException('Got no prompt: give some, as in viscpm paint "a red circle", or --file TXT.')
+        raise typer.TyperException('Got no prompt: give some, as in viscpm paint "a cat on the grass", or --file TXT.')
     if not all(prompt.strip() for prompt in prompts or ()):
         raise typer.TyperException("Got an empty prompt: say what to paint.")
     settings = {"steps": steps, "size": size, "negative": negative, "guidance": guidance, "candidates": candidates}
@@ -89,8 +89,8 @@ def _paint(prompts, file, model, output, seed, scheduler, settings, loading, she
 
 def _about_the_tiny_model():
     return say(
-        'Without --model the tiny model in the package paints simple things, for prompts such as "a red circle" '
-        'or "左下角有一个蓝色的五角星。"; more: viscpm paint --examples',
-        "未给 --model，由包内自带的小模型画简单的东西，提示词如“一个红色的圆形”或"
-        "“There is a blue star in the bottom left.”；更多：viscpm paint --examples",
+        'Without --model the tiny model in the package paints simple things, for prompts such as "a cat on the grass" '
+        'or "夜空中有一枚火箭"; more: viscpm paint --examples',
+        "未给 --model，由包内自带的小模型画简单的东西，提示词如“草地上有一只猫”或"
+        "“a rocket at night”；更多：viscpm paint --examples",
     )

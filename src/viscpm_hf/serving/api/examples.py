@@ -2,20 +2,23 @@
 
 import base64
 import io
+from importlib.resources import files
 from typing import Any
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
 
-def _red_circle() -> str:
-    picture = Image.new("RGB", (64, 64), "white")
-    ImageDraw.Draw(picture).ellipse((16, 16, 48, 48), fill=(220, 40, 40))
+def _cat_and_apple() -> str:
+    """A sample picture of the embedded Chat, so small that the document stays readable."""
+    path = files("viscpm_hf") / "tiny/images/1_cat_and_apple.png"  # the file only: serving stands beside tiny
+    with path.open("rb") as stored:
+        picture = Image.open(stored).convert("RGB").resize((96, 96)).quantize(32)
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    picture.save(file, "PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
 
 
-_PICTURE = _red_circle()
+_PICTURE = _cat_and_apple()
 _TURN = {
     "role": "user",
     "content": [
@@ -34,8 +37,8 @@ CHAT: dict[str, Any] = {
         "value": {
             "messages": [
                 _TURN,
-                {"role": "assistant", "content": "一个红色的圆。"},
-                {"role": "user", "content": "它是什么颜色的？"},
+                {"role": "assistant", "content": "图里有一只猫和一个苹果。"},
+                {"role": "user", "content": "苹果在哪里？"},
             ],
             "stream": True,
             "stream_options": {"include_usage": True},
@@ -47,9 +50,9 @@ CHAT: dict[str, Any] = {
     },
 }
 PAINT: dict[str, Any] = {
-    "picture": {"summary": "A picture", "value": {"prompt": "一个红色的圆形"}},
+    "picture": {"summary": "A picture", "value": {"prompt": "草地上有一只猫"}},
     "settings": {
         "summary": "Two pictures, which come again the same",
-        "value": {"prompt": "There is a blue star in the bottom left.", "n": 2, "seed": 7, "steps": 20, "guidance": 4},
+        "value": {"prompt": "a rocket at night", "n": 2, "seed": 7, "steps": 20, "guidance": 4},
     },
 }
