@@ -17,7 +17,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-QUESTION, PROMPT = "猫在哪里？", "一个红色的圆形"
+QUESTION, PROMPT = "猫在哪里？", "草地上有一只猫"
 
 
 def ask(page):
@@ -91,7 +91,7 @@ def photograph(browser, folder):
         chat = browser.new_context(locale="zh-CN", **view).new_page()
         chat.set_default_timeout(120_000)
         chat.goto(address)
-        for number, question in enumerate((QUESTION, "它是什么形状？", "五角星是什么颜色？"), 1):
+        for number, question in enumerate((QUESTION, "它是什么颜色的？", "哪些可以吃？"), 1):
             chat.wait_for_selector("#question .submit-button")
             chat.fill("#question textarea", question)
             chat.keyboard.press("Enter")
@@ -104,7 +104,7 @@ def photograph(browser, folder):
         painting.click("#settings button >> nth=0")
         painting.fill("#seed textarea", "2023")
         painting.click("#settings button >> nth=0")
-        prompts = "In the top right there is an orange cross.", "purple heart", "a green triangle", "a red circle"
+        prompts = "a car on the sand", "an apple to the left of a banana", "a rocket at night", "a cat on the grass"
         for number, prompt in enumerate(prompts, 1):
             painting.fill("#prompt textarea", prompt)
             painting.click("#paint:enabled")

@@ -118,6 +118,7 @@ def test_the_wheel_holds_the_package_and_only_that(wheel, shipped):
         card = archive.read("viscpm_hf/checkpoint/viscpm_chat.md")
     assert held == {name.removeprefix("src/") for name in shipped if name.startswith("src/")}
     assert {"viscpm_hf/py.typed", "viscpm_hf/tiny/chat/pytorch_model.bin"} <= held
+    assert {f"viscpm_hf/tiny/{name}" for name in ("world/sprites.png", "world/sprites-OFL.txt", "measures/judge.pt")} <= held
     assert card == (ROOT / "model_cards" / "viscpm_chat.md").read_bytes()
 
 
@@ -149,7 +150,7 @@ def test_the_metadata_says_what_an_index_shows(metadata):
     import viscpm_hf
 
     assert metadata["Version"] == viscpm_hf.__version__
-    assert metadata["License-Expression"] == "Apache-2.0" and metadata["Author"]
+    assert metadata["License-Expression"] == "Apache-2.0 AND OFL-1.1" and metadata["Author"]
     assert {line.split(", ")[0] for line in metadata.get_all("Project-URL")} >= {"Original code", "Paper"}
     assert metadata.get_all("Requires-Dist")[0].startswith("torch")
     assert set(metadata.get_all("Provides-Extra")) >= {"docs", "peft", "quantization", "test"}

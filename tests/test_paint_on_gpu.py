@@ -69,7 +69,7 @@ def on_gpu(**components):
     return golden_pipeline(**components).to(CUDA)
 
 
-def painted(pipe, prompt="一个红色的圆形", **arguments):
+def painted(pipe, prompt="草地上有一只猫", **arguments):
     options = {"num_inference_steps": 4, "output_type": "np", "generator": torch.Generator().manual_seed(0)}
     return pipe(prompt, **{**options, **arguments}).images
 
@@ -224,7 +224,7 @@ def test_rounded_weights_paint_nearly_alike(tiny, quantization):
 
 def test_weights_are_fitted_to_prompts_on_the_gpu(tiny, tmp_path):
     pytest.importorskip("bitsandbytes")
-    prompts = ["一个红色的圆形", "a blue star", "三个绿色的方形", "a yellow heart"] * 4
+    prompts = ["草地上有一只猫", "a rocket at night", "三个苹果", "a yellow heart"] * 4
     quantize_paint(tiny, prompts, tmp_path / "repo", device=CUDA, progress=False)
     fitted, nearest = (
         VisCPMPaint(repo, False, False, False, **options).pipeline

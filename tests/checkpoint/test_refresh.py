@@ -102,7 +102,7 @@ for folder in folders:
     if folder.endswith("paint"):
         pipeline = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
         seed = torch.Generator().manual_seed(0)
-        pixels = pipeline("a red circle", generator=seed, num_inference_steps=2, output_type="np").images
+        pixels = pipeline("a red apple", generator=seed, num_inference_steps=2, output_type="np").images
         print(folder, pixels.tobytes().hex()[:4000])
     else:
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)

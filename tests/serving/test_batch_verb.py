@@ -97,8 +97,8 @@ def test_killed_at_random_no_row_is_lost_doubled_or_reordered(tmp_path):
 
 
 def test_interrupted_it_says_how_to_go_on_and_paints_the_same(tmp_path):
-    rows = [{"prompt": "一个红色的圆形"}, {"prompt": "purple heart", "seed": 2**64 - 1, "size": "32x64"}]
-    rows += [{"prompt": ""}, {"prompt": "a red circle", "size": 31}, {"prompt": "a red circle"}]
+    rows = [{"prompt": "草地上有一只猫"}, {"prompt": "a rocket at night", "seed": 2**64 - 1, "size": "32x64"}]
+    rows += [{"prompt": ""}, {"prompt": "a red apple", "size": 31}, {"prompt": "a red apple"}]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     options = ("--steps", 2, "--seed", 7)
     run = Run("paint", tmp_path, *options)

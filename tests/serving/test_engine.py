@@ -270,7 +270,7 @@ def test_deadline_stops_the_model(run, golden_chat, monkeypatch):
 
 
 def test_pictures_are_those_painted_alone(run, painter):
-    prompts = ["一个红色的圆形", "There is a blue star in the bottom left.", "一个绿色的三角形"]
+    prompts = ["草地上有一只猫", "There is a blue star in the bottom left.", "一个苹果"]
 
     async def paint(engine):
         seeded = [Prompt(prompt, seed=7, steps=4, n=2) for prompt in prompts]
@@ -292,7 +292,7 @@ def test_pictures_are_those_painted_alone(run, painter):
 
 def test_many_pictures_are_painted_in_parts(run, painter):
     async def paint(engine):
-        return [piece async for piece in engine.stream_picture(Prompt("a red circle", n=5, steps=2))]
+        return [piece async for piece in engine.stream_picture(Prompt("a red apple", n=5, steps=2))]
 
     *steps, pictures = run(paint, None, painter, max_batch=2)
     assert [(one.step, one.steps) for one in steps] == [(step, 6) for step in range(1, 7)]
@@ -302,11 +302,11 @@ def test_many_pictures_are_painted_in_parts(run, painter):
 
 def test_painting_stops_when_nobody_waits(run, painter):
     async def paint(engine):
-        task = asyncio.create_task(engine.paint(Prompt("a red circle", steps=1000)))
+        task = asyncio.create_task(engine.paint(Prompt("a red apple", steps=1000)))
         await started(engine, "paint")
         task.cancel()
         await idle(engine, "paint")
-        return await engine.paint(Prompt("a red circle", steps=1)), engine.batchers["paint"].counters
+        return await engine.paint(Prompt("a red apple", steps=1)), engine.batchers["paint"].counters
 
     pictures, counters = run(paint, None, painter)
     assert len(pictures) == 1 and counters.requests == {"cancelled": 1, "answered": 1}

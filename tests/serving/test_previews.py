@@ -39,7 +39,7 @@ def same(one, other):
 
 
 def test_previews_come_on_the_way_and_change_nothing(painter):
-    prompt = {"prompt": "一个红色的圆形", "seed": 3, "steps": 9}
+    prompt = {"prompt": "草地上有一只猫", "seed": 3, "steps": 9}
     (with_previews,) = painted(painter, Prompt(**prompt, n=2, previews=3))
     (without,) = painted(painter, Prompt(**prompt, n=2))
     *progress, pictures = with_previews
@@ -53,8 +53,8 @@ def test_previews_come_on_the_way_and_change_nothing(painter):
 
 def test_previews_of_a_batch_go_to_their_owners(painter):
     """Requests without seeds share a call; each gets as many previews as pictures, or none."""
-    wishes = [Prompt("a red circle", steps=4, n=2, previews=2), Prompt("a purple heart", steps=4, previews=2)]
-    first, *others = painted(painter, Prompt("a red circle", steps=4), *wishes)
+    wishes = [Prompt("a cat on the grass", steps=4, n=2, previews=2), Prompt("a rocket at night", steps=4, previews=2)]
+    first, *others = painted(painter, Prompt("a cat on the grass", steps=4), *wishes)
     assert not any(piece.previews for piece in first[:-1])
     assert [[len(piece.previews) for piece in stream[:-1]] for stream in others] == [[0, 2, 0, 0], [0, 1, 0, 0]]
 
@@ -66,7 +66,7 @@ def test_unsafe_previews_are_black(painter, monkeypatch):
     for name, part in parts.items():
         monkeypatch.setattr(painter.pipeline, name, part)
     parts["safety_checker"].concept_embeds_weights.fill_(-2.0)  # everything is unsafe
-    ((*progress, (picture,)),) = painted(painter, Prompt("a red circle", seed=1, steps=4, previews=2))
+    ((*progress, (picture,)),) = painted(painter, Prompt("a cat on the grass", seed=1, steps=4, previews=2))
     shown = [preview for one in progress for preview in one.previews]
     assert picture.blackened and shown and all(preview.getbbox() is None for preview in shown)
 
@@ -74,7 +74,7 @@ def test_unsafe_previews_are_black(painter, monkeypatch):
 def test_a_scheduler_is_of_its_prompt(painter):
     """Prompts of two schedulers never share a call, and the next prompt has the model's own again."""
     own = painter.pipeline.scheduler
-    prompt = {"prompt": "一个紫色的心形", "seed": 5, "steps": 6}
+    prompt = {"prompt": "夜空中有一枚火箭", "seed": 5, "steps": 6}
     plus, plain = (
         stream[-1][0].image
         for stream in painted(painter, Prompt(**prompt, scheduler="dpm++"), Prompt(**prompt), max_batch=4)
@@ -89,5 +89,5 @@ def test_a_scheduler_is_of_its_prompt(painter):
 
 
 def test_progress_is_told_without_previews(painter):
-    ((*progress, _),) = painted(painter, Prompt("a red circle", seed=1, steps=3))
+    ((*progress, _),) = painted(painter, Prompt("a cat on the grass", seed=1, steps=3))
     assert progress == [Progress(step, 3) for step in (1, 2, 3)]

@@ -21,7 +21,7 @@ from viscpm_hf.serving.api import create_app
 from viscpm_hf.serving.engine import Engine
 from viscpm_hf.tiny import GUIDANCE_SCALE, tiny_paint_repo
 
-RED = "一个红色的圆形"
+CAT = "草地上有一只猫"
 NAMES = {"chat": "VisCPM-Chat-tiny", "paint": "owner/VisCPM-Paint"}
 
 
@@ -56,14 +56,14 @@ def pixels(picture):
 
 
 def test_a_seed_paints_what_the_command_and_the_class_paint(client, painter, tmp_path, monkeypatch):
-    found = client.images.generate(model="owner/VisCPM-Paint", prompt=RED, n=2, extra_body={"seed": 7, "steps": 3})
+    found = client.images.generate(model="owner/VisCPM-Paint", prompt=CAT, n=2, extra_body={"seed": 7, "steps": 3})
     ImagesResponse.model_validate(found.model_dump(), strict=True)
-    assert (found.output_format, found.size, [one.seed for one in found.data]) == ("png", "64x64", [7, 8])
+    assert (found.output_format, found.size, [one.seed for one in found.data]) == ("png", "96x96", [7, 8])
     monkeypatch.chdir(tmp_path)
     for picture in found.data:
-        assert main(["paint", RED, "--seed", str(picture.seed), "--steps", "3", "--output", str(picture.seed)]) == 0
+        assert main(["paint", CAT, "--seed", str(picture.seed), "--steps", "3", "--output", str(picture.seed)]) == 0
         (path,) = (tmp_path / str(picture.seed)).iterdir()
-        again = client.images.generate(prompt=RED, extra_body={"seed": picture.seed, "steps": 3})
+        again = client.images.generate(prompt=CAT, extra_body={"seed": picture.seed, "steps": 3})
         assert (pixels(again.data[0]) == np.asarray(Image.open(path))).all()
         # both of one request went through the model together
         assert np.abs(pixels(picture).astype(int) - np.asarray(Image.open(path))).max() <= 1
@@ -71,9 +71,9 @@ def test_a_seed_paints_what_the_command_and_the_class_paint(client, painter, tmp
 
 def test_every_setting_arrives(client, painter):
     settings = {"seed": 2**64 - 1, "steps": 2, "guidance": 1.5, "negative_prompt": "白色"}
-    found = client.images.generate(prompt="a red circle", size="32x64", extra_body=settings)
+    found = client.images.generate(prompt="a red apple", size="32x64", extra_body=settings)
     wanted = painter.generate(
-        "a red circle", "白色", guidance_scale=1.5, num_inference_steps=2, generator=2**64 - 1, width=32, height=64
+        "a red apple", "白色", guidance_scale=1.5, num_inference_steps=2, generator=2**64 - 1, width=32, height=64
     )
     assert (pixels(found.data[0]) == np.asarray(wanted)).all() and found.size == "32x64"
 
@@ -81,7 +81,7 @@ def test_every_setting_arrives(client, painter):
 def test_what_asks_for_nothing_is_no_reason_to_refuse(api):
     neutral = {"quality": "auto", "style": None, "background": "opaque", "output_format": "png", "moderation": "auto"}
     neutral |= {"stream": False, "user": "me", "size": "auto", "response_format": "b64_json", "n": None, "seed": None}
-    answer = api.post("/v1/images/generations", json={"prompt": RED, "steps": 1.0, "partial_images": 0, **neutral})
+    answer = api.post("/v1/images/generations", json={"prompt": CAT, "steps": 1.0, "partial_images": 0, **neutral})
     assert answer.status_code == 200, answer.text
     assert answer.json()["data"][0].keys() == {"b64_json", "seed"}
 
@@ -110,7 +110,7 @@ def test_what_asks_for_nothing_is_no_reason_to_refuse(api):
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name(api, field, value, engine):
-    body = json.dumps({"prompt": RED, "steps": 1, field: value})
+    body = json.dumps({"prompt": CAT, "steps": 1, field: value})
     answer = api.post("/v1/images/generations", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 400, answer.text
     error = answer.json()["error"]
@@ -124,17 +124,17 @@ def test_what_cannot_be_honoured_is_refused_by_name(api, field, value, engine):
 def test_a_size_is_one_the_model_has(client, size, near):
     """The nearest that is possible is named, and possible."""
     with pytest.raises(openai.BadRequestError, match=rf"Got size {size}, .* such as {near}\.") as error:
-        client.images.generate(prompt=RED, size=size)
+        client.images.generate(prompt=CAT, size=size)
     assert error.value.code == "invalid_size"
-    assert client.images.generate(prompt=RED, size=near, extra_body={"steps": 1}).size == near
+    assert client.images.generate(prompt=CAT, size=near, extra_body={"steps": 1}).size == near
 
 
 def test_no_picture_has_far_more_pixels_than_the_model_was_made_for(painter):
     engine = Engine(paint=painter)
     with TestClient(create_app(engine, NAMES)) as api:
-        answer = api.post("/v1/images/generations", json={"prompt": RED, "size": "2048x2048"})
+        answer = api.post("/v1/images/generations", json={"prompt": CAT, "size": "2048x2048"})
     engine.close()
-    assert answer.status_code == 400 and "such as 256x256" in answer.json()["error"]["message"]
+    assert answer.status_code == 400 and "such as 384x384" in answer.json()["error"]["message"]
 
 
 def test_a_size_that_does_not_fit_into_memory_is_said(client, painter, monkeypatch):
@@ -143,17 +143,17 @@ def test_a_size_that_does_not_fit_into_memory_is_said(client, painter, monkeypat
 
     monkeypatch.setattr(painter, "paint", paint)
     with pytest.raises(openai.BadRequestError, match="Got size 96x96, which does not fit into memory") as error:
-        client.images.generate(prompt=RED, size="96x96")
+        client.images.generate(prompt=CAT, size="96x96")
     assert (error.value.code, error.value.param) == ("invalid_size", "size")
 
 
 def test_who_is_not_served_is_said(client, tiny_chat):
     with pytest.raises(openai.NotFoundError, match="There is no VisCPM-Paint 'dall-e-3' here") as error:
-        client.images.generate(model="dall-e-3", prompt=RED)
+        client.images.generate(model="dall-e-3", prompt=CAT)
     assert error.value.code == "model_not_found"
     engine = Engine(tiny_chat)
     with TestClient(create_app(engine, NAMES)) as api:
-        answer = api.post("/v1/images/generations", json={"prompt": RED})
+        answer = api.post("/v1/images/generations", json={"prompt": CAT})
         assert [model["id"] for model in api.get("/v1/models").json()["data"]] == ["VisCPM-Chat-tiny"]
     engine.close()
     assert answer.status_code == 404 and "--paint" in answer.json()["error"]["message"]
@@ -170,12 +170,12 @@ def test_what_the_checkers_find_is_said(client, painter, tmp_path, monkeypatch):
     monkeypatch.undo()
 
     unsafe, safe = (
-        painter.generate(RED, guidance_scale=4.0, num_inference_steps=9, generator=seed) for seed in (0, 5)
+        painter.generate(CAT, guidance_scale=4.0, num_inference_steps=9, generator=seed) for seed in (0, 5)
     )
     for name, part in safety_checker_parts(unsafe, safe).items():
         monkeypatch.setattr(painter.pipeline, name, part)
     for seed, black in ((0, True), (5, False)):
-        (picture,) = client.images.generate(prompt=RED, extra_body={"seed": seed, "steps": 9}).data
+        (picture,) = client.images.generate(prompt=CAT, extra_body={"seed": seed, "steps": 9}).data
         assert bool(getattr(picture, "blackened", False)) == black == (not pixels(picture).any())
         assert bool(getattr(picture, "reason", "")) == black
 
@@ -198,7 +198,7 @@ def test_metrics_count_what_the_engine_did(api, engine, painter, monkeypatch):
         return paint(*arguments, **options)
 
     monkeypatch.setattr(painter, "paint", waiting)
-    body = {"prompt": RED, "steps": 1}
+    body = {"prompt": CAT, "steps": 1}
     threads = [
         threading.Thread(target=api.post, args=("/v1/images/generations",), kwargs={"json": body}) for _ in "123"
     ]
@@ -243,7 +243,7 @@ def test_health_knows_who_stops_and_who_has_died(api, engine):
     answer = api.get("/health")
     assert (answer.status_code, answer.json()["status"], answer.json()["ready"]) == (503, "draining", False)
     assert api.get("/health/live").status_code == 200
-    refused = api.post("/v1/images/generations", json={"prompt": RED})
+    refused = api.post("/v1/images/generations", json={"prompt": CAT})
     assert refused.status_code == 503 and int(refused.headers["retry-after"]) > 0
 
 

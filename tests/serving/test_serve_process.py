@@ -20,7 +20,7 @@ import pytest
 
 import viscpm_hf
 
-RED = "一个红色的圆形"
+CAT = "草地上有一只猫"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(viscpm_hf.__file__).parents[1])}
 
 # The program around an application without models. It looks like the command, so that the package imports no torch.
@@ -127,7 +127,7 @@ def test_whoever_waits_at_sigterm_is_answered(tmp_path):
         address = running.address
         assert running.lines[-2] == "Paint: VisCPM-Paint-tiny"
         assert "tiny models in the package" in running.lines[0]
-        body = {"prompt": RED, "steps": 15}
+        body = {"prompt": CAT, "steps": 15}
 
         def ask(seed):
             return httpx2.post(f"{address}/v1/images/generations", json={**body, "seed": seed}, timeout=90)
@@ -144,7 +144,7 @@ def test_whoever_waits_at_sigterm_is_answered(tmp_path):
         assert running.end() == 0
     log = "\n".join(running.lines)
     assert len(re.findall(r"(?m)^POST /v1/images/generations 200 \d+\.\d{3} s$", log)) == 8
-    assert "Traceback" not in log and RED not in log and len(running.lines) == 3 + 1 + 8 + 2
+    assert "Traceback" not in log and CAT not in log and len(running.lines) == 3 + 1 + 8 + 2
 
 
 def test_sigkill_leaves_nothing(tmp_path):

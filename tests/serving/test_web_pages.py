@@ -175,7 +175,7 @@ def engine(tmp_path_factory):
         return paint(*prompts, callback_on_step_end=after_a_while, **options)
 
     painter.paint = painted_slowly
-    parts = prompt_checker_parts(tmp_path_factory.mktemp("checker"), "一个红色的圆形", UNSAFE)
+    parts = prompt_checker_parts(tmp_path_factory.mktemp("checker"), "草地上有一只猫", UNSAFE)
     for name, part in parts.items():
         setattr(painter.pipeline, name, part)
     made = Engine(chat, painter, painting={"guidance": GUIDANCE_SCALE})
@@ -190,7 +190,7 @@ def address(engine):
         (CAT, "Where is the cat?", "猫在哪里？"),
         (FISH, "How many fish?", "有几条鱼？"),
     ]
-    app = create_pages(engine, questions=questions, prompts=[("a red circle", "一个红色的圆形")])
+    app = create_pages(engine, questions=questions, prompts=[("a cat on the grass", "草地上有一只猫")])
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
@@ -346,14 +346,14 @@ def test_what_is_written_while_an_answer_comes_stays(visit):
     """And is sent once it is there; Enter before does nothing, Shift+Enter begins a line."""
     page = visit("/en/chat/", "en-US")
     CHAT.hold(1)
-    ask(page, "What colour is the star?")
+    ask(page, "What colour is the cat?")
     page.wait_for_selector("#question .stop-button")
     page.keyboard.type("Where is")
     page.keyboard.press("Shift+Enter")
     page.keyboard.type("it?")
     page.keyboard.press("Enter")
     CHAT.release()
-    assert said(page, 2) == ["What colour is the star?", "It is blue."]
+    assert said(page, 2) == ["What colour is the cat?", "The cat is yellow."]
     holds(page, "Where is\nit?")
     page.keyboard.press("Enter")
     assert said(page, 4)[2] == "Where is\nit?"
@@ -419,8 +419,8 @@ def test_reloading_ends_the_answer_and_going_back_works(visit, engine):
     page.wait_for_selector("#prompt textarea")
     page.go_back()
     page.wait_for_selector("#talk .example")
-    ask(page, "红色的图形在哪里？")
-    assert said(page, 2) == ["红色的图形在哪里？", "它在左上角。"]
+    ask(page, "猫在哪里？")
+    assert said(page, 2) == ["猫在哪里？", "猫在左上角。"]
 
 
 @pytest.mark.parametrize("path", ["chat", "paint"])
@@ -461,16 +461,16 @@ def test_a_failing_engine_is_a_sentence(visit, engine, monkeypatch):
         with monkeypatch.context() as failing:
             failing.setattr(engine, "stream_answer", fails)
             failing.setattr(engine, "stream_picture", fails)
-            ask(chat, "红色的图形在哪里？")
-            paint.fill("#prompt textarea", "一个红色的圆形")
+            ask(chat, "猫在哪里？")
+            paint.fill("#prompt textarea", "草地上有一只猫")
             paint.press("#prompt textarea", "Enter")
             for page in (chat, paint):
                 page.wait_for_selector(f"#notice:has-text('{sentence}')")
             paint.wait_for_selector("#paint:enabled")
         said(chat, 0)
-        holds(chat, "红色的图形在哪里？")
+        holds(chat, "猫在哪里？")
     chat.press("#question textarea", "Enter")
-    assert said(chat, 2) == ["红色的图形在哪里？", "它在左上角。"]
+    assert said(chat, 2) == ["猫在哪里？", "猫在左上角。"]
 
 
 def test_what_cannot_be_answered_is_said_in_the_pages_language(visit, tmp_path):
@@ -540,10 +540,10 @@ def test_without_a_picture_it_says_so(visit):
 def test_painting(visit):
     """Progress with previews, the seed used again, another, and a prompt that is blocked."""
     page = visit("/zh/paint/")
-    page.fill("#prompt textarea", "一个红色的圆形")
+    page.fill("#prompt textarea", "草地上有一只猫")
     page.click("#paint")  # with settings that were never looked at, 50 steps
-    page.wait_for_selector("#details:has-text('一个红色的圆形')")
-    page.fill("#prompt textarea", "左下角有一个蓝色的五角星。")
+    page.wait_for_selector("#details:has-text('草地上有一只猫')")
+    page.fill("#prompt textarea", "夜空中有一枚火箭")
     page.click("#settings button >> nth=0")
     page.fill("#number input[type=number]", "2")
     page.fill("#seed textarea", "7")
@@ -580,7 +580,7 @@ def test_the_same_seed_paints_the_same_picture(visit):
         page.click("#settings button >> nth=0")
         page.fill("#seed textarea", "7")
         page.fill("#steps input[type=number]", "5")
-        page.fill("#prompt textarea", "a red circle")
+        page.fill("#prompt textarea", "a cat on the grass")
         page.press("#prompt textarea", "Enter")
         page.wait_for_selector("#details:has-text('seed 7 · 5 steps')")
         pictures.append(page.request.get(page.get_attribute("#pictures img", "src")).body())
@@ -589,7 +589,7 @@ def test_the_same_seed_paints_the_same_picture(visit):
 
 def test_painting_is_stopped(visit, engine):
     page = visit("/en/paint/", "en-US")
-    page.fill("#prompt textarea", "a red circle")
+    page.fill("#prompt textarea", "a cat on the grass")
     PAINT.hold(3)
     before = engine.batchers["paint"].counters.requests["cancelled"]
     page.click("#paint")
@@ -658,4 +658,4 @@ def test_every_word_is_in_the_pages_language(visit):
         assert words - left <= {"Chat", "Paint"}, path
     page.click("nav a[lang=en]")
     page.wait_for_selector("h1:has-text('Paint a picture')")
-    assert not re.search("[\u4e00-\u9fff]", page.inner_text("body").replace("中文", "").replace("一个红色的圆形", ""))
+    assert not re.search("[\u4e00-\u9fff]", page.inner_text("body").replace("中文", "").replace("草地上有一只猫", ""))

@@ -12,7 +12,7 @@ def _cat_and_apple() -> str:
     """A sample picture of the embedded Chat, so small that the document stays readable."""
     path = files("viscpm_hf") / "tiny/images/1_cat_and_apple.png"  # the file only: serving stands beside tiny
     with path.open("rb") as stored:
-        picture = Image.open(stored).convert("RGB").resize((96, 96)).quantize(32)
+        picture = Image.open(stored).convert("RGB").resize((96, 96)).quantize(128)
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
