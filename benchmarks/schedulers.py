@@ -41,7 +41,7 @@ def main():
         ).images
         print(f"{name}, {steps} steps: {time.perf_counter() - started:.2f} s for {len(prompts)} pictures")
         labels += [f"{name} {steps}: {prompt}" for prompt in prompts]
-    contact_sheet(pictures, labels, columns=len(prompts), scale=2).save(args.output)
+    contact_sheet(pictures, labels, columns=len(prompts), scale=2).quantize().save(args.output, optimize=True)
     print(f"The pictures are {args.output.resolve()}")
 
 
