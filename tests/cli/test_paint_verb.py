@@ -123,7 +123,7 @@ def test_a_sheet_shows_all(repo, run):
     assert lines[2:] == ["painted/0003_sheet.png"]
     assert information(lines[2])["pictures"].splitlines() == [line.removeprefix("painted/") for line in lines[:2]]
     sheet = pixels(lines[2])
-    assert (sheet[8:200, 8:200] == pixels(lines[0]).repeat(3, 0).repeat(3, 1)).all()
+    assert (sheet[8:200, 8:200] == pixels(lines[0]).repeat(2, 0).repeat(2, 1)).all()
 
 
 def test_the_examples_are_in_both_languages(run):

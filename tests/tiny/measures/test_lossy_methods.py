@@ -1,13 +1,23 @@
 """Guards the table of lossy methods: rounding happens, is counted in bytes, and keeps the tiny models' answers."""
 
 import argparse
+import json
 
 import pytest
 
+from viscpm_hf.tiny import CHAT_CHECKPOINT, PAINT_CHECKPOINT
 from viscpm_hf.tiny.measures.lossy_methods import METHODS, format_table, main, measure
 
 SETTINGS = argparse.Namespace(questions=22, beams=1, prompts=4, steps=8, seed=0, scheduler="dpm++", judge=None)
-BLOCKS, OTHERS = 4 * (4 * 192 * 192 + 3 * 192 * 512), 161_280  # matrices of the tiny language model; bytes of the rest
+
+
+def sizes(checkpoint):
+    """Weights in the matrices of a tiny language model, and bytes of everything else in it."""
+    size = json.loads((checkpoint / "llm_config.json").read_text())
+    width, layers, heads = size["dim_model"], size["num_layers"], size["num_heads"]
+    matrices = layers * (4 * width * heads * size["dim_head"] + 3 * width * size["dim_ff"])
+    buckets = size["position_bias_num_buckets"] + size["position_bias_num_segment_buckets"]
+    return matrices, 2 * (size["vocab_size"] * width + (2 * layers + 1) * width + buckets * heads)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -21,7 +31,8 @@ def test_chat_keeps_its_answers(method):
     found = measure("chat", method, slice(0, 22), SETTINGS)
     # with their scales; bitsandbytes keeps tables for each matrix, too
     bytes_each = {"stored": (2, 2), "bfloat16": (2, 2), "4bit": (0.51, 0.54)}.get(method, (1, 1.03))
-    assert bytes_each[0] <= (found["weights"] - OTHERS) / BLOCKS <= bytes_each[1]
+    matrices, others = sizes(CHAT_CHECKPOINT)
+    assert bytes_each[0] <= (found["weights"] - others) / matrices <= bytes_each[1]
     assert found["count"] == 44 and found["peak"] > 10**8
     assert all(sum(right) >= 21 for right in found["right"]["exact answers"].values())
 
@@ -29,8 +40,8 @@ def test_chat_keeps_its_answers(method):
 @pytest.mark.parametrize("method", ["int8", "4bit"])
 def test_paint_keeps_its_pictures(method):
     found = measure("paint", method, slice(1, 3), SETTINGS)
-    rounded = (found["weights"] - OTHERS) / BLOCKS
-    assert rounded < (0.54 if method == "4bit" else 1.03) and found["count"] == 8
+    matrices, others = sizes(PAINT_CHECKPOINT)
+    assert (found["weights"] - others) / matrices < (0.54 if method == "4bit" else 1.03) and found["count"] == 8
     assert {len(right) for right in found["right"]["combinations: background"].values()} == {2}
     assert all(all(right) for right in found["right"]["shapes: shape"].values())
 
