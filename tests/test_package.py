@@ -118,7 +118,9 @@ def test_the_wheel_holds_the_package_and_only_that(wheel, shipped):
         card = archive.read("viscpm_hf/checkpoint/viscpm_chat.md")
     assert held == {name.removeprefix("src/") for name in shipped if name.startswith("src/")}
     assert {"viscpm_hf/py.typed", "viscpm_hf/tiny/chat/pytorch_model.bin"} <= held
-    assert {f"viscpm_hf/tiny/{name}" for name in ("world/sprites.png", "world/sprites-OFL.txt", "measures/judge.pt")} <= held
+    assert {
+        f"viscpm_hf/tiny/{name}" for name in ("world/sprites.png", "world/sprites-OFL.txt", "measures/judge.pt")
+    } <= held
     assert card == (ROOT / "model_cards" / "viscpm_chat.md").read_bytes()
 
 
