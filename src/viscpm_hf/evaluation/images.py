@@ -12,13 +12,14 @@ from accelerate.utils import gather_object
 from PIL import Image
 
 from ..checkpoint.errors import CheckpointError
+from ..checkpoint.files.staging import replace_bytes
 from ..language import say
 from ..paint import CHINESE, VisCPMPaint
 from .captions import language_of
 from .clip import ClipScore
 from .fid import Inception, add_pictures, frechet_distance, pictures_in
 from .painting import batches_of, is_painted, paint_missing, picture_path, refusal_path
-from .runs import digest_of, replace_bytes, require_settings
+from .runs import digest_of, require_settings
 from .tables import table
 
 RESULTS = "results.json"

@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..checkpoint.errors import first_line
+from ..checkpoint.files.staging import replace_bytes
 from ..language import say
 from ..paint import CHINESE, VisCPMPaint
-from .runs import replace_bytes
 
 
 def picture_path(folder: Path, number: int) -> Path:

@@ -10,13 +10,14 @@ from tqdm import tqdm
 
 from ..checkpoint.errors import CheckpointError
 from ..checkpoint.files.json_file import quoted
+from ..checkpoint.files.staging import replace_bytes
 from ..language import say
 from .answers import Answerer
 from .captions import language_of
 from .endpoint import Endpoint
 from .judge import MAX_TOKENS, TEMPERATURE, Verdict, judge_all
 from .questions import Material, Question, judging_prompt
-from .runs import Journal, digest_of, replace_bytes
+from .runs import Journal, digest_of
 from .scores import PUBLISHED, Score, relative_scores
 from .tables import table
 

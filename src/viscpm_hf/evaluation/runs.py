@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from ..checkpoint.errors import CheckpointError, listed
 from ..checkpoint.files.disk import read_small
 from ..checkpoint.files.json_file import load_json, quoted, read_json_file
+from ..checkpoint.files.staging import replace_bytes
 
 LOCK = ".viscpm.lock"
 MOST_BYTES = 512 << 20  # of a file of lines
@@ -81,16 +82,6 @@ def require_settings(path: Path, settings: dict[str, Any], made: bool) -> None:
             f"{path.parent} holds results of another run ({listed(changes, 4)}): choose another --output."
         )
     replace_bytes(path, (json.dumps(settings, ensure_ascii=False, indent=2) + "\n").encode())
-
-
-def replace_bytes(path: Path, data: bytes) -> None:
-    """Writes a file that is never seen half written."""
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 class Journal:

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from ...checkpoint.errors import CheckpointError
 from ...checkpoint.files.disk import open_regular
 from ...checkpoint.files.json_file import quoted, read_json_file
+from ...checkpoint.files.staging import replace_bytes
 from .rows import Result, Row
 
 GIVEN = "input"  # under it, in a line, is what the row has under names that the answer needs
@@ -157,7 +158,7 @@ class Output:
         self._file = open(self.path, "ab", buffering=0)
         self._file.truncate(0)
         text = json.dumps(self._settings, ensure_ascii=False, indent=2) + "\n"
-        _replace(self._settings_path, text.encode())
+        replace_bytes(self._settings_path, text.encode())
 
     def _make_folder(self):
         """Of pictures: before a model is loaded in vain."""
@@ -191,7 +192,7 @@ class Output:
     def _save(self, number, data):
         self.pictures.mkdir(parents=True, exist_ok=True)
         path = self.pictures / f"{number:06}.png"
-        _replace(path, data)
+        replace_bytes(path, data)
         folder = self.path.parent
         return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
@@ -200,18 +201,3 @@ class Output:
             self.failed += 1
         else:
             self.answered += 1
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Writes a file such that, whenever the process ends, all of it is there or nothing."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError:
-        with suppress(OSError):
-            partial.unlink()
-        raise

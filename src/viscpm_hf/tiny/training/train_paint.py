@@ -64,7 +64,7 @@ def tiny_text_encoder() -> CpmBeeModel:
     config = CpmBeeConfig(
         vocab_size=paint_tokenizer().vocab_size,
         hidden_size=192,  # multiples of 64, as quantized weights want them
-        intermediate_size=384,
+        intermediate_size=256,
         num_hidden_layers=3,
         num_attention_heads=6,
         head_dim=32,

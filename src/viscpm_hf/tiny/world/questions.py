@@ -651,7 +651,17 @@ def training_question(scene: Scene, rng: random.Random, hard: bool = False) -> Q
     return sloppy(question, rng) if rng.random() < 0.15 else question
 
 
-_HARD = {"relation": 9, "bigger": 5, "what": 3, "which": 2, "where": 1.5, "second turn": 3, "shape": 2, "fact": 1.5, "outside": 4}
+_HARD = {
+    "relation": 9,
+    "bigger": 5,
+    "what": 3,
+    "which": 2,
+    "where": 1.5,
+    "second turn": 3,
+    "shape": 2,
+    "fact": 1.5,
+    "outside": 4,
+}
 _HARD_WEIGHTS = [_HARD.get(kind, 0.5) for kind in KINDS]
 _WEIGHTS = [_TRAINING_WEIGHTS[kind] for kind in KINDS]
 
