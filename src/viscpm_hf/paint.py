@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
 from PIL import Image
+from safetensors import SafetensorError
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from .checkpoint.adapter import CONFIG, PAINT_LORA
+from .checkpoint.errors import first_line
 from .checkpoint.files.json_file import quoted
-from .checkpoint.repo import check_is_converted, loads_or_says_why
+from .checkpoint.repo import INDEX, check_is_converted, loads_or_says_why
 from .memory.budget import checked_dtype, find_plan
 from .memory.machine import usable_device
 from .memory.placement import load_paint, load_rounded_text_encoder
@@ -57,6 +60,22 @@ def _checked_dtypes(dtype):
     return checked_dtype(dtype)
 
 
+def _add_lora(pipeline: VisCPMPaintPipeline, lora: str | os.PathLike, model_path: str | os.PathLike) -> None:
+    """Adds a LoRA to all parts that it has layers for, or says in a sentence why that cannot be."""
+    if os.path.isdir(lora) and not os.path.isfile(os.path.join(lora, PAINT_LORA)):
+        holds = {INDEX: "a whole model: give it as the model itself", CONFIG: "an adapter of VisCPM-Chat"}
+        found = next((what for name, what in holds.items() if os.path.isfile(os.path.join(lora, name))), None)
+        raise ValueError(f"{lora} holds {found or f'no {PAINT_LORA}'}, expected a LoRA of VisCPM-Paint.")
+    try:
+        pipeline.load_lora_weights(lora)
+    except (ValueError, RuntimeError, KeyError, OSError, SafetensorError) as error:
+        if "PEFT backend" in str(error):
+            raise ImportError('For a LoRA the library peft is needed: pip install "peft>=0.19.1"') from error
+        raise ValueError(f"{lora} is no LoRA that {model_path} takes ({first_line(error)}).") from error
+    if not pipeline.get_list_adapters():
+        raise ValueError(f"{lora} has no layers for {model_path}: it is a LoRA of another model.")
+
+
 class VisCPMPaint:
     """Drop-in for the original's `VisCPMPaint`.
 
@@ -76,14 +95,16 @@ class VisCPMPaint:
         quantization (`str` or config, *optional*): `"auto"` quantizes weights, with a warning, where exact ones
             do not fit into `memory`; `"int8"`, `"4bit"` or a transformers quantization config ask for them, in the
             language model. None never quantizes: what does not fit is brought in when needed.
+        lora (`str` or `Path`, *optional*): a LoRA as `viscpm finetune paint` or diffusers saves it, folder, file or
+            Hub repository; not with `memory`.
 
     A repository without one of the three parts is used without it, with a warning unless its argument is False.
 
     It may be used from several threads: their pictures are painted one after the other.
 
     Raises:
-        ValueError: `model_path` is not a converted VisCPM-Paint, an argument is none, or `memory` is less than the
-            least that works.
+        ValueError: `model_path` is not a converted VisCPM-Paint, an argument is none, `memory` is less than the
+            least that works, or `lora` is none for this model.
 
     Example:
         >>> painter = VisCPMPaint("viscpm-paint")
@@ -101,6 +122,7 @@ class VisCPMPaint:
         dtype: str | torch.dtype | Mapping[str, str | torch.dtype] | None = None,
         memory: str | int | None = None,
         quantization: str | QuantizationConfigMixin | None = None,
+        lora: str | os.PathLike | None = None,
     ):
         wanted = dict(zip(_PARTS, (image_safety_checker, prompt_safety_checker, add_ranker), strict=True))
         for argument, want in wanted.items():
@@ -127,6 +149,11 @@ class VisCPMPaint:
                 options["requires_safety_checker"] &= argument != "image_safety_checker"  # said already
         without = [name for name, value in options.items() if value is None]
         plan = find_plan(model_path, device, memory, quantization, dtype, without)
+        if plan is not None and lora is not None:
+            raise ValueError(
+                "A LoRA and a limit of memory do not go together: save a model that has it inside, with "
+                "pipe.load_lora_weights(…), pipe.fuse_lora(), pipe.unload_lora_weights(), pipe.save_pretrained(…)."
+            )
         if plan is not None:
             self.pipeline = load_paint(VisCPMPaintPipeline, model_path, plan, device, **options)
             return
@@ -136,6 +163,8 @@ class VisCPMPaint:
             of_text = dtype.get("text_encoder", dtype.get("default")) if isinstance(dtype, Mapping) else dtype
             options["text_encoder"] = load_rounded_text_encoder(model_path, quantization, of_text, device)
         self.pipeline = VisCPMPaintPipeline.from_pretrained(model_path, **options)
+        if lora is not None:
+            _add_lora(self.pipeline, lora, model_path)
         if device.type != "cpu":  # where it is; diffusers would warn of half precision, which works there
             self.pipeline.to(device)
 

@@ -27,6 +27,13 @@ def paint(
         ),
     ] = None,
     model: Model = None,
+    lora: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR_OR_REPO",
+            help=say("a LoRA, as viscpm finetune paint saves it", "LoRA，由 viscpm finetune paint 保存"),
+        ),
+    ] = None,
     output: Annotated[
         Path, typer.Option(metavar="DIR", help=say("folder for the pictures", "存放图片的文件夹"))
     ] = Path("painted"),
@@ -66,6 +73,7 @@ def paint(
         raise typer.TyperException("Got an empty prompt: say what to paint.")
     settings = {"steps": steps, "size": size, "negative": negative, "guidance": guidance, "candidates": candidates}
     loading = {"memory": memory, "quantization": quantization, "dtype": dtype, "device": device}
+    loading |= {"lora": lora}
     return _paint(list(prompts or ()), file, model, output, seed, scheduler, settings, loading, sheet)
 
 
