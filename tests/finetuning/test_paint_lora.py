@@ -1,4 +1,4 @@
-"""Guards VisCPMPaint(lora=…) and `viscpm paint --lora`: what a pipeline with it paints, a sentence for what is none."""
+"""Guards VisCPMPaint(lora=…) and `viscpm paint --lora`: as a pipeline with it, and a sentence for what is none."""
 
 import pytest
 import torch

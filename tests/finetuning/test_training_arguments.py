@@ -1,6 +1,7 @@
 """Guards that every field of TrainingArguments does what it says in `viscpm finetune`, or is refused by its name."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import yaml
@@ -121,3 +122,13 @@ def test_tokens_seen_have_three_words():
     """transformers' parser takes true and false only."""
     for word, value in (("all", "all"), ("non_padding", "non_padding"), ("true", "all"), ("false", "no")):
         assert read("chat", "--include_num_input_tokens_seen", word)[1].include_num_input_tokens_seen == value
+
+
+@pytest.mark.parametrize("name", ["lora", "full"])
+def test_the_examples_of_paint_are_settings(name):
+    examples = Path(__file__).parents[2] / "examples" / "finetuning"
+    settings, arguments = read_paint_settings(
+        {**GIVEN, "eval_rows": None}, ["--use_cpu", "--bf16", "false"], examples / f"paint_{name}.yaml"
+    )
+    assert settings.mode == name and settings.snr_gamma == 5 and len(settings.validation_prompts) == 2
+    assert arguments.max_steps > 1000 and arguments.eval_strategy == "steps"
