@@ -1,12 +1,13 @@
 """A program for two processes: one step of the tiny Chat with its weights spread over both by `fully_shard`.
 
-    torchrun --nproc-per-node 2 sharded.py BATCHES REPO MODE OUT
+    torchrun --nproc-per-node 2 sharded.py BATCHES REPO OUT MODE…
 
-BATCHES holds a list of batches, one for each process. What comes out is the loss, the gradients, and in OUT/model what
-the whole state was saved to after a step of SGD.
+BATCHES holds a list of batches, one for each process. What comes out, in OUT/MODE, is the loss, the gradients, and in
+`model` what the whole state was saved to after a step of SGD.
 """
 
 import sys
+from pathlib import Path
 
 import torch
 from torch import distributed
@@ -35,9 +36,7 @@ def loss_of(model: torch.nn.Module, batch: dict, mode: str, count: int) -> torch
         return model(**batch, num_items_in_batch=count).loss
 
 
-if __name__ == "__main__":
-    batches, repo, mode, out = sys.argv[1:]
-    distributed.init_process_group("gloo")
+def step(batches: list[dict], repo: str, mode: str, out: Path) -> None:
     rank, world = distributed.get_rank(), distributed.get_world_size()
     model, mesh = load(repo, mode), init_device_mesh("cpu", (world,))
     layers = VisCPMChatForConditionalGeneration._no_split_modules
@@ -45,7 +44,6 @@ if __name__ == "__main__":
         if type(module).__name__ in layers:
             fully_shard(module, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    batches = torch.load(batches)
     count = sum(int((batch["shift_labels"] >= 0).sum()) for batch in batches)
     loss = loss_of(model, batches[rank], mode, count)
     (world * loss).backward()  # gradients are averaged
@@ -56,6 +54,14 @@ if __name__ == "__main__":
     torch.optim.SGD(tuned.values(), lr=0.1).step()
     state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     if rank == 0:
-        torch.save({"loss": loss.item(), "gradients": gradients, "local": local}, f"{out}/step.pt")
-        model.save_pretrained(f"{out}/model", state_dict=state)
+        out.mkdir()
+        torch.save({"loss": loss.item(), "gradients": gradients, "local": local}, out / "step.pt")
+        model.save_pretrained(out / "model", state_dict=state)
+
+
+if __name__ == "__main__":
+    batches, repo, out, *modes = sys.argv[1:]
+    distributed.init_process_group("gloo")
+    for mode in modes:
+        step(torch.load(batches), repo, mode, Path(out) / mode)
     distributed.destroy_process_group()

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +27,7 @@ from viscpm_hf.tiny.world.questions import training_sample
 EXAMPLES = Path(__file__).parents[2] / "examples" / "finetuning"
 CONFIGS = sorted((EXAMPLES / "accelerate").glob("*.yaml"))
 KINDS = {"ddp": "MULTI_GPU", "deepspeed_zero2": "DEEPSPEED", "deepspeed_zero3": "DEEPSPEED", "fsdp2": "FSDP"}
+MODES = ["full", *(["lora"] if find_spec("peft") else [])]
 FIXED = ["--learning_rate", "3e-4", "--logging_steps", "1", "--save_steps", "2", "--use_cpu"]
 
 
@@ -83,15 +85,16 @@ def test_the_originals_deepspeed_settings_are_those_of_the_recipe():
     assert deepspeed["train_micro_batch_size_per_gpu"] == recipe["per_device_train_batch_size"]
 
 
-def test_two_processes_by_accelerate_group_by_length_evaluate_and_go_on_as_one(data, tmp_path):
-    """Of the same global batch: losses of steps and of evaluations, over a run that was broken off in its middle."""
+def test_two_processes_group_by_length_evaluate_and_go_on_as_one(data, tmp_path):
+    """Of the same global batch, by either launcher: losses of steps and evaluations, also of a run broken off."""
     shared = ["--model", str(tiny_chat_repo()), "--data", str(data), "--eval-rows", "4", *FIXED]
     shared += ["--train_sampling_strategy", "group_by_length", "--load_best_model_at_end", "--show-answers", "0"]
     two = [*shared, "--output", tmp_path / "two", "--per_device_train_batch_size", "1"]
-    for steps in (2, 4):
-        done = launch(accelerate("ddp"), *two, "--lr_scheduler_type", "constant", "--max_steps", steps)
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for launcher, steps in ((accelerate("ddp"), 2), (torchrun, 4)):
+        done = launch(launcher, *two, "--lr_scheduler_type", "constant", "--max_steps", steps)
         assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == f"Written: {tmp_path / 'two'}"
+    assert done.stdout.strip() == f"Written: {tmp_path / 'two'}" and done.stderr.count("step 4/4") == 1
     given = {"model": str(tiny_chat_repo()), "data": [str(data)], "output": str(tmp_path / "one"), "eval_rows": 4}
     options = [*FIXED, "--train_sampling_strategy", "group_by_length", "--load_best_model_at_end"]
     options += ["--per_device_train_batch_size", "2", "--lr_scheduler_type", "constant", "--max_steps", "4"]
@@ -110,21 +113,25 @@ def test_what_accelerate_would_leave_out_is_one_sentence(data, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("mode", ["full", "lora"])
-def test_weights_spread_over_two_processes_learn_as_whole_ones(chat_repo, chat_processor, data, tmp_path, mode):
-    """FSDP2 on a mesh of CPUs, with the tied head: loss, gradients, and a state that from_pretrained reads."""
-    if mode == "lora":
-        pytest.importorskip("peft")
-    dataset, collator = ChatDataset(data), ChatCollator(chat_processor)
+@pytest.fixture(scope="module")
+def spread(chat_repo, chat_processor, data, tmp_path_factory):
+    """The folder of what two processes made of two batches, and these."""
+    folder, dataset, collator = tmp_path_factory.mktemp("spread"), ChatDataset(data), ChatCollator(chat_processor)
     batches = [collator([dataset[index]]) for index in (0, 4)]
-    torch.save(batches, tmp_path / "batches.pt")
+    torch.save(batches, folder / "batches.pt")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    program = [Path(__file__).with_name("sharded.py"), tmp_path / "batches.pt", chat_repo, mode, tmp_path]
+    program = [Path(__file__).with_name("sharded.py"), folder / "batches.pt", chat_repo, folder, *MODES]
     environment = {**os.environ, "PYTHONPATH": str(Path(viscpm_hf.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*launcher, *map(str, program)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = torch.load(tmp_path / "step.pt")
+    return folder, batches
 
+
+@pytest.mark.parametrize("mode", MODES)
+def test_weights_spread_over_two_processes_learn_as_whole_ones(chat_repo, spread, mode):
+    """FSDP2 on a mesh of CPUs, with the tied head: loss, gradients, and a state that from_pretrained reads."""
+    folder, batches = spread[0] / mode, spread[1]
+    found = torch.load(folder / "step.pt")
     model = sharded.load(chat_repo, mode)
     count = sum(int((batch["shift_labels"] >= 0).sum()) for batch in batches)
     losses = [sharded.loss_of(model, batch, mode, count) for batch in batches]
@@ -137,12 +144,12 @@ def test_weights_spread_over_two_processes_learn_as_whole_ones(chat_repo, chat_p
         torch.testing.assert_close(found["gradients"][name], parameter.grad, msg=name, **close)
     torch.optim.SGD(tuned.values(), lr=0.1).step()
     if mode == "full":
-        loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "model", dtype=torch.float32)
+        loaded = AutoModelForImageTextToText.from_pretrained(folder / "model", dtype=torch.float32)
         for name, parameter in loaded.named_parameters():
             torch.testing.assert_close(parameter, dict(model.named_parameters())[name], msg=name, atol=1e-5, rtol=1e-4)
         assert loaded.lm_head.weight is loaded.get_input_embeddings().weight
     else:
-        assert (tmp_path / "model" / "adapter_model.safetensors").exists()
+        assert (folder / "model" / "adapter_model.safetensors").exists()
 
 
 def test_zero_3_is_for_a_language_model_that_learns_alone(tmp_path):

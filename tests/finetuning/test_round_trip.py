@@ -1,17 +1,11 @@
 """Guards the way from data to the original's layout and back: trained, killed, resumed, merged, exported."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
+from killed import kill
 
-import viscpm_hf
 from viscpm_hf import VisCPMChat
 from viscpm_hf.cli import main
 from viscpm_hf.tiny import CHAT_CHECKPOINT, tiny_chat_repo
@@ -29,17 +23,7 @@ def test_the_same_answers_after_all_of_it(tmp_path):
     command = ["finetune", "chat", "--model", base, "--data", str(tmp_path / "data.json"), "--output", str(lora)]
     command += ["--use_cpu", "--max_steps", "12", "--save_steps", "2", "--per_device_train_batch_size", "4"]
     command += ["--learning_rate", "1e-3", "--tune-vision", "--save_total_limit", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(viscpm_hf.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    nowhere = {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-    process = subprocess.Popen([sys.executable, "-m", "viscpm_hf", *command], env=environment, **nowhere)
-    try:
-        deadline = time.monotonic() + 300
-        while not list(lora.glob("checkpoint-*/trainer_state.json")):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.005)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    kill(command, lambda: list(lora.glob("checkpoint-*/trainer_state.json")))
     assert not (lora / "adapter_model.safetensors").exists()
     merged, original, again = tmp_path / "merged", tmp_path / "original.bin", tmp_path / "again"
     rest = ["--vocab", f"{base}/vocab.txt"]
