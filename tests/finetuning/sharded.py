@@ -19,12 +19,12 @@ from viscpm_hf import VisCPMChatForConditionalGeneration
 from viscpm_hf.finetuning.model import load_full, load_lora
 
 
-def load(repo: str, mode: str) -> torch.nn.Module:
-    """All weights in float32, or bfloat16 with a LoRA in float32 whose effect is not zero."""
+def load(repo: str, mode: str, dtype: torch.dtype = torch.bfloat16) -> torch.nn.Module:
+    """All weights in float32, or of a type with a LoRA in float32 whose effect is not zero."""
     if mode == "full":
         return load_full(repo, True, True, torch.float32)
     torch.manual_seed(0)
-    model = load_lora(repo, torch.bfloat16)
+    model = load_lora(repo, dtype, tune_vision=dtype == torch.float32)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.01)

@@ -1,17 +1,21 @@
 """Guards settings and data that make no sense: one sentence before anything is loaded, for both models."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from PIL import Image
 
 from viscpm_hf.checkpoint.merge import copy_rest
+from viscpm_hf.finetuning.chat import finetune_chat
 from viscpm_hf.finetuning.dataset import ChatDataset, ChatStream
 from viscpm_hf.finetuning.model import load_lora
+from viscpm_hf.finetuning.paint import finetune_paint
 from viscpm_hf.finetuning.paint_settings import read_paint_settings
 from viscpm_hf.finetuning.pictures import load_picture
 from viscpm_hf.finetuning.settings import SettingsError, read_settings
+from viscpm_hf.tiny import tiny_chat_repo, tiny_paint_repo
 
 OPTIONS = [
     *("--learning_rate inf", "--learning_rate nan", "--learning_rate -1", "--weight_decay -1", "--max_grad_norm -1"),
@@ -107,3 +111,16 @@ def test_layers_that_cannot_be_merged_are_refused_before_training(chat_repo, tar
     pytest.importorskip("peft")
     with pytest.raises(ValueError, match=r"lora_targets .* names .*, a \w+ that a LoRA cannot be merged into"):
         load_lora(chat_repo, torch.float32, targets=targets)
+
+
+@pytest.mark.parametrize(("make", "part"), [(tiny_chat_repo, "."), (tiny_paint_repo, "text_encoder")])
+def test_a_quantized_model_is_refused_before_anything_is_read(tmp_path, make, part):
+    model = shutil.copytree(make(), tmp_path / "model")
+    config = json.loads((model / part / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (model / part / "config.json").write_text(json.dumps(config))
+    verb = finetune_chat if part == "." else finetune_paint
+    read = read_settings if part == "." else read_paint_settings
+    with pytest.raises(ValueError, match="model is quantized.*give what it was made of"):
+        verb(*read({**GIVEN, "model": str(model), "output": str(tmp_path / "out")}, ["--use_cpu"]))
+    assert not (tmp_path / "out").exists()

@@ -54,7 +54,6 @@ def finetune_chat(settings: ChatSettings, arguments: Seq2SeqTrainingArguments) -
     """
     output = Path(settings.output)
     require_asked_for(arguments)
-    require_right_gradients(settings, arguments)
     check_is_chat(settings.model)
     refuse_other(output, settings)
     processor = VisCPMChatProcessor.from_pretrained(settings.model)
@@ -85,16 +84,6 @@ def finetune_chat(settings: ChatSettings, arguments: Seq2SeqTrainingArguments) -
             trainer.train(resume_from_checkpoint=resume_from(output))
             save(trainer, settings, processor)
     return output
-
-
-def require_right_gradients(settings: ChatSettings, arguments: Seq2SeqTrainingArguments) -> None:
-    """Raises a ValueError for DeepSpeed's ZeRO-3 where the vision side learns: there its gradients were wrong."""
-    plugin = arguments.deepspeed_plugin
-    if plugin is not None and plugin.zero_stage == 3 and (settings.mode == "full" or settings.tune_vision):
-        raise ValueError(
-            "With DeepSpeed's ZeRO-3 the vision tower's gradients are wrong: use fsdp2.yaml or deepspeed_zero2.yaml "
-            "of examples/finetuning/accelerate, or a LoRA without --tune-vision."
-        )
 
 
 def open_data(

@@ -66,11 +66,15 @@ class Beit3Multiway(nn.Module):
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Module]]:
-        # Lists the two copies only. Adapters find layers by the end of their names: "q_proj" means CpmBee's, and this
-        # pair of layers of the same name is no layer they know.
+        # Adapters find layers by the end of their names: "q_proj" means CpmBee's, and this pair of layers of the same
+        # name is no layer they know. It cannot be left out either, as DeepSpeed prepares what is listed.
         for name, module in super().named_modules(memo, prefix, remove_duplicate):
-            if module is not self:
-                yield name, module
+            yield (f"{name}.pair" if module is self and name else name), module
+
+    @property
+    def pair(self) -> "Beit3Multiway":
+        """This module, by the name that it is listed under."""
+        return self
 
 
 class Beit3Embeddings(nn.Module):
