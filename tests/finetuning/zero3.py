@@ -21,6 +21,7 @@ from torch import distributed
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 CONFIG = {
     "train_micro_batch_size_per_gpu": 1,
+    "gradient_clipping": 0.0,
     "optimizer": {"type": "SGD", "params": {"lr": 0.1}},
     "zero_optimization": {
         "stage": 3,
