@@ -56,7 +56,7 @@ def test_every_field_is_honoured_or_refused(verb, kind, refused):
 @pytest.mark.parametrize(("verb", "refused"), [("chat", CHAT_REFUSED), ("paint", PAINT_REFUSED)])
 def test_a_refused_field_is_named_in_a_sentence(verb, refused, tmp_path):
     for name, why in refused.items():
-        words = {"generation_num_beams": "2", "label_smoothing_factor": "0.1", "local_rank": "0"}
+        words = {"generation_num_beams": "2", "label_smoothing_factor": "0.1", "local_rank": "1"}
         value = words.get(name, "true")
         with pytest.raises(SettingsError, match=f"^Got {name}, ") as error:
             read(verb, f"--{name}", value)
@@ -65,8 +65,9 @@ def test_a_refused_field_is_named_in_a_sentence(verb, refused, tmp_path):
         file.write_text(yaml.safe_dump({name: {"a": 1} if name.endswith("config") else value}))
         with pytest.raises(SettingsError, match=name):
             READ[verb](GIVEN, ["--use_cpu"], file)
-        file.write_text(yaml.safe_dump({name: None}))
-        READ[verb](GIVEN, ["--use_cpu"], file)
+        for off in (None, False, 0, []):  # as files that were written out whole have it
+            file.write_text(yaml.safe_dump({name: off}))
+            READ[verb](GIVEN, ["--use_cpu"], file)
 
 
 CHECKPOINTING = todays_names()["gradient_checkpointing_kwargs"]

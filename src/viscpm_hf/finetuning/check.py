@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..language import printable, say
+from ..checkpoint.errors import listed
+from ..language import say
 from .collator import ChatCollator
 from .dataset import ChatDataset, ChatSample, LeftOut, as_line, sample_of
 from .rows import BrokenRow
@@ -32,9 +33,9 @@ def check_samples(
         ValueError: a sample cannot be used and the data set is strict, or none is left.
     """
     if progress:
-        english = f"looking at {len(dataset)} samples of {', '.join(source.name for source in dataset.sources)}"
-        chinese = f"检查 {', '.join(source.name for source in dataset.sources)} 的 {len(dataset)} 个样本"
-        print(printable(say(english, chinese)), file=sys.stderr, flush=True)
+        names = listed([source.name for source in dataset.sources], 3)
+        line = say(f"looking at {len(dataset)} samples of {names}", f"检查 {names} 的 {len(dataset)} 个样本")
+        print(line, file=sys.stderr, flush=True)
     kept, lengths = np.zeros(len(dataset), dtype=bool), []
     # the samples of a row follow each other
     rows = [list(own) for _, own in groupby(range(len(dataset)), lambda i: tuple(dataset.places[i][:2]))]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from ..checkpoint.errors import listed
 from ..remote_code.processing_viscpm_chat import VisCPMChatProcessor
 from ..remote_code.tokenization_cpmbee import CpmBeeTokenizer
 from .augmentation import augment
@@ -184,7 +185,7 @@ class ChatDataset(_Samples, Dataset):
         """Raises a ValueError if nothing is left to train on."""
         if not len(self.places):
             raise ValueError(
-                f"No sample is left of {', '.join(source.name for source in self.sources)}: "
+                f"No sample is left of {listed([source.name for source in self.sources], 3)}: "
                 f"{summary(self.left_out) or 'there is no row'}."
             )
 
@@ -317,7 +318,7 @@ class ChatStream(_Samples, IterableDataset):
                 is_empty = False
                 yield sample
             if is_empty and get_worker_info() is None:
-                names = ", ".join(source.name for source in self.sources)
+                names = listed([source.name for source in self.sources], 3)
                 raise ValueError(f"No sample is left of {names}: {summary(self.left_out) or 'there is no row'}.")
             if is_empty or not self.endless:
                 return

@@ -42,6 +42,7 @@ PAINT_REFUSED = {
     **dict.fromkeys(("fsdp", "fsdp_config", "deepspeed"), _SPREAD),
     **dict.fromkeys(("label_smoothing_factor", "neftune_noise_alpha", "include_num_input_tokens_seen"), _TEXT),
 }
+_OFF = ("false", "none", "", "0", "0.0", "[]", "{}")
 _OF_WORKERS = ("persistent_workers", "prefetch_factor", "multiprocessing_context")
 
 
@@ -62,6 +63,7 @@ def make_training_arguments(
     theirs = {each.name: each for each in dataclasses.fields(kind) if each.init}
     options = {name: value for name, value in options.items() if value is not None}
     _require_honoured(options, theirs, settings.refused)
+    options = {name: value for name, value in options.items() if name not in settings.refused}  # they are off
     _require_evaluation(settings, options)
     # our own lines take the place of transformers' progress bar
     ours = {
@@ -107,13 +109,15 @@ def _require_honoured(options: dict[str, Any], theirs: dict[str, dataclasses.Fie
     for name, value in options.items():
         usual = theirs[name].default
         usual = [] if usual is dataclasses.MISSING else usual
-        if name in refused and _word(value).lower() not in (_word(usual), _word(usual).lower(), "false", "none", ""):
+        if name in refused and _word(value).lower() not in (*_OFF, _word(usual).lower()):
             raise SettingsError(f"Got {name}, {refused[name]}.")
     if _word(options.get("do_train", True)).lower() == "false":
         raise SettingsError("Got do_train=false, but this command trains; `viscpm evaluate` measures a model.")
     if "ddp_backend" in options and int(os.environ.get("WORLD_SIZE") or 1) < 2:
         raise SettingsError("Got ddp_backend, but there is one process: start several with torchrun.")
-    if "fsdp_config" in options and not ("fsdp" in options or "ACCELERATE_USE_FSDP" in os.environ):
+    if _word(options.get("fsdp_config", "")).lower() not in _OFF and not (
+        "fsdp" in options or "ACCELERATE_USE_FSDP" in os.environ
+    ):
         raise SettingsError("Got fsdp_config without fsdp: start with fsdp2.yaml of examples/finetuning/accelerate.")
     if "tpu_metrics_debug" in _word(options.get("debug", "")):
         raise SettingsError("Got tpu_metrics_debug as debug, which is for TPUs.")
