@@ -26,6 +26,8 @@ OLD = Path(__file__).parent / "old_repositories"
 TESTS = Path(__file__).parents[1]
 CHATS = ["chat-44a02be", "chat-59544aa", "chat-1d0fec5", "chat-933ba85"]  # oldest first
 PAINTS = ["paint-7a72fe5", "paint-933ba85"]
+SIZES = set("vocab_size image_size height width num_hidden_layers intermediate_size cross_attention_dim".split())
+SIZES |= {"added_tokens_decoder", "extra_special_tokens"}  # of the vocabulary
 
 
 def contents(folder):
@@ -45,6 +47,17 @@ def write(path, fields):
     path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
 
 
+def of_todays_size(old, new):
+    """What an earlier version wrote about the tiny model of its time, as it would have about today's."""
+    found = {}
+    for key, value in old.items():
+        if key in SIZES:
+            found[key] = new.get(key, value)
+        else:
+            found[key] = of_todays_size(value, new.get(key) or {}) if isinstance(value, dict) else value
+    return found
+
+
 @pytest.fixture
 def aged(tmp_path):
     """A repository as an earlier version left it, by the name in old_repositories/."""
@@ -56,7 +69,12 @@ def aged(tmp_path):
             path.unlink()
         for path in ("README.md", "chat_template.jinja", "conversion.json"):
             (folder / path).unlink(missing_ok=True)
+        new = {path: read(folder / path) for path in contents(folder) if path.suffix == ".json"}
         shutil.copytree(OLD / name, folder, dirs_exist_ok=True)
+        for path in new.keys() & contents(OLD / name).keys():
+            old = read(OLD / name / path)
+            if (resized := of_todays_size(old, new[path])) != old:
+                write(folder / path, resized)
         if name.startswith("chat"):
             (folder / "generation_cpmbee.py").write_text("raise ImportError('of an old version')\n")
         return folder
