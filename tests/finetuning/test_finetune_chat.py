@@ -66,11 +66,13 @@ def inputs():
 
 
 @pytest.mark.parametrize("mode", ["lora", "qlora"])
-def test_a_lora_is_an_adapter_at_the_root(run, inputs, mode):
+def test_a_lora_is_an_adapter_at_the_root(run, inputs, mode, capfd):
     peft = pytest.importorskip("peft")
     if mode == "qlora":
         pytest.importorskip("bitsandbytes")
     folder, found = run("--max_steps", "16", "--learning_rate", "3e-4", mode=mode, tune_vision=mode == "lora")
+    frozen = " (frozen: 4 bits, float32)" if mode == "qlora" else ""
+    assert f" on cpu, in float32{frozen}, one process\n" in capfd.readouterr().err
     epochs = list(found.values())[:8], list(found.values())[8:]
     assert list(found) == list(range(1, 17)) and sum(epochs[1]) < sum(epochs[0])
     assert type(AutoProcessor.from_pretrained(folder)).__name__ == "VisCPMChatProcessor"  # as pipeline(model=…) wants

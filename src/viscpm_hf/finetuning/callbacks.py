@@ -46,6 +46,8 @@ def say_what_is_trained(trainer: Trainer) -> None:
 
 
 def _short(dtype: torch.dtype) -> str:
+    if dtype == torch.uint8:  # as bitsandbytes packs them
+        return say("4 bits", "4 比特")
     return str(dtype).removeprefix("torch.")
 
 
