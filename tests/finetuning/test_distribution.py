@@ -44,16 +44,16 @@ def data(tmp_path_factory):
 
 
 def launch(launcher, *words):
-    """A command of `viscpm finetune chat` by a launcher, in two processes."""
+    """A command of `viscpm finetune chat` by a launcher."""
     environment = {**os.environ, "PYTHONPATH": str(Path(viscpm_hf.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", *launcher, "-m", "viscpm_hf", "finetune", "chat", *map(str, words)]
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
-def accelerate(name):
+def accelerate(name, processes=2):
     """accelerate's launcher with one of the shipped configurations."""
     config = EXAMPLES / "accelerate" / f"{name}.yaml"
-    return ["accelerate.commands.launch", "--config_file", str(config), "--num_processes", "2"]
+    return ["accelerate.commands.launch", "--config_file", str(config), "--num_processes", str(processes)]
 
 
 def history(folder, key):
@@ -107,7 +107,7 @@ def test_two_processes_group_by_length_evaluate_and_go_on_as_one(data, tmp_path)
 def test_what_accelerate_would_leave_out_is_one_sentence(data, tmp_path):
     """On a CPU it wraps in DDP without a word."""
     shared = ["--model", str(tiny_chat_repo()), "--data", str(data), "--output", tmp_path / "out", *FIXED]
-    done = launch(accelerate("fsdp2"), *shared)
+    done = launch(accelerate("fsdp2", 1), *shared)
     assert done.returncode != 0 and "error: FSDP was asked for, but on cpu accelerate leaves it out" in done.stderr
     assert not (tmp_path / "out").exists()
 
