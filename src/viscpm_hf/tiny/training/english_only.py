@@ -23,6 +23,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -76,7 +77,9 @@ def state_file(job: str, seed: int, args: argparse.Namespace) -> Path:
     return args.output / "states" / f"{job}-{seed}.pt"
 
 
-def learn(learner: nn.Module, share: float, rates: dict[str, float], file: Path, args, **more) -> nn.Module:
+def learn(
+    learner: nn.Module, share: float, rates: dict[str, float], file: Path, args: argparse.Namespace, **more: Any
+) -> nn.Module:
     """Trains for a share of the time, from a file if there is one."""
     seed, seconds = int(file.stem.split("-")[1]), 60 * args.minutes * share
     options = {"seed": seed, "speed": args.speed, "weight_decay": WEIGHT_DECAY, **more}

@@ -39,7 +39,7 @@ class Average:
         torch._foreach_lerp_(self.values, [p.detach() for p in self.module.parameters()], 1 - keep)
 
     @contextmanager
-    def in_place(self):
+    def in_place(self) -> Iterator[nn.Module]:
         """The module has its averaged values inside of the block."""
         kept = [parameter.detach().clone() for parameter in self.module.parameters()]
         self.copy(self.values)
