@@ -105,9 +105,10 @@ def test_light_norms_compute_the_same():
 def test_words_alone_reach_the_scene_head_of_blind_samples(data):
     """In a blind sample nothing of the picture is left in what the UNet sees."""
     torch.manual_seed(0)
-    projection = VisCPMPaintTextProjection(160, CROSS_ATTENTION_DIM)
+    text_encoder = tiny_text_encoder()
+    projection = VisCPMPaintTextProjection(text_encoder.config.hidden_size, CROSS_ATTENTION_DIM)
     encode_pictures(tiny_vae(32), data)
-    reader = TextLearner(tiny_text_encoder(), projection, data, 4)
+    reader = TextLearner(text_encoder, projection, data, 4)
     learner = PaintLearner(tiny_unet(32), reader, data, 64)
     got = {}
     learner.unet.register_forward_pre_hook(lambda module, args: got.update(noisy=args[0], timesteps=args[1]))
