@@ -1,12 +1,12 @@
-"""A command killed by SIGKILL in its middle, in a fork of the test's process, which has all libraries loaded."""
+"""A command killed by SIGKILL in its middle, in a process of its own.
 
-import os
-import signal
+Not in a fork of the test's process: a backward pass of an earlier test would forbid one in the fork.
+"""
+
+import subprocess
 import sys
 import time
 from collections.abc import Callable
-
-from viscpm_hf.cli import main
 
 
 def kill(command: list[str], when: Callable[[], bool]) -> None:
@@ -16,25 +16,15 @@ def kill(command: list[str], when: Callable[[], bool]) -> None:
         command: of `viscpm`.
         when: is asked every millisecond.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    process = os.fork()
-    if process == 0:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 1)
-        os.dup2(nowhere, 2)
-        try:
-            os._exit(main(command))
-        finally:
-            os._exit(1)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "viscpm_hf", *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     try:
         deadline = time.monotonic() + 300
         while not when():
-            ended, status = os.waitpid(process, os.WNOHANG)
-            process = 0 if ended else process
-            assert not ended and time.monotonic() < deadline, f"ended with {status} before"
+            assert process.poll() is None, f"ended before: {process.stderr.read()[-2000:]}"
+            assert time.monotonic() < deadline
             time.sleep(0.001)
     finally:
-        if process:
-            os.kill(process, signal.SIGKILL)
-            os.waitpid(process, 0)
+        process.kill()
+        process.communicate()

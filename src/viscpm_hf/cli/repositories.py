@@ -194,7 +194,8 @@ def warn_of_a_local_model(model: str | Path) -> None:
     if Path(model).is_dir():
         name = printable(str(model))
         english = (
-            f"note: the adapter names {name}, a folder of this machine; for others see `viscpm push --base-model`"
+            f"note: the adapter names {name}, a folder of this machine; for others see --base-model in "
+            "`viscpm push --help`"
         )
-        chinese = f"提示：适配器中记录的模型 {name} 是本机文件夹；供他人使用见 `viscpm push --base-model`"
+        chinese = f"提示：适配器中记录的模型 {name} 是本机文件夹；供他人使用见 `viscpm push --help` 中的 --base-model"
         print(say(english, chinese), file=sys.stderr)

@@ -283,7 +283,12 @@ def main(argv: list[str] | None = None) -> int:
     cuda = torch.cuda.is_available()
     parser.add_argument("--output", type=Path, required=True, help="folder for states and results.json")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if cuda else "cpu")
-    parser.add_argument("--minutes", type=float, default=4 if cuda else 120, help="of training for a seed, in all")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=4 if cuda else 120,
+        help="of training for a seed; on a CPU 1.4 times that, one thing after another",
+    )
     parser.add_argument("--seeds", type=int, default=3, help="on a GPU all at once")
     parser.add_argument("--scenes", type=int, default=100_000 if cuda else 30_000, help="to prepare")
     parser.add_argument("--workers", type=int, help="processes that prepare; by default one for each processor")

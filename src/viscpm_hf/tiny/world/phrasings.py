@@ -1,6 +1,7 @@
 """How questions are put, in Chinese and English."""
 
 import random
+import re
 
 PHRASINGS = {
     "zh": {
@@ -392,8 +393,14 @@ _SAME = {
 }
 _POLITE = {
     "zh": ("请问", "请告诉我，", "请看图，", "帮我看看，"),
-    "en": ("Please tell me: ", "Look at the picture. ", "Tell me, "),
+    "en": ("Please tell me: ", "Look at the picture. ", "A question: "),
 }
+
+_ALONE = "(?<!这张)(?<!这幅){}(?!面)"  # not a part of 这张图里, 图里面
+_ASKING = (
+    *("请", "告诉", "看看", "说", "数", "描述", "介绍", "给我", "详细", "找", "你能"),
+    *("Tell", "Please", "Can you", "Describe", "Look", "List", "Count", "Give", "Name", "In which"),
+)
 
 
 class WideRandom(random.Random):
@@ -401,19 +408,20 @@ class WideRandom(random.Random):
 
 
 def put(language: str, name: str, rng: random.Random) -> str:
-    """One of the phrasings of that name."""
-    more = MORE_PHRASINGS[language].get(name) if isinstance(rng, WideRandom) else None
-    usual = PHRASINGS[language].get(name)
-    return rng.choice(more if more and (not usual or rng.random() < 0.35) else usual)
+    """One of the phrasings of that name; of the further ones where the rng is wide, or where there are no others."""
+    usual, more = PHRASINGS[language].get(name, ()), MORE_PHRASINGS[language].get(name, ())
+    if not usual or more and isinstance(rng, WideRandom) and rng.random() < 0.35:
+        return rng.choice(more)
+    return rng.choice(usual)
 
 
 def reworded(text: str, language: str, rng: random.Random) -> str:
-    """The same question in words that mean the same, perhaps with a polite beginning."""
+    """The same question in words that mean the same; a question that asks for nothing may begin politely."""
     if rng.random() < 0.7:
-        found = [word for word in _SAME[language] if word in text]
+        found = [word for word in _SAME[language] if re.search(_ALONE.format(word), text)]
         if found:
             word = rng.choice(found)
-            text = text.replace(word, rng.choice(_SAME[language][word]), 1)
-    if rng.random() < 0.3:
+            text = re.sub(_ALONE.format(word), rng.choice(_SAME[language][word]), text, count=1)
+    if rng.random() < 0.3 and not text.startswith(_ASKING):
         text = rng.choice(_POLITE[language]) + text
     return text
