@@ -17,7 +17,7 @@ from ..world.contact_sheet import contact_sheet
 from ..world.pictures import draw
 from ..world.questions import Question, Sample, held_out_questions
 from ..world.scenes import BACKGROUNDS, Placed, Scene
-from ..world.things import COLOURED_SHAPES, THINGS
+from ..world.things import COLOURED_SHAPES, COLOURS, SHAPES, THINGS
 from ..world.unknown import unknown_picture
 from ..world.words import BACKGROUND_NAMES, HONEST
 from .exact_answers import answer_questions
@@ -40,7 +40,9 @@ ASKED = (
 
 def known_things() -> Image.Image:
     """Every thing over its name in both languages, and the backgrounds."""
-    things = [*THINGS, *COLOURED_SHAPES[:: len(COLOURED_SHAPES) // 6 + 1]]
+    # each colour once, on one shape after the other
+    shapes = [COLOURED_SHAPES[number % len(SHAPES) * len(COLOURS) + number] for number in range(len(COLOURS))]
+    things = [*THINGS, *shapes]
     pictures = [
         draw(Scene((Placed(thing.name, "large", 4),), "white"), 128).crop((36, 36, 92, 92)) for thing in things
     ]
