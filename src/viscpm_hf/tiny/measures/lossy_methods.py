@@ -161,7 +161,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--questions", type=int, default=550, help="for Chat, per language")
     parser.add_argument("--beams", type=int, default=1, help="of Chat's answers")
     parser.add_argument("--prompts", type=int, default=200, help="for Paint, per language and split")
-    parser.add_argument("--judge", metavar="FILE", help="of judge.py; by default one is trained and kept in the cache")
+    parser.add_argument("--judge", metavar="FILE", help="of judge.py; by default the shipped one")
     parser.add_argument("--scheduler", choices=SCHEDULERS, default="dpm++")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)

@@ -18,11 +18,11 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
-from .. import GUIDANCE_SCALE, cache_folder, tiny_chat_repo, tiny_paint_repo
+from .. import GUIDANCE_SCALE, tiny_chat_repo, tiny_paint_repo
 from ..world.contact_sheet import contact_sheet
 from ..world.prompts import LANGUAGES, SPLITS, Prompt, held_out_prompts
 from ..world.things import BY_NAME, KNOWN
-from .judge import SHIPPED_JUDGE, Found, Judge, Look, read_judge, train_judge
+from .judge import SHIPPED_JUDGE, Found, Judge, Look, read_judge
 
 CHECKS = {
     "combinations": ("thing", "both things", "number", "place", "relation", "background"),
@@ -150,26 +150,20 @@ def format_table(checks: dict[str, dict[str, list[bool]]], title: str) -> str:
 
 
 def load_judge(file: str | Path | None, size: int, device: str) -> Judge:
-    """The judge in a file; without one the shipped one, else that in the user's cache, which may have to be trained.
+    """The judge in a file, by default the shipped one.
 
     Args:
         file (`str` or `Path`, *optional*): that `judge.py` wrote.
         size (`int`): of the pictures.
         device (`str`): where it looks at them.
     """
-    path = Path(file or SHIPPED_JUDGE)
-    if not file and not path.exists():
-        path = cache_folder() / f"judge-{size}.pt"
-        if not path.exists():
-            on_gpu = torch.device(device).type == "cuda"
-            train_judge(path, size, *((0.7, 60_000, 256) if on_gpu else (6, 10_000, 32)), device)
-    return read_judge(path, size).to(device)
+    return read_judge(Path(file or SHIPPED_JUDGE), size).to(device)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("repo", nargs="?", help="converted Paint checkpoint; by default the shipped tiny one")
-    parser.add_argument("--judge", metavar="FILE", help="of judge.py; by default one is trained and kept in the cache")
+    parser.add_argument("--judge", metavar="FILE", help="of judge.py; by default the shipped one")
     parser.add_argument("--chat", help="converted Chat checkpoint, or none; by default the shipped tiny one")
     parser.add_argument("--prompts", type=int, default=300, help="per language and split")
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="what training never painted")

@@ -36,7 +36,7 @@ _CHUNK = 500
 
 @dataclass
 class Pairs:
-    """N scenes, each in both languages, `LANGUAGES`.
+    """N scenes, each in both languages, `LANGUAGES`: questions of one kind about one thing, not translations.
 
     Args:
         scenes (`torch.Tensor`): `(N, 20)` int16, see `scene_rows`.

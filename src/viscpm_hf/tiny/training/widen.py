@@ -24,6 +24,7 @@ from .paint_learners import TextLearner, prompt_mask
 from .train_paint import CROSS_ATTENTION_DIM, tiny_text_encoder
 
 
+@torch.no_grad()
 def widened(old: CpmBeeModel, projection: VisCPMPaintTextProjection) -> tuple[CpmBeeModel, VisCPMPaintTextProjection]:
     """The same function of prompts in the widths of `tiny_text_encoder`, but for the units that are left out.
 
@@ -39,26 +40,23 @@ def widened(old: CpmBeeModel, projection: VisCPMPaintTextProjection) -> tuple[Cp
 
     def copy(target: nn.Module, source: torch.Tensor, rows: int = 0, columns: int = 0) -> None:
         """Zeros in new rows, a little noise in new columns of old rows; a vector has rows only."""
-        with torch.no_grad():
-            weight = target.weight
-            if weight.dim() == 1:
-                weight[:width] = source
-                return
-            weight.mul_(0.3)
-            weight[rows:] = 0
-            weight[:rows, :columns] = source
+        weight = target.weight
+        if weight.dim() == 1:
+            weight[:width] = source
+            return
+        weight.mul_(0.3)
+        weight[rows:] = 0
+        weight[:rows, :columns] = source
 
-    with torch.no_grad():
-        new.embed_tokens.weight.zero_()
-        new.embed_tokens.weight[:, :width] = old.embed_tokens.weight * grown
-        copy(new.norm, old.norm.weight / grown)
-        new.norm.weight[width:] = 1 / grown
-        new.position_bias.relative_attention_bias.weight.zero_()
-        heads = old.config.num_attention_heads
-        new.position_bias.relative_attention_bias.weight[:, :heads] = old.position_bias.relative_attention_bias.weight
-        new_projection.norm.load_state_dict(projection.norm.state_dict())
-        new_projection.linear.weight.mul_(0.3)
-        new_projection.linear.weight[:, :width] = projection.linear.weight
+    new.embed_tokens.weight.zero_()
+    new.embed_tokens.weight[:, :width] = old.embed_tokens.weight * grown
+    copy(new.norm, old.norm.weight / grown)
+    new.norm.weight[width:] = 1 / grown
+    bias, old_bias = (each.position_bias.relative_attention_bias.weight for each in (new, old))
+    bias.zero_()
+    bias[:, : old_bias.shape[1]] = old_bias
+    new_projection.norm.load_state_dict(projection.norm.state_dict())
+    copy(new_projection.linear, projection.linear.weight, CROSS_ATTENTION_DIM, width)
     for target, source in zip(new.layers, old.layers, strict=True):
         for norm in ("input_layernorm", "post_attention_layernorm"):
             copy(target.get_submodule(norm), source.get_submodule(norm).weight)
