@@ -20,8 +20,8 @@ def add_to(app: typer.Typer) -> None:
     )(fit)
     app.command(
         help=say(
-            "Copy a converted VisCPM-Paint with 4-bit weights, calibrated to prompts.",
-            "把转换后的 VisCPM-Paint 另存为 4 比特量化的一份，按提示词校准。",
+            "Copy a converted model with 8-bit or 4-bit weights; those of Paint are calibrated.",
+            "把转换后的模型另存为 8 或 4 比特量化的一份；Paint 的 4 比特按提示词校准。",
         )
     )(quantize)
 
@@ -186,24 +186,60 @@ def _fit_training(model: Path | None, memory: str | None, device: str | None, dt
 
 @verb
 def quantize(
-    model: Annotated[Path, typer.Option(metavar="DIR", help=say("converted VisCPM-Paint", "转换后的 VisCPM-Paint"))],
-    prompts: Annotated[
+    model: Annotated[
         Path,
         typer.Option(
-            metavar="FILE",
-            help=say("texts like those to be painted, one a line", "与将要作画的提示词相似的文本，每行一条"),
+            metavar="DIR", help=say("converted VisCPM-Chat or VisCPM-Paint", "转换后的 VisCPM-Chat 或 VisCPM-Paint")
         ),
     ],
     output: Annotated[Path, typer.Option(metavar="DIR", help=say("folder to create", "要创建的文件夹"))],
-    samples: Annotated[int, typer.Option(metavar="N", help=say("prompts to draw from it", "从中抽取的条数"))] = 128,
+    method: Annotated[
+        Literal["int8", "4bit"] | None,
+        typer.Option(
+            metavar="NAME",
+            help=say(
+                "int8 halves the language model, 4bit makes it a quarter; for Paint by default 4bit",
+                "int8 使语言模型减半，4bit 减到四分之一；Paint 默认为 4bit",
+            ),
+        ),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help=say(
+                "Paint, 4bit: texts like those to be painted, one a line",
+                "Paint 的 4bit：与将要作画的提示词相似的文本，每行一条",
+            ),
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(metavar="N", help=say("prompts to draw from it; default: 128", "从中抽取的条数；默认：128")),
+    ] = None,
     device: Device = None,
 ) -> None:
+    from ..checkpoint import repo
+    from ..checkpoint.errors import CheckpointError
     from ..memory.calibration_inputs import read_prompts
     from .remarks import only_ours
 
-    texts = read_prompts(prompts, samples)
+    is_paint = repo.kind_of(model) == repo.PAINT.model_type
+    if method is None and not is_paint:
+        raise CheckpointError(f"{model} is a VisCPM-Chat: say --method int8 or --method 4bit.")
+    calibrated = is_paint and method != "int8"
+    if calibrated and prompts is None:
+        raise CheckpointError("Paint's 4 bits are fitted to texts like those to be painted: give them with --prompts.")
+    given = {"--prompts": prompts, "--samples": samples, "--device": device if device != "cpu" else None}
+    if not calibrated and (extra := [name for name, value in given.items() if value is not None]):
+        raise CheckpointError(f"{', '.join(extra)} is for Paint's 4 bits, which are fitted; here weights are rounded.")
+    texts = read_prompts(prompts, 128 if samples is None else samples) if calibrated else []
     with only_ours():
         from ..memory.calibration import quantize_paint
+        from ..memory.rounding import quantize_to_nearest
 
-        written = quantize_paint(model, texts, output, device)
+        if calibrated:
+            written = quantize_paint(model, texts, output, device)
+        else:
+            written = quantize_to_nearest(model, output, method)
     print(say("Written:", "已写入："), printable(str(written)))

@@ -8,17 +8,15 @@ that the result loads as any other model quantized with it.
 """
 
 import copy
-import json
 import os
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from tqdm import tqdm
 
-from ..checkpoint.errors import CheckpointError, first_line
+from ..checkpoint.errors import CheckpointError
 from ..checkpoint.files.json_file import quoted
 from ..checkpoint.files.staging import refuse_existing, require_space, staged
 from ..checkpoint.repo import CONVERSION, read_json
@@ -37,7 +35,7 @@ from .calibration_inputs import (
     require_parts,
 )
 from .placement import quantization_config
-from .plans import NF4_BLOCK
+from .quantized_repository import failures_in_words, require_exact, say_so
 from .sizes import read_model
 
 DAMPING = 0.01  # of the mean square of the inputs, so that inputs which never occurred can be solved for
@@ -78,11 +76,11 @@ def quantize_paint(
     refuse_existing(output)
     model = read_model(model_path)
     if model.kind != "paint":
-        raise CheckpointError(f'{model_path} is a Chat model, which loses nothing by quantization="4bit" as it is.')
-    if model.quantized:
-        raise CheckpointError(f"{model_path} is quantized already; give the repository it was made from.")
-    if any(width % NF4_BLOCK for width in model.widths):
-        raise CheckpointError(f"Got widths of {model.widths}, but 4 bits need multiples of {NF4_BLOCK}.")
+        raise CheckpointError(
+            f"{model_path} is a VisCPM-Chat, whose weights are not fitted to prompts: `viscpm quantize --method 4bit` "
+            "without --prompts rounds them."
+        )
+    require_exact(model, model_path, "4bit")
     quantization_config("4bit", device, torch.float32)  # raises ImportError now rather than after the copy
     files = identities(model_path)
     require_parts(model_path, files)
@@ -90,7 +88,7 @@ def quantize_paint(
     tokenizer = load_tokenizer(model_path)
     require_moderate(prompts, tokenizer, model.language_config, device)
     require_space(output.absolute().parent, sum(seen.size for seen in files.values()) + model.language_bytes() // 3)
-    with staged(output) as folder, _failures_in_words():
+    with staged(output) as folder, failures_in_words():
         for path, seen in files.items():
             copy_unchanged(path, folder / path.relative_to(model_path), seen)
         # from the copy: mapped files that became shorter would end the process
@@ -102,34 +100,16 @@ def quantize_paint(
         for path in (*encoder.glob("*.safetensors"), *encoder.glob("*.safetensors.index.json")):
             path.unlink()  # not written over, as both models may still be mapped to them
         rounded.save_pretrained(encoder)
-        _say_so(folder, report, len(prompts))
+        how = f"4 bits (NF4), calibrated on {len(prompts)} prompts"
+        say_so(
+            folder,
+            report,
+            "text_encoder",
+            "bitsandbytes>=0.50",
+            how,
+            f" 4 比特（NF4，用 {len(prompts)} 条提示词校准）",
+        )
     return output
-
-
-@contextmanager
-def _failures_in_words():
-    """What can go wrong in the middle of the work, in a sentence."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise CheckpointError(f"There is not enough memory on the GPU ({error}); compute on the CPU.") from error
-    except torch.linalg.LinAlgError as error:
-        raise CheckpointError(f"The language model's states cannot be fitted to ({error}).") from error
-    except SafetensorError as error:
-        raise CheckpointError(f"The quantized weights could not be written ({first_line(error)}).") from error
-
-
-def _say_so(folder, report, count):
-    """Adds to the repository's papers what was done to it."""
-    how = f"4 bits (NF4), calibrated on {count} prompts by `viscpm quantize`"
-    card = folder / "README.md"
-    if report:
-        fields = {**report, "dropped_to": None, "quantized": {"text_encoder": how}}
-        text = json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
-        (folder / CONVERSION).write_text(text, encoding="utf-8")
-    if card.is_file():
-        with open(card, "a", encoding="utf-8") as file:
-            file.write(f"\n## Quantized weights\n\nThe language model's matrices were quantized to {how}.\n")
 
 
 @torch.no_grad()
