@@ -48,7 +48,10 @@ def test_signatures_are_annotated(file):
 SHOWN = [
     *("chat.py", "paint.py", "safety.py", "language.py", "tiny/__init__.py", "checkpoint/files/hub.py"),
     *(file for file in FILES if file.startswith(("finetuning/", "remote_code/"))),
-    *(f"memory/{name}.py" for name in ("budget", "calibration", "packing", "placement", "plans", "report", "sizes")),
+    *(
+        f"memory/{name}.py"
+        for name in ("budget", "calibration", "packing", "placement", "plans", "report", "rounding", "sizes")
+    ),
     *(f"checkpoint/{name}.py" for name in ("chat", "paint", "cpmbee", "errors", "export", "refresh", "verify")),
 ]
 MANY = 3  # arguments that one sentence can still tell

@@ -85,7 +85,7 @@ def test_a_matrix_keeps_its_products_and_says_what_it_holds():
     ("model", "prompts", "message"),
     [
         ("tiny", ["", " "], "Got no prompts"),
-        ("chat", PROMPTS, 'quantization="4bit" as it is'),
+        ("chat", PROMPTS, "whose weights are not fitted to prompts"),
         ("quantized", PROMPTS, "quantized already"),
         ("golden", PROMPTS, "multiples of 64"),
         ("nowhere", PROMPTS, "There is no folder"),

@@ -230,9 +230,11 @@ def quantize(
     calibrated = is_paint and method != "int8"
     if calibrated and prompts is None:
         raise CheckpointError("Paint's 4 bits are fitted to texts like those to be painted: give them with --prompts.")
-    given = {"--prompts": prompts, "--samples": samples, "--device": device if device != "cpu" else None}
+    given = {"--prompts": prompts, "--samples": samples, "--device": None if device == "cpu" else device}
     if not calibrated and (extra := [name for name, value in given.items() if value is not None]):
-        raise CheckpointError(f"{', '.join(extra)} is for Paint's 4 bits, which are fitted; here weights are rounded.")
+        raise CheckpointError(
+            f"Got {', '.join(extra)}, which only Paint's 4 bits take: leave it out; others are rounded on the CPU."
+        )
     texts = read_prompts(prompts, 128 if samples is None else samples) if calibrated else []
     with only_ours():
         from ..memory.calibration import quantize_paint

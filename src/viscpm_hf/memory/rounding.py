@@ -114,16 +114,19 @@ def _round(source, folder, method, config, dtype, progress):
     writer = _Writer(folder)
     with progress_bar(sum(tensor.nbytes for tensor in stored.values()), progress) as bar:
         for name, tensor in stored.items():
-            weight = load(tensor)
+            # all of it in one type, as loading would make it: quantized models keep what they find
+            weight = load(tensor).to(dtype) if tensor.dtype.is_floating_point else load(tensor)
+            if not weight.isfinite().all():
+                raise CheckpointError(f"{name} holds numbers that are not finite; its file must be damaged.")
+            tensors, header = {name: weight}, {}
             if _MATRIX.fullmatch(name):
-                writer.add(*rounded_state(name, weight.to(dtype), method, config))
-            else:
-                writer.add({name: weight})
+                tensors, header = _rounded(name, weight, method, config)
+            writer.add(tensors, header)
             bar.update(tensor.nbytes)
     writer.finish()
 
 
-def rounded_state(name, weight, method, config):
+def _rounded(name, weight, method, config):
     """What a file holds of a rounded matrix: tensors by name, and what its header says of them."""
     layer = nn.Linear(*weight.shape[::-1], bias=False, device="meta")
     if method == "int8":
@@ -145,9 +148,6 @@ def rounded_state(name, weight, method, config):
         ).to("cpu")
         state = weight.quant_state.as_dict(packed=True)
         tensors, header = {name: weight.data} | {f"{name}.{key}": value for key, value in state.items()}, {}
-    for each in tensors.values():
-        if each.is_floating_point() and not each.isfinite().all():
-            raise CheckpointError(f"{name} holds numbers that are not finite; its file must be damaged.")
     return tensors, header
 
 
@@ -158,7 +158,7 @@ class _Writer:
         self.folder, self.files, self.pending, self.nbytes = folder, [], {}, 0
         self.header, self.names = {}, []  # of torchao
 
-    def add(self, tensors, header=None):
+    def add(self, tensors, header):
         if self.nbytes > MOST_PENDING:
             self._flush()
         self.pending |= tensors
