@@ -8,7 +8,9 @@ static cache for constant.
 import torch
 from torch import nn
 
+from ..remote_code.modeling_cpmbee import CpmBeeAttention, CpmBeeMLP
 from .machine import is_multiplied_in
+from .rounded_weights import int8_weight
 
 # Not torch.library.custom_op, whose checks of every call double the time of a product with few rows.
 _operators = torch.library.Library("viscpm_hf", "FRAGMENT")  # not DEF, of which there may be one
@@ -100,17 +102,67 @@ class PackedInt8Linear(PackedLinear):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """The product of rows `(..., in_features)` with the packed weight, `(..., out_features)`."""
-        rows = states.reshape(-1, self.in_features)
-        # as torchao does: half of 255 levels to the largest value, which is then cut off
-        scale = (rows.abs().amax(-1, keepdim=True).float() / 127.5).clamp_(min=torch.finfo(torch.float32).eps)
-        rounded = (rows / scale).round_().clamp_(max=127).to(torch.int8)
-        product = torch.ops.viscpm_hf.packed_int8_linear(rounded, self.packed, self.scale, self.zero_point)
-        return product.mul_(scale).to(states.dtype).view(*states.shape[:-1], self.out_features)
+        return self.product(_RoundedRows(states))
+
+    def product(self, states: "_RoundedRows") -> torch.Tensor:
+        """The same of rows that are rounded already."""
+        product = torch.ops.viscpm_hf.packed_int8_linear(states.rows, self.packed, self.scale, self.zero_point)
+        return product.mul_(states.scale).to(states.dtype).view(*states.shape, self.out_features)
 
     def unpacked(self) -> torch.Tensor:
         """The weight as torchao has it."""
         qdata = self.packed.to_dense().reshape(self.in_features, self.out_features).T.contiguous()
         return self.weight_class.__tensor_unflatten__({"qdata": qdata, **self.small}, self.rest, None, None)
+
+
+class _RoundedRows:
+    """States `(..., width)` as rows of 8-bit numbers `(rows, width)`, with a scale for each row `(rows, 1)`.
+
+    As torchao does: half of 255 levels to the largest value, which is then cut off.
+    """
+
+    rows_at_once = 32  # so that what lies between stays in the processor's cache
+
+    def __init__(self, states: torch.Tensor):
+        self.shape, self.dtype = states.shape[:-1], states.dtype
+        rows = states.reshape(-1, states.shape[-1])
+        if len(rows) <= self.rows_at_once or torch.compiler.is_compiling():  # which fuses all of it
+            self.rows, self.scale = self._round(rows)
+            return
+        self.rows = torch.empty(rows.shape, dtype=torch.int8)
+        self.scale = torch.empty(len(rows), 1)
+        parts = zip(*(each.split(self.rows_at_once) for each in (rows, self.rows, self.scale)), strict=True)
+        for part, rounded, scale in parts:
+            found = self._round(part)
+            rounded.copy_(found[0]), scale.copy_(found[1])
+
+    @staticmethod
+    def _round(rows):
+        scale = (rows.abs().amax(-1, keepdim=True).float() / 127.5).clamp_(min=torch.finfo(torch.float32).eps)
+        return (rows / scale).round_().clamp_(max=127).to(torch.int8), scale
+
+
+class _PackedAttention(CpmBeeAttention):
+    """Attention whose states are rounded once for query, key and value."""
+
+    def project(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        states = _RoundedRows(hidden_states)
+        return self.q_proj.product(states), self.k_proj.product(states), self.v_proj.product(states)
+
+
+class _PackedMLP(CpmBeeMLP):
+    """A feed-forward layer whose states are rounded once for gate and value."""
+
+    def project(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        states = _RoundedRows(hidden_states)
+        return self.gate_proj.product(states), self.up_proj.product(states)
+
+
+# the layers that share their input, and what they then become
+_SHARING = {
+    CpmBeeAttention: (_PackedAttention, ("q_proj", "k_proj", "v_proj")),
+    CpmBeeMLP: (_PackedMLP, ("gate_proj", "up_proj")),
+}
 
 
 def pack_linears(model: nn.Module) -> None:
@@ -130,6 +182,10 @@ def pack_linears(model: nn.Module) -> None:
         layer.is_saved = f"{name}.weight" not in tied
         model.set_submodule(name, layer)
         linear.weight = None  # torchao ties a layer to itself, which would keep it
+    for module in model.modules():
+        shared, names = _SHARING.get(type(module), (None, ()))
+        if names and all(type(getattr(module, name)) is PackedInt8Linear for name in names):
+            module.__class__ = shared
 
 
 def pack_chat(model: nn.Module) -> None:
@@ -137,25 +193,11 @@ def pack_chat(model: nn.Module) -> None:
 
     Where the blocks are 8-bit, the head is rounded alike; the embedding keeps its values.
     """
-    if _packed_class(model.model.language_model.layers[0].mlp.up_proj) is PackedInt8Linear:
-        model.lm_head.weight = nn.Parameter(_rounded(model.lm_head.weight.detach()), requires_grad=False)
+    layer = model.model.language_model.layers[0].mlp.up_proj
+    if PackedInt8Linear in (type(layer), _packed_class(layer)):
+        head = model.lm_head.weight.detach()
+        model.lm_head.weight = nn.Parameter(int8_weight(head, head.dtype), requires_grad=False)
     pack_linears(model)
-
-
-def _rounded(weight):
-    """A weight as torchao's 8-bit dynamic config rounds it, some rows at a time: it takes float32 in between."""
-    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
-
-    pieces = []
-    for rows in weight.split(2**12):
-        linear = nn.Linear(*rows.shape[::-1], bias=False, device="meta")
-        linear.weight = nn.Parameter(rows, requires_grad=False)
-        quantize_(linear, Int8DynamicActivationInt8WeightConfig())
-        pieces.append(linear.weight.data)
-        linear.weight = None  # as in pack_linears
-    names, rest = pieces[0].__tensor_flatten__()
-    tensors = {name: torch.cat([getattr(piece, name) for piece in pieces]) for name in names}
-    return type(pieces[0]).__tensor_unflatten__(tensors, rest, None, None)
 
 
 def _packed_class(linear):

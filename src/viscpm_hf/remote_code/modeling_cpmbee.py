@@ -171,6 +171,10 @@ class CpmBeeAttention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, inner_size, bias=False)
         self.o_proj = nn.Linear(inner_size, config.hidden_size, bias=False)
 
+    def project(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Query, key and value, each `(batch, length, heads * head_dim)`; they share what prepares their input."""
+        return self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
+
     def forward(
         self,
         hidden_states: torch.Tensor,
@@ -181,9 +185,7 @@ class CpmBeeAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         heads = (*hidden_states.shape[:-1], -1, self.head_dim)
         hidden_states = hidden_states / self.input_scale  # the original divides the three products, each longer
-        query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
-        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        query, key, value = (states.view(heads).transpose(1, 2) for states in self.project(hidden_states))
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
 
@@ -209,9 +211,14 @@ class CpmBeeMLP(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
+    def project(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gate and value of each inner unit, `(batch, length, intermediate_size)`."""
+        return self.gate_proj(hidden_states), self.up_proj(hidden_states)
+
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         hidden_states = hidden_states / self.input_scale  # the original divides the two products, each longer
-        hidden_states = nn.functional.gelu(self.gate_proj(hidden_states)) * self.up_proj(hidden_states)
+        gate, hidden_states = self.project(hidden_states)
+        hidden_states = nn.functional.gelu(gate) * hidden_states
         if self.scale_down_proj_input:  # VisCPM divides first: in float16 the product would overflow otherwise
             return self.down_proj(hidden_states.div_(self.output_scale))
         return self.down_proj(hidden_states) / self.output_scale
