@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from transformers.generation import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
-from transformers.utils.quantization_config import QuantizationConfigMixin, QuantizationMethod
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from .checkpoint.adapter import add_to, read_adapter
 from .checkpoint.repo import check_is_converted, loads_or_says_why
-from .memory.budget import find_plan
+from .memory.budget import WORDS, find_plan
 from .memory.machine import usable_device
 from .memory.packing import pack_chat
 from .memory.placement import load_chat, sparing_vision
@@ -75,15 +75,16 @@ class _WithAdapter:
 
     def from_pretrained(self, model_path: str | os.PathLike, **options: Any) -> VisCPMChatForConditionalGeneration:
         if "quantization_config" in options or options["device_map"] == "auto":
-            raise ValueError(self._refusal("weights that are quantized, or spread over GPU and main memory"))
+            raise self.refusal("weights that are quantized, or spread over GPU and main memory")
         model = VisCPMChatForConditionalGeneration.from_pretrained(model_path, **options)
         if getattr(model, "quantization_method", None) is not None:
-            raise ValueError(self._refusal(f"the quantized weights of {model_path}"))
+            raise self.refusal(f"the quantized weights of {model_path}")
         add_to(model, self.adapter, model_path)
         return model
 
-    def _refusal(self, weights):
-        return (
+    def refusal(self, weights: str) -> ValueError:
+        """Why there can be no adapter for such weights."""
+        return ValueError(
             f"Got the adapter {self.adapter.path} for {weights}: merge it into the model that is not quantized with "
             "`viscpm merge --model DIR --adapter DIR --output DIR` and give the result."
         )
@@ -134,6 +135,8 @@ class VisCPMChat:
         self.device = usable_device(device)
         without = ("safety_checker",) if image_safety_checker is False else ()
         plan = find_plan(model_path, self.device, memory, quantization, dtype, without)
+        if adapter is not None and plan is not None and plan.method in WORDS:
+            raise loader.refusal("weights that are quantized")
         self.image_safety_checker = load_image_safety_checker(image_safety_checker, model_path, self.device)
         self.processor = VisCPMChatProcessor.from_pretrained(model_path)
         if plan is not None:
@@ -143,7 +146,7 @@ class VisCPMChat:
             if quantization not in (None, "auto"):
                 options["quantization_config"] = sparing_vision(quantization)
             self.model = loader.from_pretrained(model_path, **options)
-            rounded = getattr(self.model, "quantization_method", None) == QuantizationMethod.TORCHAO
+            rounded = getattr(self.model, "quantization_method", None) is not None
             if self.device.type == "cpu" and (rounded or dtype in (torch.bfloat16, "bfloat16")):
                 pack_chat(self.model)
         self.model.eval()

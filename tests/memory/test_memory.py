@@ -346,7 +346,7 @@ def test_the_rest_may_be_in_another_precision(quantization, pictures, tmp_path):
     chat = VisCPMChat(repo, False, "cpu", torch.bfloat16, quantization=quantization)
     block = chat.model.model.language_model.layers[0]
     assert chat.model.get_input_embeddings().weight.dtype == block.input_layernorm.weight.dtype == torch.bfloat16
-    assert type(block.mlp.up_proj).__name__ in ("PackedInt8Linear", "Linear", "Linear4bit")
+    assert type(block.mlp.up_proj).__name__ in ("PackedInt8Linear", "Linear", "Linear4bit", "PackedLinear4bit")
     assert type(block.mlp.up_proj) is not torch.nn.Linear or hasattr(block.mlp.up_proj.weight, "qdata")
     assert chat.chat(pictures[0], "图里有什么？", max_new_tokens=4)[0]
     painter = VisCPMPaint(tiny_paint_repo(), False, False, False, "cpu", torch.bfloat16, quantization=quantization)

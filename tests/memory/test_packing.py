@@ -9,7 +9,8 @@ from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8Weig
 
 from viscpm_hf import VisCPMChat, pack_linears
 from viscpm_hf.memory.machine import is_multiplied_in
-from viscpm_hf.memory.packing import PackedInt8Linear, PackedLinear
+from viscpm_hf.memory.packing import PackedInt8Linear, PackedLinear, _RoundedRows
+from viscpm_hf.remote_code.modeling_cpmbee import CpmBeeConfig, CpmBeeModel
 
 if not (is_multiplied_in(torch.bfloat16) and torch.cpu._is_vnni_supported()):
     pytest.skip("nothing is packed for this CPU", allow_module_level=True)
@@ -124,3 +125,24 @@ def test_a_packed_model_answers_and_saves_as_a_plain_one(chat_repo_eos, pictures
     for name, weight in chat.model.state_dict().items():
         if type(weight) is torch.Tensor:
             assert torch.equal(again.model.state_dict()[name], weight), name
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("length", [1, 3, 33, 70])
+def test_layers_that_share_states_give_what_each_gives_alone(length):
+    """Query, key and value, or gate and value, of states that are rounded once, in pieces where there are many."""
+    torch.manual_seed(0)
+    config = CpmBeeConfig(
+        vocab_size=64, hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=4, head_dim=16
+    )
+    layer = CpmBeeModel(config).layers[0].to(torch.bfloat16).eval()
+    quantize_(layer, Int8DynamicActivationInt8WeightConfig())
+    pack_linears(layer)
+    states = torch.randn(2, length, 64, dtype=torch.bfloat16)
+    for part, names in ((layer.self_attn, ("q_proj", "k_proj", "v_proj")), (layer.mlp, ("gate_proj", "up_proj"))):
+        found = part.project(states)
+        assert len(found) == len(names)
+        for name, product in zip(names, found, strict=True):
+            assert torch.equal(product, getattr(part, name)(states)), name
+            whole = getattr(part, name).product(_RoundedRows(states[:, -1:]))  # no row minds how many there are
+            torch.testing.assert_close(product[:, -1:], whole)

@@ -5,6 +5,8 @@ each beam, that takes as long as the product itself, and only inductor's freezin
 static cache for constant.
 """
 
+import functools
+
 import torch
 from torch import nn
 
@@ -115,6 +117,33 @@ class PackedInt8Linear(PackedLinear):
         return self.weight_class.__tensor_unflatten__({"qdata": qdata, **self.small}, self.rest, None, None)
 
 
+@functools.cache
+def _packed_4bit_class():
+    from bitsandbytes.functional import QuantState
+    from bitsandbytes.nn import Linear4bit
+
+    class PackedLinear4bit(Linear4bit):
+        """bitsandbytes' layer after its first use on a CPU, which rearranges the weight; saved as it was before.
+
+        By itself it would save the blocks' scales rounded twice more.
+        """
+
+        def _save_to_state_dict(self, destination, prefix, keep_vars):
+            super()._save_to_state_dict(destination, prefix, keep_vars)  # which puts the weight back in order
+            self.weight.quant_state = QuantState.from_dict(dict(self.stored), device=torch.device("cpu"))
+            destination.update({f"{prefix}weight.{name}": tensor for name, tensor in self.stored.items()})
+
+    return PackedLinear4bit
+
+
+def _pack_4bit(layer):
+    """Has bitsandbytes rearrange a weight now rather than in the first answer."""
+    layer.stored = {name: tensor.clone() for name, tensor in layer.weight.quant_state.as_dict(packed=True).items()}
+    layer.__class__ = _packed_4bit_class()
+    with torch.no_grad():
+        layer.eval()(torch.zeros(1, layer.in_features, dtype=layer.compute_dtype or torch.float32))
+
+
 class _RoundedRows:
     """States `(..., width)` as rows of 8-bit numbers `(rows, width)`, with a scale for each row `(rows, 1)`.
 
@@ -168,8 +197,9 @@ _SHARING = {
 def pack_linears(model: nn.Module) -> None:
     """Replaces linear layers in a model by packed ones, where this CPU multiplies faster with them.
 
-    These are layers without bias whose weights are bfloat16, or torchao's 8-bit ones with dynamic activations; others
-    stay as they are. For inference only: nothing can be trained or moved after. Saving works as before.
+    These are layers without bias whose weights are bfloat16, torchao's 8-bit ones with dynamic activations, or
+    bitsandbytes' 4-bit ones, which it packs itself; others stay as they are. For inference only: nothing can be
+    trained or moved after. Saving works as before.
 
     Args:
         model: on the CPU, changed in place. That takes the memory of one layer more meanwhile; a head that was tied to
@@ -183,6 +213,8 @@ def pack_linears(model: nn.Module) -> None:
         model.set_submodule(name, layer)
         linear.weight = None  # torchao ties a layer to itself, which would keep it
     for module in model.modules():
+        if type(module).__name__ == "Linear4bit" and _is_packed_by_bitsandbytes(module):
+            _pack_4bit(module)
         shared, names = _SHARING.get(type(module), (None, ()))
         if names and all(type(getattr(module, name)) is PackedInt8Linear for name in names):
             module.__class__ = shared
@@ -198,6 +230,12 @@ def pack_chat(model: nn.Module) -> None:
         head = model.lm_head.weight.detach()
         model.lm_head.weight = nn.Parameter(int8_weight(head, head.dtype), requires_grad=False)
     pack_linears(model)
+
+
+def _is_packed_by_bitsandbytes(layer):
+    state = getattr(layer.weight, "quant_state", None)
+    packs = getattr(layer, "support_avx512bf16_for_cpu", False) and layer.bias is None
+    return packs and state is not None and layer.weight.device.type == "cpu"
 
 
 def _packed_class(linear):

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.utils.quantization_config import QuantizationConfigMixin
+from transformers.utils import logging
+from transformers.utils.quantization_config import QuantizationConfigMixin, QuantizationMethod
 
 from ..checkpoint.files.json_file import quoted
+from ..language import say
 from ..libraries import quiet
 from .budget import WORDS
 from .machine import physical_memory
-from .packing import pack_chat
+from .packing import pack_chat, pack_linears
 from .plans import Plan
+from .rounded_weights import int8_weight, nf4_weight
 from .sizes import CHECKERS, LANGUAGE
 
 if TYPE_CHECKING:  # takes seconds to import, and Chat does without
@@ -44,8 +47,10 @@ def load_chat(
     elif plan.method.startswith("stream"):
         options["device_map"] = {"": "cpu"}
     elif plan.method in WORDS:
-        config = quantization_config(plan.method, device, plan.dtypes["blocks"])
-        options["quantization_config"] = sparing_vision(config)
+        config = sparing_vision(quantization_config(plan.method, device, plan.dtypes["blocks"]))
+        if device.type == "cpu":
+            return _load_rounded_chat(model_class, model_path, config, plan)
+        options["quantization_config"] = config
     with _freed_memory_returned():
         model = model_class.from_pretrained(model_path, **options)
         if plan.packed:
@@ -57,6 +62,40 @@ def load_chat(
             stream_blocks(model.model.vision_tower, device)
         else:
             model.model.vision_tower.to(device)
+    return model
+
+
+def _load_rounded_chat(model_class, model_path, config, plan):
+    """A Chat model on the CPU, its language model rounded matrix by matrix while it is read from the files.
+
+    transformers would do the same, but read, cast and round whole weights, and pack them when all are there.
+    """
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    model = model_class.from_pretrained(model_path, dtype="auto", device_map={"": "cpu"})  # mapped from the files
+    dtype = plan.dtypes["blocks"] or model.dtype
+    layers = model.model.language_model.layers
+    names = [name for name, module in layers.named_modules() if type(module) is torch.nn.Linear]
+    weights = {name: layers.get_parameter(f"{name}.weight") for name in names}
+    quantizer = AutoHfQuantizer.from_config(config, pre_quantized=False)
+    quantizer.preprocess_model(model=model, device_map={"": "cpu"}, dtype=dtype)
+    for name in logging.tqdm(names, desc=say("Quantizing weights", "量化权重")):  # beside transformers' own bars
+        module, weight = layers.get_submodule(name), weights.pop(name)
+        if config.quant_method == QuantizationMethod.TORCHAO:
+            module.weight = torch.nn.Parameter(int8_weight(weight, dtype), requires_grad=False)
+        else:
+            module.weight = nf4_weight(weight, config, module)
+        pack_linears(layers[int(name.partition(".")[0])])
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            if type(parameter) is torch.nn.Parameter and parameter.is_floating_point():
+                parameter.data = parameter.data.to(dtype)
+    for part in (model.config, model.config.text_config, model.config.vision_config):
+        part.dtype = dtype
+    quantizer.postprocess_model(model)
+    model.hf_quantizer = quantizer
+    if plan.packed:
+        pack_chat(model)
     return model
 
 

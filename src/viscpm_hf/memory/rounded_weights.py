@@ -1,7 +1,7 @@
-"""A matrix's weights rounded to 8 or 4 bits by torchao and bitsandbytes, some rows at a time.
+"""A matrix's weights in 8 or 4 bits, in the forms and with the very numbers of torchao and bitsandbytes.
 
-Both libraries round a whole matrix at once, through several float32 copies of it that the system has to find memory
-for: that takes longer than the arithmetic. Pieces of it stay in the processor's cache, and give the same numbers.
+Both libraries round a whole matrix at once, through several copies of it in float32 and wider, for which the system
+has to find memory: that takes several times as long as the arithmetic. Pieces of it stay in the processor's cache.
 """
 
 from typing import TYPE_CHECKING
@@ -10,10 +10,12 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig
 
+from .plans import NF4_BLOCK
+
 if TYPE_CHECKING:
     from bitsandbytes.nn import Params4bit
 
-PIECE = 2**20  # weights at a time: 4 MB of float32
+PIECE = 2**18  # weights at a time: 1 MB of float32
 
 
 def int8_weight(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -28,16 +30,18 @@ def int8_weight(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
-    pieces = []
-    for rows in _pieces(weight):
-        linear = nn.Linear(*rows.shape[::-1], bias=False, device="meta")
-        linear.weight = nn.Parameter(rows, requires_grad=False)
-        quantize_(linear, Int8DynamicActivationInt8WeightConfig())
-        pieces.append(linear.weight.data)
-        linear.weight = None  # torchao ties a layer to itself, which would keep it
-    names, rest = pieces[0].__tensor_flatten__()
-    tensors = {name: torch.cat([getattr(piece, name) for piece in pieces]) for name in names}
-    return type(pieces[0]).__tensor_unflatten__(tensors, {**rest, "dtype": dtype}, None, None)
+    weight = weight.detach()
+    form = nn.Linear(weight.shape[1], 1, bias=False, dtype=dtype)
+    quantize_(form, Int8DynamicActivationInt8WeightConfig())
+    form_class, (names, rest) = type(form.weight.data), form.weight.data.__tensor_flatten__()
+    form.weight = None  # torchao ties a layer to itself, which would keep it
+    low, high = weight.aminmax(dim=1, keepdim=True)
+    scale = (torch.maximum(-low, high) / 127.5).float().clamp_(min=torch.finfo(torch.float32).eps)
+    rounded = torch.empty(weight.shape, dtype=torch.int8)
+    for rows, numbers, each in zip(_pieces(weight), _pieces(rounded), scale.split(_rows(weight)), strict=True):
+        numbers.copy_((rows * (1 / each)).round_().clamp_(-128, 127))
+    tensors = {"qdata": rounded, "scale": scale, "zero_point": torch.zeros(scale.shape, dtype=torch.int8)}
+    return form_class.__tensor_unflatten__({name: tensors[name] for name in names}, rest, None, None)
 
 
 def nf4_weight(weight: torch.Tensor, config: BitsAndBytesConfig, module: nn.Module | None = None) -> "Params4bit":
@@ -52,16 +56,32 @@ def nf4_weight(weight: torch.Tensor, config: BitsAndBytesConfig, module: nn.Modu
     import bitsandbytes.functional as bnb
     from bitsandbytes.nn import Params4bit
 
-    pieces = [bnb.quantize_4bit(rows, quant_type=config.bnb_4bit_quant_type) for rows in _pieces(weight)]
-    state = pieces[0][1]
-    state.shape, absmax = weight.shape, torch.cat([piece.absmax for _, piece in pieces])
+    weight = weight.detach()
+    code = bnb.get_4bit_type("nf4", device="cpu")
+    bounds = ((code[1:] + code[:-1]) / 2).tolist()
+    data, absmax = torch.empty(weight.numel() // 2, 1, dtype=torch.uint8), torch.empty(weight.numel() // NF4_BLOCK)
+    rows = _rows(weight)
+    halves = (rows * weight.shape[1] // 2, rows * weight.shape[1] // NF4_BLOCK)
+    for piece, packed, most in zip(_pieces(weight), data.split(halves[0]), absmax.split(halves[1]), strict=True):
+        blocks = piece.reshape(-1, NF4_BLOCK).float()
+        torch.amax(blocks.abs(), dim=1, out=most)
+        blocks = blocks * (1 / most.clamp(min=1e-38))[:, None]  # bitsandbytes' own bound
+        numbers, above = torch.zeros(blocks.shape, dtype=torch.uint8), torch.empty(blocks.shape, dtype=torch.bool)
+        for bound in bounds:  # a search of each weight takes twice as long
+            numbers += torch.gt(blocks, bound, out=above).view(torch.uint8)
+        numbers = numbers.view(-1, 2)
+        packed.copy_((numbers[:, :1] << 4) | numbers[:, 1:])
+    state = {"shape": weight.shape, "code": code, "blocksize": NF4_BLOCK, "quant_type": "nf4", "dtype": weight.dtype}
     if config.bnb_4bit_use_double_quant:
-        state.nested, state.offset = True, absmax.mean()
-        absmax, state.state2 = bnb.quantize_blockwise(absmax - state.offset, blocksize=256)
-    state.absmax = absmax
-    data, stats = torch.cat([packed for packed, _ in pieces]), state.as_dict(packed=True)
+        state["offset"] = absmax.mean()
+        absmax, state["state2"] = bnb.quantize_blockwise(absmax - state["offset"], blocksize=256)
+    stats = bnb.QuantState(absmax=absmax, **state).as_dict(packed=True)
     return Params4bit.from_prequantized(data, stats, requires_grad=False, device="cpu", module=module)
 
 
+def _rows(weight):
+    return max(PIECE // weight.shape[1], 1)
+
+
 def _pieces(weight):
-    return weight.detach().split(max(PIECE // weight.shape[1], 1))
+    return weight.split(_rows(weight))

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from ..checkpoint import repo
 from ..checkpoint.adapter import load
@@ -28,6 +27,7 @@ from .calibration_inputs import copy_unchanged, identities, require_parts
 from .placement import quantization_config, sparing_vision
 from .plans import INT8, NF4
 from .quantized_repository import failures_in_words, require_exact, say_so
+from .rounded_weights import int8_weight, nf4_weight
 from .sizes import Model, read_model
 
 MOST_PENDING = 1 << 30  # bytes of rounded weights that are kept until they are written to a file
@@ -128,27 +128,13 @@ def _round(source, folder, method, config, dtype, progress):
 
 def _rounded(name, weight, method, config):
     """What a file holds of a rounded matrix: tensors by name, and what its header says of them."""
-    layer = nn.Linear(*weight.shape[::-1], bias=False, device="meta")
     if method == "int8":
         from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
-        from torchao.quantization import quantize_
 
-        layer.weight = nn.Parameter(weight, requires_grad=False)
-        quantize_(layer, config.get_apply_tensor_subclass())
-        tensors, header = flatten_tensor_state_dict({name: layer.weight.data})
-        layer.weight = None  # torchao ties a layer to itself, which would keep it
-    else:
-        from bitsandbytes.nn import Params4bit
-
-        weight = Params4bit(
-            weight,
-            requires_grad=False,
-            compress_statistics=config.bnb_4bit_use_double_quant,
-            quant_type=config.bnb_4bit_quant_type,
-        ).to("cpu")
-        state = weight.quant_state.as_dict(packed=True)
-        tensors, header = {name: weight.data} | {f"{name}.{key}": value for key, value in state.items()}, {}
-    return tensors, header
+        return flatten_tensor_state_dict({name: int8_weight(weight, weight.dtype)})
+    rounded = nf4_weight(weight, config)
+    state = rounded.quant_state.as_dict(packed=True)
+    return {name: rounded.data} | {f"{name}.{key}": value for key, value in state.items()}, {}
 
 
 class _Writer:
