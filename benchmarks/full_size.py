@@ -1,12 +1,18 @@
 """VisCPM at full size: a random checkpoint is written, copied, converted, verified, loaded and used.
 
     python benchmarks/full_size.py [--models chat paint] [--scale small]
+    python benchmarks/full_size.py --method stored int8 4bit [--scale small]
 
 The checkpoint has the names and shapes of the release in half precision (Chat 20.6 GB, Paint 21.0 GB) and the
 original's layout. Chat answers a question about a picture with a few tokens, Paint takes one step of denoising. Every
 step is a process of its own; a table tells its seconds and its peaks of memory, resident (VmHWM, with the pages of
 mapped files) and anonymous (RssAnon, without). Before each step all files are put out of the page cache. It needs 45
 GB of disk while it works, and leaves nothing behind however it ends.
+
+With --method, Chat answers on a CPU in each of these ways: seconds to load, for the picture, for a prompt of 128
+tokens, and for a token with one beam and with three. Then come the copies that `viscpm quantize` writes, loaded once
+from the disk and once more from the page cache, and whether they answer the same. The model is written without a
+checkpoint and goes while it is rounded, so that 25 GB of disk are enough.
 """
 
 import argparse
@@ -20,10 +26,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import full_size_methods
 from processes import out_of_cache, run
 
 SCRIPTS = Path(__file__).parents[1] / "conversion"
 DISK = {"full": 45e9, "small": 1e9}
+DISK_OF_METHODS = {"full": 25e9, "small": 1e9}
 BUDGET = "5GiB"
 NEW_TOKENS = 3
 # Paint's painting part is Stable Diffusion 2.1 base; all other sizes of the release are the classes' defaults
@@ -137,7 +145,7 @@ def initial(name: str, shape: tuple[int, ...], noise):
     if len(shape) == 1:
         return torch.full(shape, float(name.endswith("weight")))
     # CPM-Bee divides by the square root itself
-    return noise if name.startswith("llm.") else noise / math.sqrt(math.prod(shape[1:]))
+    return noise if name.startswith(("llm.", "model.language_model.")) else noise / math.sqrt(math.prod(shape[1:]))
 
 
 def repeated(block: memoryview, start: int, nbytes: int):
@@ -233,8 +241,19 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=["chat", "paint"], default=["chat", "paint"])
     parser.add_argument("--folder", help="where to work (default: the system's for temporary files)")
     parser.add_argument("--scale", choices=list(SIZES), default="full", help="small tries it out")
-    parser.add_argument("--step", choices=["write", "use"], help=argparse.SUPPRESS)
+    parser.add_argument("--method", nargs="+", choices=["stored", "int8", "4bit"], help="ways to answer with Chat")
+    parser.add_argument("--step", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    work, (method, *_) = Path(args.folder or ""), args.method or [None]
+    match args.step:
+        case "write converted":
+            return full_size_methods.write_converted(work / "converted", SIZES[args.scale])
+        case "ask":
+            return full_size_methods.ask(work / "converted", method, 1)
+        case "quantize":
+            return full_size_methods.quantize(work / "converted", work / method, method)
+        case "ask quantized":
+            return full_size_methods.ask(work / method, method, 2)
     if args.step == "write":
         return write(args.models[0], Path(args.folder), SIZES[args.scale])
     if args.step == "use":
@@ -244,13 +263,17 @@ def main() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, lambda number, _: sys.exit(128 + number))  # unwinds, so that it cleans up
     folder = args.folder or tempfile.gettempdir()
-    free = shutil.disk_usage(folder).free
-    if free < DISK[args.scale]:
-        sys.exit(
-            f"error: {DISK[args.scale] / 1e9:.0f} GB of disk are needed, but {folder} has {free / 1e9:.1f} GB free."
-        )
-    rows = ["| step | seconds | resident | anonymous | |", "|---|---|---|---|---|"]
+    free, needed = shutil.disk_usage(folder).free, (DISK_OF_METHODS if args.method else DISK)[args.scale]
+    if free < needed:
+        sys.exit(f"error: {needed / 1e9:.0f} GB of disk are needed, but {folder} has {free / 1e9:.1f} GB free.")
+    rows = [] if args.method else ["| step | seconds | resident | anonymous | |", "|---|---|---|---|---|"]
     try:
+        if args.method:
+            with tempfile.TemporaryDirectory(dir=folder, prefix="full_size_") as work:
+                own = [sys.executable, __file__, "--folder", work, "--scale", args.scale]
+                for row in full_size_methods.rows(Path(work), args.method, own):
+                    rows.append(row)
+            return
         for kind in args.models:
             with tempfile.TemporaryDirectory(dir=folder, prefix="full_size_") as work:
                 rows += steps(kind, Path(work), args.scale)

@@ -18,7 +18,7 @@ MODULES = (
     "viscpm_hf.memory.placement",
     "viscpm_hf.memory.plans",
     "viscpm_hf.memory.report",
-    "viscpm_hf.memory.rounding",
+    "viscpm_hf.memory.rounded_repository",
     "viscpm_hf.memory.sizes",
     "viscpm_hf.safety",
     "viscpm_hf.tiny",

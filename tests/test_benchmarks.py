@@ -32,6 +32,25 @@ def test_full_size_measures_every_step_and_cleans_up(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_full_size_compares_methods_with_their_copies(tmp_path):
+    """--method: rounding while loading, then `viscpm quantize`, whose copy answers the same."""
+    pytest.importorskip("torchao")
+    done = subprocess.run([*command(tmp_path), "--method", "int8"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()]
+    assert [row[0].partition(":")[0] for row in rows] == [
+        "Chat",
+        "---",
+        "int8",
+        "quantize to int8",
+        "quantized to int8",
+    ]
+    for row, loads, same in ((rows[2], 1, ""), (rows[4], 2, "as above")):
+        seconds = [float(cell) for cell in row[1:8] if cell != "–"]
+        assert (len(seconds), row[-1]) == (5 + loads, same)
+    assert not list(tmp_path.iterdir())
+
+
 def test_full_size_cleans_up_when_interrupted(tmp_path):
     process = subprocess.Popen(command(tmp_path), stderr=subprocess.PIPE, text=True, start_new_session=True)
     until = time.monotonic() + 60

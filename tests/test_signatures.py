@@ -50,7 +50,7 @@ SHOWN = [
     *(file for file in FILES if file.startswith(("finetuning/", "remote_code/"))),
     *(
         f"memory/{name}.py"
-        for name in ("budget", "calibration", "packing", "placement", "plans", "report", "rounding", "sizes")
+        for name in ("budget", "calibration", "packing", "placement", "plans", "report", "rounded_repository", "sizes")
     ),
     *(f"checkpoint/{name}.py" for name in ("chat", "paint", "cpmbee", "errors", "export", "refresh", "verify")),
 ]

@@ -238,7 +238,7 @@ def quantize(
     texts = read_prompts(prompts, 128 if samples is None else samples) if calibrated else []
     with only_ours():
         from ..memory.calibration import quantize_paint
-        from ..memory.rounding import quantize_to_nearest
+        from ..memory.rounded_repository import quantize_to_nearest
 
         if calibrated:
             written = quantize_paint(model, texts, output, device)

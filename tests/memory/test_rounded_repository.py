@@ -16,9 +16,9 @@ from viscpm_hf.checkpoint.errors import CheckpointError
 from viscpm_hf.checkpoint.publishing.card import card_of
 from viscpm_hf.checkpoint.publishing.contents import read_contents
 from viscpm_hf.cli import main
-from viscpm_hf.memory import rounding
+from viscpm_hf.memory import rounded_repository
 from viscpm_hf.memory.packing import PackedInt8Linear
-from viscpm_hf.memory.rounding import quantize_to_nearest
+from viscpm_hf.memory.rounded_repository import quantize_to_nearest
 from viscpm_hf.memory.sizes import read_model
 from viscpm_hf.tiny import tiny_chat_repo, tiny_paint_repo
 
@@ -79,7 +79,7 @@ def test_the_golden_model_answers_as_when_it_is_rounded_while_loading(method, ch
 
 @pytest.mark.parametrize("method", BY)
 def test_auto_classes_load_what_is_in_several_files(method, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(rounding, "MOST_PENDING", 500_000)
+    monkeypatch.setattr(rounded_repository, "MOST_PENDING", 500_000)
     output = quantize_to_nearest(tiny_chat_repo(), tmp_path / "repo", method, progress=False)
     files = sorted(output.glob("*.safetensors"))
     assert [path.name for path in files] == [
@@ -219,8 +219,10 @@ def test_nothing_is_left_where_it_fails(change, message, tmp_path, monkeypatch):
     elif change == "no room":
         monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 1000))
     elif change == "changing":
-        configure = rounding.read_weights
-        monkeypatch.setattr(rounding, "read_weights", lambda *given: (configure(*given), os.truncate(file, 10_000))[0])
+        configure = rounded_repository.read_weights
+        monkeypatch.setattr(
+            rounded_repository, "read_weights", lambda *given: (configure(*given), os.truncate(file, 10_000))[0]
+        )
     for method in BY:
         with pytest.raises(CheckpointError, match=message):
             quantize_to_nearest(repo, tmp_path / "output", method, progress=False)
