@@ -116,7 +116,7 @@ def _round(source, folder, method, config, dtype, progress):
         for name, tensor in stored.items():
             # all of it in one type, as loading would make it: quantized models keep what they find
             weight = load(tensor).to(dtype) if tensor.dtype.is_floating_point else load(tensor)
-            if not weight.isfinite().all():
+            if not all(extreme.isfinite() for extreme in weight.aminmax()):  # ten times as fast as to ask of each
                 raise CheckpointError(f"{name} holds numbers that are not finite; its file must be damaged.")
             tensors, header = {name: weight}, {}
             if _MATRIX.fullmatch(name):
