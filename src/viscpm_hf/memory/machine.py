@@ -25,6 +25,7 @@ class Machine:
         measured: bytes per second of what was measured: `memory` (a CPU's, while multiplying), `gpu memory`, `link`
             (page-locked main memory to GPU), `pageable` (other main memory to GPU), `disk`. The others are assumed.
         slow_dtypes: precisions the CPU has no instructions for.
+        times: of a CPU, what timing.py has measured for a model, by `Plan.kernel` and names as in `plans.TIMES`.
     """
 
     device: str
@@ -32,6 +33,7 @@ class Machine:
     device_memory: int | None = None
     measured: Mapping[str, float] = field(default_factory=dict)
     slow_dtypes: frozenset[torch.dtype] = frozenset()
+    times: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def speed(self, name: str) -> float:
         """Bytes per second, within what can be, whatever a busy machine measures.

@@ -6,7 +6,8 @@
   what no beam follows any more is dropped now and then;
 * activations: of the largest step, with factors measured with torch's profiler (CPU) and fake tensors (CUDA);
 * seconds: the bytes that must move for a token or an image over the bandwidth they move at: the least it takes. Where
-  arithmetic takes longer, as in a UNet on a CPU, the truth is slower.
+  arithmetic takes longer, as in a UNet on a CPU, the truth is slower. For Chat on a CPU they come from products that
+  timing.py has measured there, where there are any.
 """
 
 import math
@@ -27,6 +28,14 @@ INT8, NF4 = 1.0, 0.516  # bytes for a weight; NF4 with its doubly quantized scal
 NF4_ON_CPU, NF4_BLOCK = 0.531, 64  # bitsandbytes repacks it there: each block of a row has a bfloat16 scale
 BITSANDBYTES, REPACKING = 40_000_000, 8  # bytes of the library; for each weight of the matrix that is being repacked
 UNET_UNITS = 26.5  # activations of a UNet in widths of its first block, for each image
+PROMPT_ROWS = 128  # of the longest product that is measured; more take as much longer as they are more
+# what is measured of a kernel: seconds for each weight of matrices with the states' width or the wider one inside of a
+# block as input, for the rows of a token or of a prompt, and of the head; seconds of a block beside its products, of a
+# step of the search beside blocks and head, of a layer of the vision tower
+TIMES = (
+    *("narrow token", "narrow prompt", "wide token", "wide prompt", "head"),
+    *("layer token", "layer prompt", "step", "vision"),
+)
 VAE_UNITS = {"cuda": 3.1, "cpu": 3.8, "cpu half": 4.8}  # of a decoder in widths of its second block
 
 
@@ -36,7 +45,8 @@ class Workload:
 
     Args:
         prompt_tokens: of a Chat turn, the picture's included.
-        new_tokens: of the answer; by default the most that Chat writes unless told otherwise.
+        new_tokens: of the answer, for memory; by default the most that Chat writes unless told otherwise.
+        answer_tokens: of an answer as people get it, for its seconds.
         beams: of the search.
         images: painted for one prompt; by default 4 where a ranker chooses, else 1.
         steps: of denoising.
@@ -44,6 +54,7 @@ class Workload:
 
     prompt_tokens: int = 128
     new_tokens: int = 514
+    answer_tokens: int = 64
     beams: int = 3
     images: int | None = None
     steps: int = 50
@@ -63,12 +74,16 @@ class Plan:
         device_memory: bytes of the GPU at the peak, by what they hold; empty on a CPU.
         host_memory: the same of main memory, for the whole process.
         mapped: how many bytes of `host_memory` are pages of files, which the system may drop and read again.
-        seconds: for a token of Chat or an image of Paint, at least.
-        encode_seconds: for reading the prompt, at least.
+        seconds: for a token of Chat or an image of Paint.
+        encode_seconds: for reading the prompt.
+        answer_seconds: for a whole answer of Chat, prompt included; of Paint for an image.
+        measured: whether these come from products measured on this machine; else they are the least it takes.
         in_place: whether no weights have to move for a token of Chat or a step of Paint, which reads its prompt once.
         lossless: whether every weight keeps its value.
         dtypes: to load parts in, by name; None as stored.
         packed: whether the linear layers of Chat's language model are packed for the CPU, see packing.py.
+        kernel: how a CPU multiplies Chat's matrices, and the precision of their inputs, such as `"packed bfloat16"`,
+            by which `Machine.times` has its times; empty where none are measured.
     """
 
     method: str
@@ -78,10 +93,13 @@ class Plan:
     mapped: int
     seconds: float
     encode_seconds: float
+    answer_seconds: float
     in_place: bool
     lossless: bool
     dtypes: Mapping[str, torch.dtype | None]
     packed: bool = False
+    measured: bool = False
+    kernel: str = ""
 
     @property
     def host_peak(self) -> int:
@@ -106,7 +124,7 @@ def list_plans(
     dtype: torch.dtype | Mapping[str, torch.dtype] | None = None,
     workload: Workload | None = None,
 ) -> list[Plan]:
-    """Every way to run a model, fastest first.
+    """Every way to run a model, fastest first: by the seconds of a whole answer of Chat or an image of Paint.
 
     Args:
         model: what to run.
@@ -123,7 +141,7 @@ def list_plans(
             for plan in (costs.on_cuda(budget) if machine.device == "cuda" else costs.on_cpu(first=not plans))
         ]
     # what is in RAM comes before what is read from files, however busy the machine was when it was measured
-    return sorted(plans, key=lambda plan: (plan.method == "disk", plan.seconds))
+    return sorted(plans, key=lambda plan: (plan.method == "disk", plan.answer_seconds))
 
 
 def default_dtypes(model: Model) -> dict[str, torch.dtype | None]:
@@ -229,14 +247,16 @@ class _Costs:
         work = self._work("cuda")
         if self.kind == "paint" and streamed:  # the language model is gone when the image is painted
             work["activations"] = max(work["activations"] - weights.get("language model", 0), 0)
+        seconds = one_pass + self._image_bytes() / (link if streamed_image else memory)
         return Plan(
             method,
             title,
             device_memory={**weights, **work, "CUDA": CUDA_CONTEXT},
             host_memory={**self.libraries, "pinned weights": pinned},
             mapped=0,
-            seconds=one_pass + self._image_bytes() / (link if streamed_image else memory),
+            seconds=seconds,
             encode_seconds=one_pass,
+            answer_seconds=self._answer(seconds, one_pass),
             in_place=not streamed_image if self.kind == "paint" else method in ("resident", "int8", "4bit"),
             lossless=lossless,
             dtypes=self.dtypes,
@@ -262,6 +282,7 @@ class _Costs:
                 mapped=0 if unmapped else away,
                 seconds=plan.seconds + late,
                 encode_seconds=plan.encode_seconds + late,
+                answer_seconds=self._answer(plan.seconds + late, plan.encode_seconds + late),
             )
         ]
 
@@ -295,20 +316,64 @@ class _Costs:
         weights = {"language model": sum(kept[name] for name in LANGUAGE)} | {name: kept[name] for name in self.others}
         slowdown = 10 if self.dtypes["blocks"] in self.machine.slow_dtypes else 1
         speed = self.machine.speed("disk" if method == "disk" else "memory") / slowdown
-        one_pass = (sizes["blocks"] + extra.get("head", self._head())) / speed
+        read = sizes["blocks"] + extra.get("head", self._head())
+        seconds, encode_seconds = read / speed + self._image_bytes() / self.machine.speed("memory"), read / speed
+        kernel = self._kernel(method, packed) if self.kind == "chat" else ""
+        times = self.machine.times.get(kernel)
+        if times:
+            late = read / self.machine.speed("disk") if method == "disk" else 0
+            seconds, encode_seconds = late + self._token(times), late + self._prompt(times)
         return Plan(
             method,
             title,
             device_memory={},
             host_memory={**weights, **self.libraries, "kernels": RUNTIME[self.kind], **extra, **self._work("cpu")},
             mapped=sum(kept.values()) - sum(unmapped.values()),
-            seconds=one_pass + self._image_bytes() / self.machine.speed("memory"),
-            encode_seconds=one_pass,
+            seconds=seconds,
+            encode_seconds=encode_seconds,
+            answer_seconds=self._answer(seconds, encode_seconds),
             in_place=method != "disk",
             lossless=method not in ("int8", "4bit"),
             dtypes=self.dtypes,
             packed=packed,
+            measured=bool(times),
+            kernel=kernel,
         )
+
+    def _kernel(self, method, packed):
+        """How Chat's blocks are multiplied, see `Plan`."""
+        if method == "4bit" or (self.model.quantized == "bitsandbytes" and self.parts["blocks"].dtype == torch.uint8):
+            way = "4bit"
+        elif packed:
+            way = "packed" if self._is_in_bfloat16() and method == "resident" else "int8"
+        elif self.model.quantized:
+            return ""
+        else:
+            way = "plain"
+        dtype = self.dtypes["language rest"] or self.parts["language rest"].dtype
+        return f"{way} {str(dtype).removeprefix('torch.')}"
+
+    def _token(self, times):
+        """Seconds of a step with all beams, as measured; keys and values are read besides."""
+        read = self.workload.prompt_tokens + self.workload.beams * self.workload.answer_tokens / 2
+        cache = read * self._cache_of_a_token() / self.machine.speed("memory")
+        return self._blocks(times, "token") + self._vocabulary(times) + cache
+
+    def _prompt(self, times):
+        """Seconds of a picture and a prompt with it."""
+        longer = max(1, self.workload.prompt_tokens / PROMPT_ROWS)
+        layers = self.model.configs[""]["vision_config"]["num_hidden_layers"]
+        return self._blocks(times, "prompt") * longer + self._vocabulary(times) + layers * times["vision"]
+
+    def _blocks(self, times, what):
+        hidden, intermediate, inner = self.model.widths
+        narrow, wide = 2 * hidden * (2 * inner + intermediate), hidden * intermediate  # weights, by their inputs
+        products = narrow * times[f"narrow {what}"] + wide * times[f"wide {what}"]
+        return self.count * (products + times[f"layer {what}"])
+
+    def _vocabulary(self, times):
+        """Seconds of the head and of choosing from what it says."""
+        return self.model.language_config["vocab_size"] * self.model.widths[0] * times["head"] + times["step"]
 
     def _is_in_bfloat16(self):
         """Whether weights lie in memory, not in their files, in a type that the CPU multiplies fast when packed."""
@@ -322,6 +387,17 @@ class _Costs:
         return self.parts[name].unmapped(self.dtypes[name]) * (self.count if name == "blocks" else 1)
 
     # On either
+
+    def _answer(self, seconds, encode_seconds):
+        """Seconds of all that is waited for; the prompt gives the first token."""
+        if self.kind == "paint":
+            return seconds
+        return encode_seconds + (self.workload.answer_tokens - 1) * seconds
+
+    def _cache_of_a_token(self):
+        """Bytes of keys and values."""
+        language = self.model.language_config
+        return 2 * self.count * language["num_attention_heads"] * language["head_dim"] * self._itemsize("language rest")
 
     def _head(self):
         """Bytes of the vocabulary that a token of Chat is chosen from."""
@@ -338,8 +414,7 @@ class _Costs:
         language, vision = self.model.language_config, self.model.configs[""]["vision_config"]
         size, length, beams = self._itemsize("language rest"), self.workload.prompt_tokens, self.workload.beams
         heads = language["num_attention_heads"]
-        token = 2 * self.count * heads * language["head_dim"] * size
-        cache = (length + self.workload.new_tokens * beams + GrowingCacheLayer.room) * token
+        cache = (length + self.workload.new_tokens * beams + GrowingCacheLayer.room) * self._cache_of_a_token()
         growth = cache // self.count  # it moves to larger memory layer by layer
         bias = length**2 * (2.3 * heads * size + 28)
         rows = length * (3 * language["intermediate_size"] + 6 * language["hidden_size"]) * size

@@ -1,0 +1,303 @@
+"""How fast this processor runs a Chat model in each way that a plan may take, measured in a moment and remembered.
+
+Measured are products of a token of each beam and of a prompt with matrices as wide as the model's, not all of them, and
+everything beside the products: two blocks whose matrices are taken out answer with the real search, and one layer
+of the vision tower runs. Before each product its matrix is put out of the processor's cache, as all others of the model
+would do. It takes about two seconds and a quarter of a gigabyte, and is left out where matrices are so small that
+calling a product takes as long as the product: there bytes over bandwidth say enough.
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..libraries import quiet
+from ..remote_code.generation_cpmbee import CpmBeeForCausalLM
+from ..remote_code.modeling_beit3 import Beit3VisionConfig, Beit3VisionModel
+from ..remote_code.modeling_cpmbee import CpmBeeConfig
+from . import packing
+from .machine import Machine
+from .plans import PROMPT_ROWS, TIMES, Plan, Workload
+from .sizes import Model
+
+LEAST_WIDTH = 2048  # of a model's states: below, a product takes less than 0.1 ms a thread
+WEIGHTS = 2**24  # of a measured matrix, at most
+CACHE = 2**27  # bytes; more does not make products slower, even where the processor shares 480 MB with others
+SHARE = 16  # of main memory, at most a part
+TOKENS = 8  # written with the blocks that have no matrices
+REMEMBERED = 64  # measurements kept for machines, versions and models
+
+
+def with_times(machine: Machine, model: Model, plans: Iterable[Plan], workload: Workload | None = None) -> Machine:
+    """A CPU with measured times for the plans of a Chat model; any other machine as it is.
+
+    What cannot run here (a library is missing, too little memory) has no times, and its plans keep what bytes take.
+
+    Args:
+        machine (`Machine`): this one.
+        model (`Model`): whose widths decide.
+        plans (`list[Plan]`): without times.
+        workload (`Workload`, *optional*): for the rows of a product.
+    """
+    wanted = {plan.kernel for plan in plans if plan.kernel}
+    if machine.device != "cpu" or not wanted or model.language_config["hidden_size"] < LEAST_WIDTH:
+        return machine
+    workload, file = workload or Workload(), _file()
+    key, remembered = _key(model, workload), _read(file)
+    known = {kernel: times for kernel, times in remembered.get(key, {}).items() if kernel in wanted}
+    missing = wanted - set(known)
+    if missing and _largest(model) * SHARE <= machine.ram:
+        found = measure(model, missing, workload)
+        known |= found
+        if found and not _is_busy():  # on a busy machine it is measured again the next time
+            _write(file, remembered | {key: remembered.get(key, {}) | found})
+    return replace(machine, times=known)
+
+
+def _largest(model):
+    """Bytes that measuring takes at once: a layer of vision, or a matrix before and after it is packed, and a cache."""
+    vision = model.parts["vision_tower"].parameters / model.configs[""]["vision_config"]["num_hidden_layers"]
+    return 4 * max(vision, 2 * WEIGHTS) + CACHE
+
+
+def _is_busy():
+    """Whether others want more than a part of this machine."""
+    return hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.75 * (os.cpu_count() or 1)
+
+
+# Measuring
+
+
+@torch.no_grad()
+def measure(model: Model, kernels: Collection[str], workload: Workload) -> dict[str, dict[str, float]]:
+    """Times of each kernel that runs here, by name; see `Machine.times`.
+
+    Args:
+        model (`Model`): a Chat.
+        kernels: names as `Plan.kernel` has them.
+        workload (`Workload`): how many beams and tokens of a prompt there are.
+    """
+    found, beside = {}, {}
+    evict = torch.ones(CACHE // 4).sum
+    with quiet("torchao", "torch.utils._pytree", "bitsandbytes.backends.cpu.ops", "transformers"):
+        for kernel in sorted(kernels):
+            way, name = kernel.split()
+            dtype = getattr(torch, name)
+            # whatever a library cannot do here: the bytes still say what it takes at least
+            with contextlib.suppress(Exception):
+                if dtype not in beside:
+                    beside[dtype] = _beside_products(model, dtype, workload) | _vision(model, dtype)
+                found[kernel] = beside[dtype] | _products(model, way, dtype, workload, evict)
+    return found
+
+
+def _products(model, way, dtype, workload, evict):
+    """Seconds for each weight of a matrix."""
+    hidden, intermediate, _ = model.widths
+    found = {}
+    for name, inputs in (("narrow", hidden), ("wide", intermediate)):
+        layer = _layer(way, inputs, dtype)
+        for what, rows in (("token", workload.beams), ("prompt", min(workload.prompt_tokens, PROMPT_ROWS))):
+            found[f"{name} {what}"] = _seconds(layer, rows, inputs, dtype, evict)
+    # what is 4-bit leaves the head as it is
+    head = way == "4bit"
+    found["head"] = _seconds(_layer("plain", hidden, dtype), workload.beams, hidden, dtype, evict) if head else None
+    found["head"] = found["head"] or found["narrow token"]
+    return found
+
+
+def _layer(way, inputs, dtype):
+    """A matrix as a plan has it; its numbers are all the same, which makes no difference."""
+    outputs = max(min(inputs, WEIGHTS // inputs // (4 if way == "4bit" else 1)) // 64, 1) * 64
+    if way == "4bit":
+        from bitsandbytes.nn import LinearNF4, Params4bit
+
+        layer = LinearNF4(inputs, outputs, bias=False, compute_dtype=dtype, device="meta")
+        weight = torch.full((outputs, inputs), 0.01, dtype=dtype)
+        layer.weight = Params4bit(weight, requires_grad=False, quant_type="nf4", compress_statistics=True)
+        return layer.to("cpu").eval()
+    if way != "int8":
+        model = nn.Sequential(_linear(torch.full((outputs, inputs), 0.01, dtype=dtype)))
+    else:
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+        model = nn.Sequential(_linear(torch.full((64, inputs), 0.01, dtype=dtype)))
+        quantize_(model, Int8DynamicActivationInt8WeightConfig())
+        rows = model[0].weight.data  # of which the matrix consists, again and again
+        names, rest = rows.__tensor_flatten__()
+        tensors = {name: torch.cat([getattr(rows, name)] * (outputs // 64)) for name in names}
+        model[0] = _linear(type(rows).__tensor_unflatten__(tensors, rest, None, None))
+    if way != "plain":
+        packing.pack_linears(model)
+    return model.eval()
+
+
+def _linear(weight):
+    linear = nn.Linear(*weight.shape[::-1], bias=False, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    return linear
+
+
+def _seconds(layer, rows, inputs, dtype, evict):
+    states = torch.full((1, rows, inputs), 0.01, dtype=dtype)
+    weights = inputs * layer(states).shape[-1]  # the first call may repack
+    return _quartile(_times(lambda: layer(states), evict)) / weights
+
+
+def _times(work: Callable, before: Callable = lambda: None, seconds: float = 0.06) -> list[float]:
+    """Of several calls, as many as there is time for, at least three; of slow ones, one."""
+    times, end = [], time.perf_counter() + seconds
+    while len(times) < 3 or (len(times) < 12 and time.perf_counter() < end):
+        before()
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+        if times[-1] > 4 * seconds:
+            break
+    return times
+
+
+def _quartile(times):
+    """A fast one, since others only make it slower, but not the luckiest."""
+    return sorted(times)[len(times) // 4]
+
+
+class _Taken(nn.Module):
+    """In place of a matrix: rows of the right width."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.outputs = linear.out_features
+
+    def forward(self, states):
+        return states.new_zeros(*states.shape[:-1], self.outputs)
+
+
+def _beside_products(model, dtype, workload):
+    """Seconds of a block without its matrices, and of a step of the search without blocks and head."""
+    config = CpmBeeConfig(**{**model.language_config, "num_hidden_layers": 2})
+    with torch.device("meta"):
+        language = CpmBeeForCausalLM._from_config(config, dtype=dtype).eval()
+    for name, module in list(language.named_modules()):
+        if isinstance(module, nn.Linear):
+            language.set_submodule(name, _Taken(module))
+    language.to_empty(device="cpu")  # of the embedding no more than a row is ever touched
+    for name, parameter in language.named_parameters():
+        if "embed_tokens" not in name:
+            parameter.fill_(0.01)
+
+    starts, steps = [], []  # of a pass: when it begins, and the seconds of its blocks
+    language.register_forward_pre_hook(lambda *_: (starts.append(time.perf_counter()), steps.append([])) and None)
+    for layer in language.model.layers:
+        layer.register_forward_pre_hook(lambda *_: steps[-1].append(-time.perf_counter()))
+        layer.register_forward_hook(lambda *_: steps[-1].append(steps[-1].pop() + time.perf_counter()))
+    rows = min(workload.prompt_tokens, PROMPT_ROWS)
+    prompt = torch.zeros(1, rows, dtype=torch.long)
+    language.generate(
+        input_ids=prompt,
+        attention_mask=torch.ones_like(prompt),
+        segment_ids=prompt,
+        context_mask=torch.ones_like(prompt),
+        segment_rel=prompt[:, :1, None],
+        max_new_tokens=TOKENS,
+        min_new_tokens=TOKENS,
+        num_beams=workload.beams,
+        repetition_penalty=1.1,
+        do_sample=False,
+    )
+    whole = [end - start - sum(blocks) for start, end, blocks in zip(starts[1:], starts[2:], steps[1:], strict=False)]
+    return {
+        "layer prompt": min(steps[0]),
+        "layer token": _quartile([seconds for blocks in steps[1:] for seconds in blocks]),
+        "step": max(_quartile(whole), 1e-9),
+    }
+
+
+def _vision(model, dtype):
+    """Seconds of a layer of the vision tower for one picture."""
+    config = Beit3VisionConfig(**{**model.configs[""]["vision_config"], "num_hidden_layers": 1})
+    with torch.device("meta"):
+        tower = Beit3VisionModel._from_config(config, dtype=dtype).eval()
+    layer = tower.layers[0].to_empty(device="cpu")
+    for parameter in layer.parameters():
+        parameter.fill_(0.01)
+    picture = config.num_patches + 1
+    states = torch.full((1, picture + config.query_num, config.hidden_size), 0.01, dtype=dtype)
+    layer(states, picture)
+    return {"vision": _quartile(_times(lambda: layer(states, picture)))}
+
+
+# Remembering
+
+
+def _file():
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "viscpm_hf" / "times.json"
+    except RuntimeError:  # nobody knows whose home it is
+        return None
+
+
+def _key(model, workload):
+    """What the times depend on: processor, libraries, our own code, the model's widths, rows."""
+    name = platform.processor()
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+        name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
+    versions = []
+    for library in ("torch", "transformers", "torchao", "bitsandbytes"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions.append(f"{library} {importlib.metadata.version(library)}")
+    code = zlib.crc32(b"".join(Path(path).read_bytes() for path in (__file__, packing.__file__)))
+    language, vision = model.language_config, model.configs[""]["vision_config"]
+    sizes = {**{k: v for k, v in language.items() if k != "num_hidden_layers"}, "vision": vision["hidden_size"]}
+    rows = f"{workload.beams} beams, prompt {min(workload.prompt_tokens, PROMPT_ROWS)}"
+    cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    return "; ".join([name, cores, *versions, f"code {code:08x}", json.dumps(sizes), rows])
+
+
+def _read(file):
+    """What is remembered; of a file that is not ours or broken nothing."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return {
+            key: {kernel: times for kernel, times in kernels.items() if _are_times(times)}
+            for key, kernels in content.items()
+        }
+    except (AttributeError, OSError, RecursionError, ValueError):
+        return {}
+
+
+def _are_times(times):
+    return (
+        isinstance(times, dict)
+        and set(times) == set(TIMES)
+        and all(type(value) is float and math.isfinite(value) and 0 < value < 1e4 for value in times.values())
+    )
+
+
+def _write(file, remembered):
+    """Leaves the newest measurements in the file, if it can be written."""
+    if file is None:
+        return
+    newest = dict(list(remembered.items())[-REMEMBERED:])
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=".times")
+        try:
+            with open(descriptor, "w", encoding="utf-8") as new:
+                json.dump(newest, new, indent=1)
+            os.replace(name, file)
+        except OSError:
+            os.unlink(name)
+            raise
