@@ -29,13 +29,9 @@ NF4_ON_CPU, NF4_BLOCK = 0.531, 64  # bitsandbytes repacks it there: each block o
 BITSANDBYTES, REPACKING = 40_000_000, 8  # bytes of the library; for each weight of the matrix that is being repacked
 UNET_UNITS = 26.5  # activations of a UNet in widths of its first block, for each image
 PROMPT_ROWS = 128  # of the longest product that is measured; more take as much longer as they are more
-# what is measured of a kernel: seconds for each weight of matrices with the states' width or the wider one inside of a
-# block as input, for the rows of a token or of a prompt, and of the head; seconds of a block beside its products, of a
-# step of the search beside blocks and head, of a layer of the vision tower
-TIMES = (
-    *("narrow token", "narrow prompt", "wide token", "wide prompt", "head"),
-    *("layer token", "layer prompt", "step", "vision"),
-)
+# what is measured of a kernel: seconds for each weight, of a token of each beam, of a prompt, of the head for each beam;
+# seconds of a block beside its products, of a step beside blocks and head, of a layer of the vision tower
+TIMES = ("token", "prompt", "head", "layer token", "layer prompt", "step token", "step prompt", "vision")
 VAE_UNITS = {"cuda": 3.1, "cpu": 3.8, "cpu half": 4.8}  # of a decoder in widths of its second block
 
 
@@ -357,23 +353,20 @@ class _Costs:
         """Seconds of a step with all beams, as measured; keys and values are read besides."""
         read = self.workload.prompt_tokens + self.workload.beams * self.workload.answer_tokens / 2
         cache = read * self._cache_of_a_token() / self.machine.speed("memory")
-        return self._blocks(times, "token") + self._vocabulary(times) + cache
+        return self._pass(times, "token", 1) + cache
 
     def _prompt(self, times):
-        """Seconds of a picture and a prompt with it."""
+        """Seconds of a picture and a prompt with it, as measured."""
         longer = max(1, self.workload.prompt_tokens / PROMPT_ROWS)
         layers = self.model.configs[""]["vision_config"]["num_hidden_layers"]
-        return self._blocks(times, "prompt") * longer + self._vocabulary(times) + layers * times["vision"]
+        return self._pass(times, "prompt", longer) + layers * times["vision"]
 
-    def _blocks(self, times, what):
+    def _pass(self, times, what, longer):
         hidden, intermediate, inner = self.model.widths
-        narrow, wide = 2 * hidden * (2 * inner + intermediate), hidden * intermediate  # weights, by their inputs
-        products = narrow * times[f"narrow {what}"] + wide * times[f"wide {what}"]
-        return self.count * (products + times[f"layer {what}"])
-
-    def _vocabulary(self, times):
-        """Seconds of the head and of choosing from what it says."""
-        return self.model.language_config["vocab_size"] * self.model.widths[0] * times["head"] + times["step"]
+        weights = hidden * (4 * inner + 3 * intermediate)  # of a block
+        blocks = self.count * (weights * times[what] + times[f"layer {what}"])
+        head = self.model.language_config["vocab_size"] * hidden * times["head"]
+        return longer * (blocks + times[f"step {what}"]) + head
 
     def _is_in_bfloat16(self):
         """Whether weights lie in memory, not in their files, in a type that the CPU multiplies fast when packed."""

@@ -1,14 +1,15 @@
 """How fast this processor runs a Chat model in each way that a plan may take, measured in a moment and remembered.
 
-Measured are products of a token of each beam and of a prompt with matrices as wide as the model's, not all of them, and
-everything beside the products: two blocks whose matrices are taken out answer with the real search, and one layer
-of the vision tower runs. Before each product its matrix is put out of the processor's cache, as all others of the model
-would do. It takes about two seconds and a quarter of a gigabyte, and is left out where matrices are so small that
-calling a product takes as long as the product: there bytes over bandwidth say enough.
+Measured are products of a token of each beam and of a prompt with a square matrix of the model's width, from which the
+others follow by their weights, and everything beside the products: two blocks whose matrices are taken out answer with
+the real search, and a layer of the vision tower runs. Matrices take turns, so that each has left the processor's cache
+when it comes again, as in a model. It takes two or three seconds and a third of a gigabyte, and is left out where
+matrices are so small that calling a product takes as long as the product: there bytes over bandwidth say enough.
 """
 
 import contextlib
 import importlib.metadata
+import itertools
 import json
 import math
 import os
@@ -16,8 +17,9 @@ import platform
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,7 +36,7 @@ from .sizes import Model
 
 LEAST_WIDTH = 2048  # of a model's states: below, a product takes less than 0.1 ms a thread
 WEIGHTS = 2**24  # of a measured matrix, at most
-CACHE = 2**27  # bytes; more does not make products slower, even where the processor shares 480 MB with others
+CYCLE = 2e8  # bytes of matrices; more makes products no slower, even on a processor with 480 MB of cache (Xeon, 2026)
 SHARE = 16  # of main memory, at most a part
 TOKENS = 8  # written with the blocks that have no matrices
 REMEMBERED = 64  # measurements kept for machines, versions and models
@@ -67,9 +69,9 @@ def with_times(machine: Machine, model: Model, plans: Iterable[Plan], workload: 
 
 
 def _largest(model):
-    """Bytes that measuring takes at once: a layer of vision, or a matrix before and after it is packed, and a cache."""
+    """Bytes that measuring takes at once: the matrices and one more before it is packed, or a layer of vision."""
     vision = model.parts["vision_tower"].parameters / model.configs[""]["vision_config"]["num_hidden_layers"]
-    return 4 * max(vision, 2 * WEIGHTS) + CACHE
+    return max(4 * vision, CYCLE + 8 * WEIGHTS)
 
 
 def _is_busy():
@@ -90,7 +92,6 @@ def measure(model: Model, kernels: Collection[str], workload: Workload) -> dict[
         workload (`Workload`): how many beams and tokens of a prompt there are.
     """
     found, beside = {}, {}
-    evict = torch.ones(CACHE // 4).sum
     with quiet("torchao", "torch.utils._pytree", "bitsandbytes.backends.cpu.ops", "transformers"):
         for kernel in sorted(kernels):
             way, name = kernel.split()
@@ -99,22 +100,30 @@ def measure(model: Model, kernels: Collection[str], workload: Workload) -> dict[
             with contextlib.suppress(Exception):
                 if dtype not in beside:
                     beside[dtype] = _beside_products(model, dtype, workload) | _vision(model, dtype)
-                found[kernel] = beside[dtype] | _products(model, way, dtype, workload, evict)
+                found[kernel] = beside[dtype] | _products(model, way, dtype, workload)
     return found
 
 
-def _products(model, way, dtype, workload, evict):
-    """Seconds for each weight of a matrix."""
-    hidden, intermediate, _ = model.widths
-    found = {}
-    for name, inputs in (("narrow", hidden), ("wide", intermediate)):
-        layer = _layer(way, inputs, dtype)
-        for what, rows in (("token", workload.beams), ("prompt", min(workload.prompt_tokens, PROMPT_ROWS))):
-            found[f"{name} {what}"] = _seconds(layer, rows, inputs, dtype, evict)
+def _products(model, way, dtype, workload):
+    """Seconds for each weight of a matrix, as long as the states are wide."""
+    prompt = min(workload.prompt_tokens, PROMPT_ROWS)
+    width = model.widths[0]
+    found = dict(zip(("token", "prompt"), _per_weight(way, width, dtype, (workload.beams, prompt)), strict=True))
     # what is 4-bit leaves the head as it is
-    head = way == "4bit"
-    found["head"] = _seconds(_layer("plain", hidden, dtype), workload.beams, hidden, dtype, evict) if head else None
-    found["head"] = found["head"] or found["narrow token"]
+    head = _per_weight("plain", width, dtype, (workload.beams,))[0] if way == "4bit" else found["token"]
+    return found | {"head": head}
+
+
+def _per_weight(way, width, dtype, rows):
+    # the 4-bit product is busier with unpacking than with memory, and slow to make
+    nbytes = {"int8": 1, "4bit": CYCLE / WEIGHTS}.get(way, dtype.itemsize) * WEIGHTS
+    layers = [_layer(way, width, dtype) for _ in range(max(2, math.ceil(CYCLE / nbytes)))]
+    found = []
+    for count in rows:
+        states = torch.full((1, count, width), 0.01, dtype=dtype)
+        weights = width * layers[0](states).shape[-1]
+        # each once, which may repack it, and what others do to a product only makes it slower
+        found.append(min(_times([partial(layer, states) for layer in layers])) / weights)
     return found
 
 
@@ -137,7 +146,7 @@ def _layer(way, inputs, dtype):
         quantize_(model, Int8DynamicActivationInt8WeightConfig())
         rows = model[0].weight.data  # of which the matrix consists, again and again
         names, rest = rows.__tensor_flatten__()
-        tensors = {name: torch.cat([getattr(rows, name)] * (outputs // 64)) for name in names}
+        tensors = {name: getattr(rows, name).repeat(outputs // 64, 1) for name in names}
         model[0] = _linear(type(rows).__tensor_unflatten__(tensors, rest, None, None))
     if way != "plain":
         packing.pack_linears(model)
@@ -150,27 +159,20 @@ def _linear(weight):
     return linear
 
 
-def _seconds(layer, rows, inputs, dtype, evict):
-    states = torch.full((1, rows, inputs), 0.01, dtype=dtype)
-    weights = inputs * layer(states).shape[-1]  # the first call may repack
-    return _quartile(_times(lambda: layer(states), evict)) / weights
-
-
-def _times(work: Callable, before: Callable = lambda: None, seconds: float = 0.06) -> list[float]:
-    """Of several calls, as many as there is time for, at least three; of slow ones, one."""
-    times, end = [], time.perf_counter() + seconds
-    while len(times) < 3 or (len(times) < 12 and time.perf_counter() < end):
-        before()
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-        if times[-1] > 4 * seconds:
-            break
-    return times
+def _times(works: Sequence[Callable], seconds: float = 0.08) -> list[float]:
+    """Seconds of calls, one after the other, again and again while there is time; the first of each is not counted."""
+    times, start = [], time.perf_counter()
+    for count in itertools.count():
+        begin = time.perf_counter()
+        works[count % len(works)]()
+        end = time.perf_counter()
+        times.append(end - begin)
+        if count + 1 >= len(works) + 3 and end - start > seconds or end - start > 5 * seconds and count:
+            return times[min(len(works), len(times) - 1) :]
 
 
 def _quartile(times):
-    """A fast one, since others only make it slower, but not the luckiest."""
+    """A fast one, but not the luckiest."""
     return sorted(times)[len(times) // 4]
 
 
@@ -186,7 +188,7 @@ class _Taken(nn.Module):
 
 
 def _beside_products(model, dtype, workload):
-    """Seconds of a block without its matrices, and of a step of the search without blocks and head."""
+    """Seconds of a block without its matrices, and of what a step does beside blocks and head, such as the search."""
     config = CpmBeeConfig(**{**model.language_config, "num_hidden_layers": 2})
     with torch.device("meta"):
         language = CpmBeeForCausalLM._from_config(config, dtype=dtype).eval()
@@ -205,23 +207,27 @@ def _beside_products(model, dtype, workload):
         layer.register_forward_hook(lambda *_: steps[-1].append(steps[-1].pop() + time.perf_counter()))
     rows = min(workload.prompt_tokens, PROMPT_ROWS)
     prompt = torch.zeros(1, rows, dtype=torch.long)
-    language.generate(
-        input_ids=prompt,
-        attention_mask=torch.ones_like(prompt),
-        segment_ids=prompt,
-        context_mask=torch.ones_like(prompt),
-        segment_rel=prompt[:, :1, None],
-        max_new_tokens=TOKENS,
-        min_new_tokens=TOKENS,
-        num_beams=workload.beams,
-        repetition_penalty=1.1,
-        do_sample=False,
-    )
-    whole = [end - start - sum(blocks) for start, end, blocks in zip(starts[1:], starts[2:], steps[1:], strict=False)]
+    for tokens in (2, TOKENS):  # the first warms up
+        starts.clear()
+        steps.clear()
+        language.generate(
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            segment_ids=prompt,
+            context_mask=torch.ones_like(prompt),
+            segment_rel=prompt[:, :1, None],
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+            num_beams=workload.beams,
+            repetition_penalty=1.1,
+            do_sample=False,
+        )
+    beside = [end - start - sum(blocks) for start, end, blocks in zip(starts, starts[1:], steps, strict=False)]
     return {
         "layer prompt": min(steps[0]),
         "layer token": _quartile([seconds for blocks in steps[1:] for seconds in blocks]),
-        "step": max(_quartile(whole), 1e-9),
+        "step token": max(_quartile(beside[1:]), 1e-9),
+        "step prompt": max(beside[0], 1e-9),
     }
 
 
@@ -235,8 +241,7 @@ def _vision(model, dtype):
         parameter.fill_(0.01)
     picture = config.num_patches + 1
     states = torch.full((1, picture + config.query_num, config.hidden_size), 0.01, dtype=dtype)
-    layer(states, picture)
-    return {"vision": _quartile(_times(lambda: layer(states, picture)))}
+    return {"vision": min(_times([lambda: layer(states, picture)]))}
 
 
 # Remembering
