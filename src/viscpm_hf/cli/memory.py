@@ -124,6 +124,7 @@ def _fit(
     from ..memory.plans import Workload, list_plans
     from ..memory.report import as_text, draw
     from ..memory.sizes import read_model
+    from ..memory.timing import with_times
 
     picture = None if plot is None else Path(plot)
     if picture is not None:
@@ -133,7 +134,9 @@ def _fit(
     budget = None if memory is None else parse_size(memory, "--memory")
     sizes, workload = read_model(model), Workload()
     machine = this_machine(device or default_device(), model)
-    plans = list_plans(sizes, machine, budget, dtype and getattr(torch, dtype), workload)
+    precision = dtype and getattr(torch, dtype)
+    machine = with_times(machine, sizes, list_plans(sizes, machine, budget, precision, workload), workload)
+    plans = list_plans(sizes, machine, budget, precision, workload)
     taken = refusal = None
     try:
         taken = choose(plans, machine, budget, allow_lossy, str(model))

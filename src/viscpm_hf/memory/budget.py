@@ -14,18 +14,21 @@ from ..checkpoint.files.sizes import parse_size, shown
 from .machine import Machine, this_machine
 from .plans import NF4_BLOCK, Plan, default_dtypes, list_plans
 from .sizes import read_model
+from .timing import with_times
 
 logger = logging.getLogger(__name__)
 
 BUDGET_VARIABLE = "CUDA_MEMORY_CPMBEE_MAX"  # the original's: what the language model may take of the GPU
 WORDS = ("int8", "4bit")
+ALIKE = 1.3  # times as long: what measuring may be wrong by decides nothing
 
 
 def choose(plans: Iterable[Plan], machine: Machine, budget: int | None, allow_lossy: bool, name: str) -> Plan:
     """The fastest lossless plan that fits.
 
     Where that has to move weights for every token or step of denoising and loss is allowed, quantized weights that
-    need not move are taken instead: the least quantized.
+    need not move are taken instead: the least quantized. Of plans that were measured as about equally fast it is the
+    one that takes the least memory.
 
     Args:
         plans: to choose from, fastest first.
@@ -47,7 +50,7 @@ def choose(plans: Iterable[Plan], machine: Machine, budget: int | None, allow_lo
     if allow_lossy and in_place and not any(plan.in_place for plan in lossless):
         return max(in_place, key=lambda plan: plan.peak)
     if lossless or (allow_lossy and lossy):
-        return (lossless or lossy)[0]
+        return _fastest(lossless or lossy)
     allowed = [plan for plan in possible if plan.lossless or allow_lossy]
     if not allowed:
         needed = min(plan.unmapped for plan in plans)
@@ -59,6 +62,13 @@ def choose(plans: Iterable[Plan], machine: Machine, budget: int | None, allow_lo
     if lossy:
         hints.append(f'allow quantized weights with quantization="auto" or --allow-lossy ({lossy[0].title})')
     raise ValueError(f"{shown(budget)} of memory is too little for {name}: {', or '.join(hints)}.")
+
+
+def _fastest(plans):
+    first = plans[0]
+    alike = [plan for plan in plans if plan.measured and plan.in_place == first.in_place]
+    alike = [plan for plan in alike if plan.answer_seconds <= ALIKE * first.answer_seconds]
+    return min(alike, key=lambda plan: plan.peak) if first.measured else first
 
 
 def _rounded_up(nbytes):
@@ -119,6 +129,9 @@ def find_plan(
     if of_language:  # it leaves out everything else, as for BMInf
         method = "resident" if model.quantized or model.language_bytes() <= budget else "stream"
         return next(plan for plan in plans if plan.method == method)
+    exact = [plan for plan in plans if plan.lossless and plan.in_place and plan.unmapped <= machine.ram]
+    if sum(plan.peak <= (budget or machine.ram) for plan in exact) > 1:  # only then seconds decide
+        plans = list_plans(model, with_times(machine, model, exact), budget, dtype)
     plan = choose(plans, machine, budget, word is not None, str(model_path))
     logger.info("%s: %s, %s predicted.", model_path, plan.title, shown(plan.peak))
     if not plan.lossless and word == "auto":

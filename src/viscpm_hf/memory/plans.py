@@ -29,8 +29,8 @@ NF4_ON_CPU, NF4_BLOCK = 0.531, 64  # bitsandbytes repacks it there: each block o
 BITSANDBYTES, REPACKING = 40_000_000, 8  # bytes of the library; for each weight of the matrix that is being repacked
 UNET_UNITS = 26.5  # activations of a UNet in widths of its first block, for each image
 PROMPT_ROWS = 128  # of the longest product that is measured; more take as much longer as they are more
-# what is measured of a kernel: seconds for each weight, of a token of each beam, of a prompt, of the head for each beam;
-# seconds of a block beside its products, of a step beside blocks and head, of a layer of the vision tower
+# what is measured of a kernel: seconds for each weight of a product with a token of each beam, with a prompt, of the
+# head; seconds of a block beside its products, of a step beside blocks and head, of a layer of the vision tower
 TIMES = ("token", "prompt", "head", "layer token", "layer prompt", "step token", "step prompt", "vision")
 VAE_UNITS = {"cuda": 3.1, "cpu": 3.8, "cpu half": 4.8}  # of a decoder in widths of its second block
 
@@ -390,7 +390,9 @@ class _Costs:
     def _cache_of_a_token(self):
         """Bytes of keys and values."""
         language = self.model.language_config
-        return 2 * self.count * language["num_attention_heads"] * language["head_dim"] * self._itemsize("language rest")
+        return (
+            2 * self.count * language["num_attention_heads"] * language["head_dim"] * self._itemsize("language rest")
+        )
 
     def _head(self):
         """Bytes of the vocabulary that a token of Chat is chosen from."""

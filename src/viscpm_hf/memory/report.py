@@ -84,8 +84,8 @@ def as_text(
             (workload.prompt_tokens, workload.new_tokens, workload.beams),
         )
         work = say(
-            f"{prompt} tokens of prompt, {new} of answer, {beams} beams",
-            f"提示 {prompt} 个 token，回答 {new} 个，束宽 {beams}",
+            f"{prompt} tokens of prompt, {new} of answer at most, {beams} beams",
+            f"提示 {prompt} 个 token，回答最多 {new} 个，束宽 {beams}",
         )
     else:
         unit, images, steps = say("image", "张"), workload.images_of(model), workload.steps
@@ -103,23 +103,26 @@ def as_text(
         ),
         say("machine: ", "机器：") + of_machine(machine) + speeds,
         say(f"work: {work}", f"任务：{work}"),
-        say(
-            "memory: predicted peak of the whole process; seconds: what moving bytes takes, computing may take longer",
-            "内存：整个进程的预计峰值；秒数：只计搬运数据，计算可能更久",
-        ),
+        say("memory: predicted peak of the whole process", "内存：整个进程的预计峰值"),
+        *_seconds_said(model, workload, plans),
         "",
     ]
-    head = ["", "plan", "GPU", "RAM", f"s/{unit} at least", "s/prompt at least", "lossless"]
-    chinese = ["", "方案", "显存", "内存", f"秒/{unit}（至少）", "秒/提示（至少）", "无损"]
+    head = ["", "plan", "GPU", "RAM", "s/prompt", f"s/{unit}", "s/answer", "lossless"]
+    chinese = ["", "方案", "显存", "内存", "秒/提示", f"秒/{unit}", "秒/回答", "无损"]
     rows = [[say(*both) for both in zip(head, chinese, strict=True)]]
     for plan in plans:
         ram = shown(plan.host_peak)
         if plan.mapped:
             pages = shown(plan.mapped)
             ram += say(f", {pages} of it pages of files", f"，其中 {pages} 是文件页")
-        seconds = [f"{plan.seconds:.2g}", f"{plan.encode_seconds:.2g}"]
+        seconds = (plan.encode_seconds, plan.seconds, plan.answer_seconds)
+        seconds = [
+            ("" if plan.measured else "≥ ") + (f"{each:.2g}" if each < 99.5 else f"{each:.0f}") for each in seconds
+        ]
         marks = ["*" if plan is taken else "", say("yes", "是") if plan.lossless else say("no", "否")]
         rows.append([marks[0], _named(plan.title), shown(plan.peak), ram, *seconds, marks[1]])
+    if model.kind == "paint":
+        rows = [row[:-2] + row[-1:] for row in rows]
     if machine.device == "cpu":
         rows = [row[:2] + row[3:] for row in rows]
     lines += columns(rows)
@@ -127,6 +130,31 @@ def as_text(
         rounded = "" if taken.lossless else say(", which quantizes weights", "（权重被量化）")
         lines += ["", say("* would be taken: ", "* 将采用：") + _named(taken.title) + rounded]
     return "\n".join(lines)
+
+
+def _seconds_said(model, workload, plans):
+    """What the seconds are of, and where they come from."""
+    answer, measured = workload.answer_tokens, [plan.measured for plan in plans]
+    lines = []
+    if model.kind == "chat":
+        lines.append(
+            say(
+                f"answer: the prompt and {answer} tokens, once the weights are in memory",
+                f"回答：提示加 {answer} 个 token，权重已在内存中",
+            )
+        )
+    if any(measured):
+        lines.append(
+            say(
+                "seconds: from products measured on this processor, and what moving bytes takes",
+                "秒数：由本机实测的矩阵乘法和搬运数据的时间得出",
+            )
+        )
+    if not all(measured):
+        lines.append(
+            say("≥ : what moving bytes takes, computing may take longer", "≥ ：只计搬运数据的时间，计算可能更久")
+        )
+    return lines
 
 
 def weighs(name: str, model: Model) -> str:
