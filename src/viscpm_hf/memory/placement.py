@@ -79,13 +79,14 @@ def _load_rounded_chat(model_class, model_path, config, plan):
     weights = {name: layers.get_parameter(f"{name}.weight") for name in names}
     quantizer = AutoHfQuantizer.from_config(config, pre_quantized=False)
     quantizer.preprocess_model(model=model, device_map={"": "cpu"}, dtype=dtype)
-    for name in logging.tqdm(names, desc=say("Quantizing weights", "量化权重")):  # beside transformers' own bars
-        module, weight = layers.get_submodule(name), weights.pop(name)
-        if config.quant_method == QuantizationMethod.TORCHAO:
-            module.weight = torch.nn.Parameter(int8_weight(weight, dtype), requires_grad=False)
-        else:
-            module.weight = nf4_weight(weight, config, module)
-        pack_linears(layers[int(name.partition(".")[0])])
+    with _freed_memory_returned():
+        for name in logging.tqdm(names, desc=say("Quantizing weights", "量化权重")):  # beside transformers' own bars
+            module, weight = layers.get_submodule(name), weights.pop(name)
+            if config.quant_method == QuantizationMethod.TORCHAO:
+                module.weight = torch.nn.Parameter(int8_weight(weight, dtype), requires_grad=False)
+            else:
+                module.weight = nf4_weight(weight, config, module)
+            pack_linears(layers[int(name.partition(".")[0])])
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             if type(parameter) is torch.nn.Parameter and parameter.is_floating_point():

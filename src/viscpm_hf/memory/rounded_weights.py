@@ -15,7 +15,7 @@ from .plans import NF4_BLOCK
 if TYPE_CHECKING:
     from bitsandbytes.nn import Params4bit
 
-PIECE = 2**18  # weights at a time: 1 MB of float32
+PIECE = 2**17  # weights at a time: half a megabyte of float32, which malloc reuses rather than asks the system for
 
 
 def int8_weight(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
