@@ -36,7 +36,7 @@ def packed_int8(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _looked_into(packed, shape):
-    """Numbers `(tiles, tiles, rows, outputs)`, 4 in each, and sums `(outputs,)`; None if these are not all it holds."""
+    """Numbers `(tiles, tiles, rows, outputs)`, 4 in each, and sums `(outputs,)`; None: it holds others, too."""
     rows, width = shape
     nbytes = torch.ops.mkldnn._nbytes(packed)
     if rows % SIDE or width % SIDE or nbytes != rows * (width + 4):
