@@ -143,6 +143,7 @@ def rows(folder: Path, methods: list[str], own: list):
         own: command of full_size.py, to which a step is added.
     """
     converted, answers = folder / "converted", {}
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as `viscpm` does
 
     def step(what, *arguments):
         print(f"chat: {what} …", file=sys.stderr, flush=True)
