@@ -388,3 +388,33 @@ def test_prediction_is_what_a_process_takes(tmp_path):
         peaks.append(peak)
     # weights that keep their precision stay in the file: what float32 takes more is all its weights
     assert peaks[1] - peaks[0] > 1.8 * weights
+
+
+def test_rounding_leaves_a_precision_that_the_processor_is_slow_in(full_chat):
+    """Without instructions for float16, as on most processors, what is not rounded is in bfloat16 or float32."""
+
+    def dtypes_of_rounded(*slow, **options):
+        machine = Machine("cpu", ram=64 * 10**9, slow_dtypes=frozenset(slow))
+        plans = [plan for plan in list_plans(full_chat, machine, **options) if plan.method in ("int8", "4bit")]
+        assert sorted(plan.method for plan in plans) == ["4bit", "int8"]
+        return {plan.dtypes["blocks"] for plan in plans}
+
+    assert dtypes_of_rounded() == dtypes_of_rounded(torch.bfloat16) == {torch.float16}
+    assert dtypes_of_rounded(torch.float16) == {torch.bfloat16}
+    assert dtypes_of_rounded(torch.float16, torch.bfloat16) == {torch.float32}
+    assert dtypes_of_rounded(torch.float16, dtype=torch.float16) == {torch.float16}  # asked for
+
+
+def test_a_large_model_in_a_slow_type_is_a_word(full_chat_folder, chat_repo_eos, monkeypatch):
+    def said(path, *slow, **options):
+        monkeypatch.setattr("viscpm_hf.memory.budget.is_multiplied_in", lambda dtype: dtype not in slow)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert find_plan(path, CPU, **options) is None
+        return [str(each.message) for each in caught]
+
+    assert said(full_chat_folder) == said(chat_repo_eos, torch.float16) == []
+    assert said(full_chat_folder, torch.float16, dtype="float16") == []  # asked for
+    (sentence,) = said(full_chat_folder, torch.float16)
+    assert 'quantization="int8"' in sentence and 'dtype="bfloat16"' in sentence
+    assert 'dtype="float32"' in said(full_chat_folder, torch.float16, torch.bfloat16)[0]

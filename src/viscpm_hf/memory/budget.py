@@ -11,7 +11,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..checkpoint.files.json_file import quoted
 from ..checkpoint.files.sizes import parse_size, shown
-from .machine import Machine, this_machine
+from .machine import Machine, is_multiplied_in, this_machine
 from .plans import NF4_BLOCK, Plan, default_dtypes, list_plans
 from .sizes import read_model
 from .timing import with_times
@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 BUDGET_VARIABLE = "CUDA_MEMORY_CPMBEE_MAX"  # the original's: what the language model may take of the GPU
 WORDS = ("int8", "4bit")
+LARGE = 10**9  # weights, from which a slow type is worth a word
 ALIKE = 1.3  # times as long: what measuring may be wrong by decides nothing
 
 
@@ -112,7 +113,9 @@ def find_plan(
         budget = None
     if budget is None and word in (None, "auto"):
         if os.path.isdir(model_path):  # configurations that are not what the weights need could build without end
-            read_model(model_path, without)
+            model = read_model(model_path, without)
+            if device.type == "cpu" and dtype is None:
+                _warn_of_slow_type(model, model_path)
         return None
 
     model, machine = read_model(_folder(model_path), without), this_machine(device)

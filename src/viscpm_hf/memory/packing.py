@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..remote_code.modeling_cpmbee import CpmBeeAttention, CpmBeeMLP
+from .int8_order import packed_int8
 from .machine import is_multiplied_in
 from .rounded_weights import int8_weight
 
@@ -100,7 +101,7 @@ class PackedInt8Linear(PackedLinear):
         self.small = {name: getattr(weight, name) for name in names if name != "qdata"}
         self.scale = weight.scale.flatten().float()
         self.zero_point = torch.zeros(self.out_features, dtype=torch.int32)
-        return torch.ops.onednn.qlinear_prepack(weight.qdata, None)
+        return packed_int8(weight.qdata)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """The product of rows `(..., in_features)` with the packed weight, `(..., out_features)`."""

@@ -129,13 +129,12 @@ def list_plans(
         dtype: that the user asked for, of all parts or by part; None as the drop-in classes load them.
         workload: what to do.
     """
-    plans = []
-    for dtypes, label, lossless in _precisions(model, machine, dtype):
+    plans, precisions = [], _precisions(model, machine, dtype)
+    rounded = _to_round(precisions, machine)
+    for number, (dtypes, label, lossless) in enumerate(precisions):
         costs = _Costs(model, machine, dtypes, workload or Workload())
-        plans += [
-            replace(plan, title=plan.title + label, lossless=plan.lossless and lossless)
-            for plan in (costs.on_cuda(budget) if machine.device == "cuda" else costs.on_cpu(first=not plans))
-        ]
+        found = costs.on_cuda(budget) if machine.device == "cuda" else costs.on_cpu(number == rounded)
+        plans += [replace(plan, title=plan.title + label, lossless=plan.lossless and lossless) for plan in found]
     # what is in RAM comes before what is read from files, however busy the machine was when it was measured
     return sorted(plans, key=lambda plan: (plan.method == "disk", plan.answer_seconds))
 
@@ -170,6 +169,12 @@ def _precisions(model, machine, dtype):
         exact = all(stored[name] == halves[name] for name in stored if name not in CHECKERS)
         found.append((halves, f", {str(half).removeprefix('torch.')}", exact))
     return found
+
+
+def _to_round(precisions, machine):
+    """Which of them is beside 8-bit or 4-bit blocks on a CPU: what is stored or asked for, unless it is slow there."""
+    fast = [i for i, (dtypes, *_) in enumerate(precisions) if dtypes["blocks"] not in machine.slow_dtypes]
+    return 0 if 0 in fast or not fast else fast[-1]  # of the others bfloat16 comes last
 
 
 def _checker_of_chat(model):
@@ -284,12 +289,11 @@ class _Costs:
 
     # On a CPU
 
-    def on_cpu(self, first):
+    def on_cpu(self, is_rounded):
         found = [self._cpu("resident", "all in RAM")]
         if found[0].mapped:
             found.append(self._cpu("disk", "weights read from the files when needed"))
-        # of the precisions, the one that is asked for or stored is rounded: rounded casts would be the same once more
-        if not self.model.quantized and (first or not self._unmapped("blocks")):
+        if is_rounded and not self.model.quantized:  # in one precision: in another it would be the same once more
             found.append(self._cpu("int8", "8-bit language model"))
             if all(width % NF4_BLOCK == 0 for width in self.model.widths):
                 found.append(self._cpu("4bit", "4-bit language model"))
