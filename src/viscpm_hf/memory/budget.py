@@ -142,6 +142,20 @@ def find_plan(
     return plan
 
 
+def _warn_of_slow_type(model, model_path):
+    """A word where a large model's stored weights are kept, as they are mapped and lossless, but multiplied slowly."""
+    if model.language_parameters < LARGE or default_dtypes(model)["blocks"] != torch.float16:
+        return
+    if not is_multiplied_in(torch.float16):
+        other = "bfloat16" if is_multiplied_in(torch.bfloat16) else "float32"
+        warnings.warn(
+            f"{model_path} is stored in float16, for which this processor has no instructions, so that a token takes "
+            f'many times as long: give quantization="int8", or dtype="{other}" where there is RAM for it, see '
+            "`viscpm fit`.",
+            stacklevel=5,
+        )
+
+
 def checked_dtype(dtype: str | torch.dtype | Mapping | None) -> torch.dtype | dict[str, torch.dtype | None] | None:
     """What `list_plans` takes of what a drop-in class was given."""
     if isinstance(dtype, Mapping):
