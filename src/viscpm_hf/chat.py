@@ -17,7 +17,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from .checkpoint.adapter import add_to, read_adapter
 from .checkpoint.repo import check_is_converted, loads_or_says_why
-from .memory.budget import WORDS, find_plan
+from .memory.budget import WORDS, fast_dtype, find_plan
 from .memory.machine import usable_device
 from .memory.packing import pack_chat
 from .memory.placement import load_chat, sparing_vision
@@ -142,7 +142,7 @@ class VisCPMChat:
         if plan is not None:
             self.model = load_chat(loader, model_path, plan, self.device)
         else:
-            options = {"dtype": dtype or "auto", "device_map": {"": self.device}}
+            options = {"dtype": dtype or self._stored_or_fast(model_path), "device_map": {"": self.device}}
             if quantization not in (None, "auto"):
                 options["quantization_config"] = sparing_vision(quantization)
             self.model = loader.from_pretrained(model_path, **options)
@@ -152,6 +152,14 @@ class VisCPMChat:
         self.model.eval()
         # weights that are brought in and taken away again are there for one answer at a time
         self._turn = nullcontext() if plan is None or plan.in_place else threading.RLock()
+
+    def _stored_or_fast(self, model_path):
+        """The precision of what is not quantized: as stored, but beside quantized weights one the CPU is fast in."""
+        config = VisCPMChatConfig.get_config_dict(model_path)[0]
+        stored = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)
+        if self.device.type != "cpu" or not config.get("quantization_config") or stored is None:
+            return "auto"
+        return fast_dtype(stored)
 
     def chat(
         self,

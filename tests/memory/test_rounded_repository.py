@@ -245,3 +245,9 @@ def test_weights_in_several_types_are_rounded_from_that_of_the_blocks(pictures, 
         assert same(
             asked(VisCPMChat(output, **CPU), pictures), asked(VisCPMChat(repo, **CPU, quantization=method), pictures)
         )
+
+    for slow, wanted in (((), torch.float16), ((torch.float16,), torch.bfloat16)):
+        monkeypatch.setattr("viscpm_hf.memory.budget.is_multiplied_in", lambda dtype, slow=slow: dtype not in slow)
+        chat = VisCPMChat(repos["int8"], **CPU)
+        assert chat.model.get_input_embeddings().weight.dtype == chat.model.model.vision_tower.dtype == wanted
+        assert chat.chat(pictures[0], QUESTIONS[0], max_new_tokens=4)[0]

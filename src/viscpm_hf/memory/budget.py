@@ -144,16 +144,22 @@ def find_plan(
 
 def _warn_of_slow_type(model, model_path):
     """A word where a large model's stored weights are kept, as they are mapped and lossless, but multiplied slowly."""
-    if model.language_parameters < LARGE or default_dtypes(model)["blocks"] != torch.float16:
-        return
-    if not is_multiplied_in(torch.float16):
-        other = "bfloat16" if is_multiplied_in(torch.bfloat16) else "float32"
-        warnings.warn(
-            f"{model_path} is stored in float16, for which this processor has no instructions, so that a token takes "
-            f'many times as long: give quantization="int8", or dtype="{other}" where there is RAM for it, see '
-            "`viscpm fit`.",
-            stacklevel=5,
-        )
+    if model.language_parameters >= LARGE and default_dtypes(model)["blocks"] == torch.float16:
+        other = fast_dtype(torch.float16)
+        if other != torch.float16:
+            warnings.warn(
+                f"{model_path} is stored in float16, for which this processor has no instructions, so that a token "
+                f'takes many times as long: give quantization="int8", or dtype="{str(other).removeprefix("torch.")}" '
+                "where there is RAM for it, see `viscpm fit`.",
+                stacklevel=5,
+            )
+
+
+def fast_dtype(dtype: torch.dtype) -> torch.dtype:
+    """A type that this CPU multiplies in: the given one, else bfloat16, else float32."""
+    if dtype not in (torch.float16, torch.bfloat16) or is_multiplied_in(dtype):
+        return dtype
+    return torch.bfloat16 if is_multiplied_in(torch.bfloat16) else torch.float32
 
 
 def checked_dtype(dtype: str | torch.dtype | Mapping | None) -> torch.dtype | dict[str, torch.dtype | None] | None:
