@@ -246,6 +246,9 @@ def test_weights_in_several_types_are_rounded_from_that_of_the_blocks(pictures, 
             asked(VisCPMChat(output, **CPU), pictures), asked(VisCPMChat(repo, **CPU, quantization=method), pictures)
         )
 
+
+def test_beside_quantized_weights_is_a_type_the_processor_is_fast_in(repos, pictures, monkeypatch):
+    """The tiny Chat is stored in float16, which most processors have no instructions for."""
     for slow, wanted in (((), torch.float16), ((torch.float16,), torch.bfloat16)):
         monkeypatch.setattr("viscpm_hf.memory.budget.is_multiplied_in", lambda dtype, slow=slow: dtype not in slow)
         chat = VisCPMChat(repos["int8"], **CPU)
