@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 BUDGET_VARIABLE = "CUDA_MEMORY_CPMBEE_MAX"  # the original's: what the language model may take of the GPU
 WORDS = ("int8", "4bit")
 LARGE = 10**9  # weights, from which a slow type is worth a word
-ALIKE = 1.3  # times as long: what measuring may be wrong by decides nothing
+ALIKE = 1.5  # times as long: what measuring may be wrong by decides nothing, and memory more than a little time
 
 
 def choose(plans: Iterable[Plan], machine: Machine, budget: int | None, allow_lossy: bool, name: str) -> Plan:

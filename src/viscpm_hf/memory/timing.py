@@ -160,15 +160,21 @@ def _linear(weight):
 
 
 def _times(works: Sequence[Callable], seconds: float = 0.08) -> list[float]:
-    """Seconds of calls, one after the other, again and again while there is time; the first of each is not counted."""
+    """Seconds of calls, one after the other, again and again while there is time; the first of each is not counted.
+
+    Where others work, too, it goes on until the two fastest are alike, three times as long at most.
+    """
     times, start = [], time.perf_counter()
-    for count in itertools.count():
+    for count in itertools.count(1):
         begin = time.perf_counter()
         works[count % len(works)]()
         end = time.perf_counter()
-        times.append(end - begin)
-        if count + 1 >= len(works) + 3 and end - start > seconds or end - start > 5 * seconds and count:
-            return times[min(len(works), len(times) - 1) :]
+        if count > len(works):
+            times.append(end - begin)
+        if len(times) > 1 and end - start > seconds:
+            first, second = sorted(times)[:2]
+            if second < 1.1 * first or end - start > 3 * seconds:
+                return times
 
 
 def _quartile(times):
