@@ -4,7 +4,8 @@
 
 The model has random weights, the released widths and few blocks. Each method is a process of its own, which measures
 products as `viscpm fit` does, before and after it answers; predicted is the smaller of both, measured the fastest of
-three. Prompts have 128 tokens with a picture, answers 64. Others at work spoil it: see the load. RESULTS.md has a table.
+three. Prompts have 128 tokens with a picture, answers 64. Others at work spoil it: see the load. RESULTS.md has a
+table.
 """
 
 import argparse

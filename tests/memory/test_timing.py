@@ -22,7 +22,7 @@ CHAT = released_chat()
 RAM = 64 * 10**9
 # seconds for a weight, of a block, of a step, of a layer of vision
 GIVEN = dict(zip(TIMES, (1e-11, 2e-10, 2e-11, 1e-3, 5e-3, 4e-3, 6e-3, 2e-2), strict=True))
-KERNELS = ("plain float16", "plain float32", "packed bfloat16", "int8 float16", "4bit float16")
+KERNELS = ("mapped float16", "plain float32", "packed bfloat16", "int8 float16", "4bit float16")
 
 
 @pytest.fixture
@@ -103,17 +103,17 @@ def test_noise_changes_no_plan(factor):
 
 
 def test_what_is_measured_much_faster_is_taken():
-    slow = machine(plain_float16={"token": 5e-11})
+    slow = machine(mapped_float16={"token": 5e-11})
     assert choose(list_plans(CHAT, slow), slow, None, False, "it").title == "all in RAM, float32"
     assert choose(list_plans(CHAT, slow), slow, 30 * 10**9, False, "it").title == "all in RAM"  # the other is 42 GB
 
 
 def test_what_has_no_times_keeps_what_bytes_take():
-    half = Machine("cpu", RAM, times={"plain float16": GIVEN})
+    half = Machine("cpu", RAM, times={"mapped float16": GIVEN})
     plans, bytes_only = by_title(list_plans(CHAT, half)), by_title(list_plans(CHAT, Machine("cpu", RAM)))
     assert plans["all in RAM"].measured and not plans["8-bit language model"].measured
     assert plans["8-bit language model"] == bytes_only["8-bit language model"]
-    assert not any(plan.measured for plan in list_plans(CHAT, Machine("cuda", RAM, times={"plain float16": GIVEN})))
+    assert not any(plan.measured for plan in list_plans(CHAT, Machine("cuda", RAM, times={"mapped float16": GIVEN})))
 
 
 def test_measured_once_and_remembered(quiet_machine, measured, monkeypatch):
@@ -123,11 +123,11 @@ def test_measured_once_and_remembered(quiet_machine, measured, monkeypatch):
     assert set(first.times) == set(KERNELS) and measured == [sorted(KERNELS)]
     assert timing.with_times(cpu, CHAT, plans) == first and len(measured) == 1
     some = [plan for plan in plans if plan.lossless]
-    assert set(timing.with_times(cpu, CHAT, some).times) == {"plain float16", "plain float32"} and len(measured) == 1
+    assert set(timing.with_times(cpu, CHAT, some).times) == {"mapped float16", "plain float32"} and len(measured) == 1
     # another machine: measured anew, and what was remembered stays
     monkeypatch.setattr(os, "cpu_count", lambda: 1000)
     timing.with_times(cpu, CHAT, some)
-    assert measured[1:] == [["plain float16", "plain float32"]]
+    assert measured[1:] == [["mapped float16", "plain float32"]]
     assert len(json.loads(quiet_machine.read_text())) == 2
     timing.with_times(cpu, CHAT, plans)  # what is missing is added
     assert measured[2:] == [["4bit float16", "int8 float16", "packed bfloat16"]]
@@ -139,17 +139,17 @@ def test_measured_once_and_remembered(quiet_machine, measured, monkeypatch):
 )
 def test_what_is_no_measurement_is_measured_again(quiet_machine, measured, content):
     cpu = Machine("cpu", RAM)
-    plans = [plan for plan in list_plans(CHAT, cpu) if plan.kernel == "plain float16"]
+    plans = [plan for plan in list_plans(CHAT, cpu) if plan.kernel == "mapped float16"]
     timing.with_times(cpu, CHAT, plans)
     if isinstance(content, str):
         (key,) = json.loads(quiet_machine.read_text())
         wrong = {"times": 3, "names": {"token": 1.0}, "negative": GIVEN | {"token": -1.0}}
         wrong["infinite"] = GIVEN | {"head": float("inf")}
-        content = json.dumps({key: {"plain float16": wrong[content]}}).encode()
+        content = json.dumps({key: {"mapped float16": wrong[content]}}).encode()
     quiet_machine.write_bytes(content)
-    assert timing.with_times(cpu, CHAT, plans).times == {"plain float16": GIVEN}
+    assert timing.with_times(cpu, CHAT, plans).times == {"mapped float16": GIVEN}
     assert len(measured) == 2
-    assert timing.with_times(cpu, CHAT, plans).times == {"plain float16": GIVEN} and len(measured) == 2
+    assert timing.with_times(cpu, CHAT, plans).times == {"mapped float16": GIVEN} and len(measured) == 2
 
 
 def test_nothing_is_remembered_of_a_busy_machine_or_without_a_place(quiet_machine, measured, monkeypatch, tmp_path):
@@ -202,11 +202,11 @@ def test_seconds_decide_only_where_several_exact_plans_fit(quiet_machine, measur
     with pytest.warns(UserWarning, match="are quantized"):
         assert find_plan(chat, cpu, "16GB", "auto").method == "int8" and not measured
     assert find_plan(chat, cpu, "60GB").title == "all in RAM"
-    assert measured == [["plain float16", "plain float32"]]
+    assert measured == [["mapped float16", "plain float32"]]
     monkeypatch.setitem(GIVEN, "token", 1e-11)
     content = json.loads(quiet_machine.read_text())
     for kernels in content.values():
-        kernels["plain float16"]["token"] = 9e-11
+        kernels["mapped float16"]["token"] = 9e-11
     quiet_machine.write_text(json.dumps(content))
     assert find_plan(chat, cpu, "60GB").title == "all in RAM, float32"  # as `viscpm fit` says
 
@@ -215,7 +215,7 @@ def test_seconds_decide_only_where_several_exact_plans_fit(quiet_machine, measur
 def test_fit_prints_prompt_token_and_answer(quiet_machine, monkeypatch, tmp_path, capsys, chinese):
     """Seconds with ≥ are those that were not measured, and what they are is said, in the reader's language."""
     chat = load_benchmark("what_fits").empty_chat(tmp_path / "chat")
-    monkeypatch.setattr(timing, "measure", lambda *_: {"plain float16": GIVEN, "plain float32": GIVEN})
+    monkeypatch.setattr(timing, "measure", lambda *_: {"mapped float16": GIVEN, "plain float32": GIVEN})
     monkeypatch.setattr(timing, "_largest", lambda model: 0)
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8" if chinese else "C.UTF-8")
     assert main(["fit", "--model", str(chat), "--device", "cpu", "--memory", "40GB"]) == 0
@@ -225,7 +225,7 @@ def test_fit_prints_prompt_token_and_answer(quiet_machine, monkeypatch, tmp_path
     assert all(words in out for words in said)
     stored, eight = ("全部在内存中", "语言模型 8 比特量化") if chinese else ("all in RAM", "8-bit language model")
     lines = {line.lstrip("* ").split("  ")[0]: line for line in out.splitlines()}
-    seconds = list_plans(CHAT, Machine("cpu", RAM, times={"plain float16": GIVEN}))
+    seconds = list_plans(CHAT, Machine("cpu", RAM, times={"mapped float16": GIVEN}))
     prompt = next(plan for plan in seconds if plan.title == "all in RAM").encode_seconds
     assert f"  {prompt:.2g}  " in lines[stored] and "≥" not in lines[stored]
     assert lines[eight].count("≥") == 3

@@ -78,8 +78,9 @@ class Plan:
         lossless: whether every weight keeps its value.
         dtypes: to load parts in, by name; None as stored.
         packed: whether the linear layers of Chat's language model are packed for the CPU, see packing.py.
-        kernel: how a CPU multiplies Chat's matrices, and the precision of their inputs, such as `"packed bfloat16"`,
-            by which `Machine.times` has its times; empty where none are measured.
+        kernel: how a CPU multiplies with Chat's matrices (`mapped` from files, `plain`, `packed`, `int8`, `4bit`) and
+            in which precision, such as `"packed bfloat16"`, by which `Machine.times` has its times; empty where none
+            are measured.
     """
 
     method: str
@@ -349,7 +350,7 @@ class _Costs:
         elif self.model.quantized:
             return ""
         else:
-            way = "plain"
+            way = "plain" if self._unmapped("blocks") else "mapped"
         dtype = self.dtypes["language rest"] or self.parts["language rest"].dtype
         return f"{way} {str(dtype).removeprefix('torch.')}"
 

@@ -12,6 +12,7 @@ import importlib.metadata
 import itertools
 import json
 import math
+import mmap
 import os
 import platform
 import tempfile
@@ -24,14 +25,16 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import BitsAndBytesConfig
 
 from ..libraries import quiet
 from ..remote_code.generation_cpmbee import CpmBeeForCausalLM
 from ..remote_code.modeling_beit3 import Beit3VisionConfig, Beit3VisionModel
 from ..remote_code.modeling_cpmbee import CpmBeeConfig
-from . import packing
 from .machine import Machine
+from .packing import pack_linears
 from .plans import PROMPT_ROWS, TIMES, Plan, Workload
+from .rounded_weights import int8_weight, nf4_weight
 from .sizes import Model
 
 LEAST_WIDTH = 2048  # of a model's states: below, a product takes less than 0.1 ms a thread
@@ -109,54 +112,50 @@ def _products(model, way, dtype, workload):
     prompt = min(workload.prompt_tokens, PROMPT_ROWS)
     width = model.widths[0]
     found = dict(zip(("token", "prompt"), _per_weight(way, width, dtype, (workload.beams, prompt)), strict=True))
-    # what is 4-bit leaves the head as it is
-    head = _per_weight("plain", width, dtype, (workload.beams,))[0] if way == "4bit" else found["token"]
+    # what is 4-bit leaves the head as it is, mapped from its file
+    head = _per_weight("mapped", width, dtype, (workload.beams,))[0] if way == "4bit" else found["token"]
     return found | {"head": head}
 
 
 def _per_weight(way, width, dtype, rows):
-    # the 4-bit product is busier with unpacking than with memory, and slow to make
-    nbytes = {"int8": 1, "4bit": CYCLE / WEIGHTS}.get(way, dtype.itemsize) * WEIGHTS
-    layers = [_layer(way, width, dtype) for _ in range(max(2, math.ceil(CYCLE / nbytes)))]
+    layers = _layers(way, width, dtype)
     found = []
     for count in rows:
         states = torch.full((1, count, width), 0.01, dtype=dtype)
         weights = width * layers[0](states).shape[-1]
-        # each once, which may repack it, and what others do to a product only makes it slower
+        # others only make a product slower
         found.append(min(_times([partial(layer, states) for layer in layers])) / weights)
     return found
 
 
-def _layer(way, inputs, dtype):
-    """A matrix as a plan has it; its numbers are all the same, which makes no difference."""
-    outputs = max(min(inputs, WEIGHTS // inputs // (4 if way == "4bit" else 1)) // 64, 1) * 64
-    if way == "4bit":
-        from bitsandbytes.nn import LinearNF4, Params4bit
+def _layers(way, width, dtype):
+    """Matrices as a plan has them, as many as it takes; all their numbers are the same, which makes no difference."""
+    # the 4-bit product is busier with unpacking than with memory, and slow to make
+    outputs = max(min(width, WEIGHTS // width // (4 if way == "4bit" else 1)) // 64, 1) * 64
+    weight, size = torch.full((outputs, width), 0.01, dtype=dtype), 1 if way == "int8" else dtype.itemsize
+    count = 2 if way == "4bit" else max(2, math.ceil(CYCLE / (size * WEIGHTS)))
+    if way == "int8":
+        weight = int8_weight(weight, dtype)
+    elif way == "4bit":
+        from bitsandbytes.nn import LinearNF4
 
-        layer = LinearNF4(inputs, outputs, bias=False, compute_dtype=dtype, device="meta")
-        weight = torch.full((outputs, inputs), 0.01, dtype=dtype)
-        layer.weight = Params4bit(weight, requires_grad=False, quant_type="nf4", compress_statistics=True)
-        return layer.to("cpu").eval()
-    if way != "int8":
-        model = nn.Sequential(_linear(torch.full((outputs, inputs), 0.01, dtype=dtype)))
-    else:
-        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
-
-        model = nn.Sequential(_linear(torch.full((64, inputs), 0.01, dtype=dtype)))
-        quantize_(model, Int8DynamicActivationInt8WeightConfig())
-        rows = model[0].weight.data  # of which the matrix consists, again and again
-        names, rest = rows.__tensor_flatten__()
-        tensors = {name: getattr(rows, name).repeat(outputs // 64, 1) for name in names}
-        model[0] = _linear(type(rows).__tensor_unflatten__(tensors, rest, None, None))
-    if way != "plain":
-        packing.pack_linears(model)
-    return model.eval()
+        return [_nf4(LinearNF4(width, outputs, False, dtype, device="meta"), weight) for _ in range(count)]
+    model = nn.ModuleList(nn.Linear(width, outputs, bias=False, device="meta") for _ in range(count))
+    for layer in model:
+        if way == "mapped":  # what comes from files is not in huge pages
+            memory = torch.frombuffer(mmap.mmap(-1, weight.nbytes), dtype=dtype)
+            each = memory.view(weight.shape).copy_(weight)
+        else:
+            each = weight.clone() if way == "plain" else weight
+        layer.weight = nn.Parameter(each, requires_grad=False)
+    if way in ("int8", "packed"):
+        pack_linears(model)
+    return list(model.eval())
 
 
-def _linear(weight):
-    linear = nn.Linear(*weight.shape[::-1], bias=False, device="meta")
-    linear.weight = nn.Parameter(weight, requires_grad=False)
-    return linear
+def _nf4(layer, weight):
+    layer.weight = nf4_weight(weight, BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_use_double_quant=True), layer)
+    return layer.eval()
 
 
 def _times(works: Sequence[Callable], seconds: float = 0.08) -> list[float]:
@@ -269,12 +268,13 @@ def _key(model, workload):
     for library in ("torch", "transformers", "torchao", "bitsandbytes"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions.append(f"{library} {importlib.metadata.version(library)}")
-    code = zlib.crc32(b"".join(Path(path).read_bytes() for path in (__file__, packing.__file__)))
+    code = zlib.crc32(b"".join(Path(__file__).with_name(name).read_bytes() for name in ("timing.py", "packing.py")))
+    pages = os.environ.get("THP_MEM_ALLOC_ENABLE", "0")  # huge ones, see cli/app.py
     language, vision = model.language_config, model.configs[""]["vision_config"]
     sizes = {**{k: v for k, v in language.items() if k != "num_hidden_layers"}, "vision": vision["hidden_size"]}
     rows = f"{workload.beams} beams, prompt {min(workload.prompt_tokens, PROMPT_ROWS)}"
     cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    return "; ".join([name, cores, *versions, f"code {code:08x}", json.dumps(sizes), rows])
+    return "; ".join([name, cores, f"huge pages {pages}", *versions, f"code {code:08x}", json.dumps(sizes), rows])
 
 
 def _read(file):
