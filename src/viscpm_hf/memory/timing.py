@@ -268,7 +268,7 @@ def _key(model, workload):
     for library in ("torch", "transformers", "torchao", "bitsandbytes"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions.append(f"{library} {importlib.metadata.version(library)}")
-    code = zlib.crc32(b"".join(Path(__file__).with_name(name).read_bytes() for name in ("timing.py", "packing.py")))
+    code = zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
     pages = os.environ.get("THP_MEM_ALLOC_ENABLE", "0")  # huge ones, see cli/app.py
     language, vision = model.language_config, model.configs[""]["vision_config"]
     sizes = {**{k: v for k, v in language.items() if k != "num_hidden_layers"}, "vision": vision["hidden_size"]}
