@@ -13,6 +13,8 @@ from torch import nn
 from ..remote_code.modeling_cpmbee import CpmBeeAttention, CpmBeeMLP
 from .int8_order import packed_int8
 from .machine import is_multiplied_in
+from .nf4_order import MANY, TILE, is_order_known, multiply_nf4, rearrange_nf4
+from .plans import NF4_BLOCK
 from .rounded_weights import int8_weight
 
 # Not torch.library.custom_op, whose checks of every call double the time of a product with few rows.
@@ -129,6 +131,12 @@ def _packed_4bit_class():
         By itself it would save the blocks' scales rounded twice more.
         """
 
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.numel() < MANY * x.shape[-1] or not is_order_known():
+                return super().forward(x)
+            rows = multiply_nf4(x.reshape(-1, x.shape[-1]), self.weight)
+            return rows.to(x.dtype).view(*x.shape[:-1], self.out_features)
+
         def _save_to_state_dict(self, destination, prefix, keep_vars):
             super()._save_to_state_dict(destination, prefix, keep_vars)  # which puts the weight back in order
             self.weight.quant_state = QuantState.from_dict(dict(self.stored), device=torch.device("cpu"))
@@ -141,6 +149,9 @@ def _pack_4bit(layer):
     """Has bitsandbytes rearrange a weight now rather than in the first answer."""
     layer.stored = {name: tensor.clone() for name, tensor in layer.weight.quant_state.as_dict(packed=True).items()}
     layer.__class__ = _packed_4bit_class()
+    if is_order_known():
+        rearrange_nf4(layer.eval().weight)
+        return
     with torch.no_grad():
         layer.eval()(torch.zeros(1, layer.in_features, dtype=layer.compute_dtype or torch.float32))
 
@@ -214,7 +225,7 @@ def pack_linears(model: nn.Module) -> None:
         model.set_submodule(name, layer)
         linear.weight = None  # torchao ties a layer to itself, which would keep it
     for module in model.modules():
-        if type(module).__name__ == "Linear4bit" and _is_packed_by_bitsandbytes(module):
+        if type(module).__name__ in ("Linear4bit", "LinearNF4") and _is_packed_by_bitsandbytes(module):
             _pack_4bit(module)
         shared, names = _SHARING.get(type(module), (None, ()))
         if names and all(type(getattr(module, name)) is PackedInt8Linear for name in names):
@@ -235,8 +246,11 @@ def pack_chat(model: nn.Module) -> None:
 
 def _is_packed_by_bitsandbytes(layer):
     state = getattr(layer.weight, "quant_state", None)
-    packs = getattr(layer, "support_avx512bf16_for_cpu", False) and layer.bias is None
-    return packs and state is not None and layer.weight.device.type == "cpu"
+    packs = getattr(layer, "support_avx512bf16_for_cpu", False) and layer.weight.device.type == "cpu"
+    if not packs or layer.bias is not None or state is None or getattr(state, "packing_format_for_cpu", False):
+        return False
+    rows, width = state.shape
+    return state.quant_type == "nf4" and state.blocksize == NF4_BLOCK and not rows % TILE and not width % NF4_BLOCK
 
 
 def _packed_class(linear):
