@@ -139,7 +139,9 @@ def _layers(way, width, dtype):
     elif way == "4bit":
         from bitsandbytes.nn import LinearNF4
 
-        return [_nf4(LinearNF4(width, outputs, False, dtype, device="meta"), weight) for _ in range(count)]
+        layers = [_nf4(LinearNF4(width, outputs, False, dtype, device="meta"), weight) for _ in range(count)]
+        pack_linears(model := nn.ModuleList(layers))
+        return list(model)
     model = nn.ModuleList(nn.Linear(width, outputs, bias=False, device="meta") for _ in range(count))
     for layer in model:
         if way == "mapped":  # what comes from files is not in huge pages
