@@ -20,7 +20,7 @@ from .checkpoint.repo import check_is_converted, loads_or_says_why
 from .memory.budget import WORDS, fast_dtype, find_plan
 from .memory.machine import usable_device
 from .memory.packing import pack_chat
-from .memory.placement import load_chat, sparing_vision
+from .memory.placement import load_chat, put_in_one_type, sparing_vision
 from .remote_code.configuration_viscpm_chat import VisCPMChatConfig
 from .remote_code.modeling_viscpm_chat import VisCPMChatForConditionalGeneration
 from .remote_code.processing_viscpm_chat import VisCPMChatProcessor
@@ -147,6 +147,8 @@ class VisCPMChat:
                 options["quantization_config"] = sparing_vision(quantization)
             self.model = loader.from_pretrained(model_path, **options)
             rounded = getattr(self.model, "quantization_method", None) is not None
+            if rounded:
+                put_in_one_type(self.model, self.model.config.dtype)
             if self.device.type == "cpu" and (rounded or dtype in (torch.bfloat16, "bfloat16")):
                 pack_chat(self.model)
         self.model.eval()

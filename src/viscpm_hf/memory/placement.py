@@ -87,10 +87,7 @@ def _load_rounded_chat(model_class, model_path, config, plan):
             else:
                 module.weight = nf4_weight(weight, config, module)
             pack_linears(layers[int(name.partition(".")[0])])
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            if type(parameter) is torch.nn.Parameter and parameter.is_floating_point():
-                parameter.data = parameter.data.to(dtype)
+    put_in_one_type(model, dtype)
     for part in (model.config, model.config.text_config, model.config.vision_config):
         part.dtype = dtype
     quantizer.postprocess_model(model)
@@ -98,6 +95,18 @@ def _load_rounded_chat(model_class, model_path, config, plan):
     if plan.packed:
         pack_chat(model)
     return model
+
+
+def put_in_one_type(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Casts what is not quantized; transformers leaves some of it as it is stored where weights are stored quantized.
+
+    Args:
+        model (`PreTrainedModel`): changed in place.
+        dtype (`torch.dtype`): of all its floating-point weights.
+    """
+    for parameter in model.parameters():
+        if type(parameter) is torch.nn.Parameter and parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
 
 
 def load_paint(
