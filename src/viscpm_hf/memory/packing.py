@@ -217,19 +217,22 @@ def pack_linears(model: nn.Module) -> None:
         model: on the CPU, changed in place. That takes the memory of one layer more meanwhile; a head that was tied to
             an embedding keeps its own.
     """
-    tied = getattr(model, "all_tied_weights_keys", {})
     for name in [name for name, module in model.named_modules() if _packed_class(module)]:
-        linear = model.get_submodule(name)
-        layer = _packed_class(linear)(linear)
-        layer.is_saved = f"{name}.weight" not in tied
-        model.set_submodule(name, layer)
-        linear.weight = None  # torchao ties a layer to itself, which would keep it
+        _pack(model, name)
     for module in model.modules():
         if type(module).__name__ in ("Linear4bit", "LinearNF4") and _is_packed_by_bitsandbytes(module):
             _pack_4bit(module)
         shared, names = _SHARING.get(type(module), (None, ()))
         if names and all(type(getattr(module, name)) is PackedInt8Linear for name in names):
             module.__class__ = shared
+
+
+def _pack(model, name):
+    linear = model.get_submodule(name)
+    layer = _packed_class(linear)(linear)
+    layer.is_saved = f"{name}.weight" not in getattr(model, "all_tied_weights_keys", {})
+    model.set_submodule(name, layer)
+    linear.weight = None  # torchao ties a layer to itself, which would keep it
 
 
 def pack_chat(model: nn.Module) -> None:
@@ -239,9 +242,16 @@ def pack_chat(model: nn.Module) -> None:
     """
     layer = model.model.language_model.layers[0].mlp.up_proj
     if PackedInt8Linear in (type(layer), _packed_class(layer)):
+        pack_int8_head(model)
+    pack_linears(model)
+
+
+def pack_int8_head(model: nn.Module) -> None:
+    """Rounds and packs a Chat model's head, if it is not yet, where this CPU multiplies 8-bit numbers."""
+    if type(model.lm_head) is nn.Linear and torch.cpu._is_vnni_supported():
         head = model.lm_head.weight.detach()
         model.lm_head.weight = nn.Parameter(int8_weight(head, head.dtype), requires_grad=False)
-    pack_linears(model)
+        _pack(model, "lm_head")
 
 
 def _is_packed_by_bitsandbytes(layer):

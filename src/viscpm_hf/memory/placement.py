@@ -16,7 +16,7 @@ from ..language import say
 from ..libraries import quiet
 from .budget import WORDS
 from .machine import physical_memory
-from .packing import pack_chat, pack_linears
+from .packing import pack_chat, pack_int8_head, pack_linears
 from .plans import Plan
 from .rounded_weights import int8_weight, nf4_weight
 from .sizes import CHECKERS, LANGUAGE
@@ -80,6 +80,10 @@ def _load_rounded_chat(model_class, model_path, config, plan):
     quantizer = AutoHfQuantizer.from_config(config, pre_quantized=False)
     quantizer.preprocess_model(model=model, device_map={"": "cpu"}, dtype=dtype)
     with _freed_memory_returned():
+        if plan.packed:  # first, while there is little else: meanwhile it is there twice
+            embedding = model.get_input_embeddings().weight
+            embedding.data = embedding.data.to(dtype)
+            pack_int8_head(model)
         for name in logging.tqdm(names, desc=say("Quantizing weights", "量化权重")):  # beside transformers' own bars
             module, weight = layers.get_submodule(name), weights.pop(name)
             if config.quant_method == QuantizationMethod.TORCHAO:
@@ -92,8 +96,6 @@ def _load_rounded_chat(model_class, model_path, config, plan):
         part.dtype = dtype
     quantizer.postprocess_model(model)
     model.hf_quantizer = quantizer
-    if plan.packed:
-        pack_chat(model)
     return model
 
 
