@@ -143,7 +143,7 @@ class VisCPMChat:
             self.model = load_chat(loader, model_path, plan, self.device)
         else:
             options = {"dtype": dtype or self._stored_or_fast(model_path), "device_map": {"": self.device}}
-            if quantization not in (None, "auto"):
+            if quantization is not None and not isinstance(quantization, str):
                 options["quantization_config"] = sparing_vision(quantization)
             self.model = loader.from_pretrained(model_path, **options)
             rounded = getattr(self.model, "quantization_method", None) is not None

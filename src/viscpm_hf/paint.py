@@ -159,7 +159,7 @@ class VisCPMPaint:
             return
         if dtype is not None:
             options["dtype"] = dtype
-        if quantization not in (None, "auto"):
+        if quantization is not None and not isinstance(quantization, str):
             of_text = dtype.get("text_encoder", dtype.get("default")) if isinstance(dtype, Mapping) else dtype
             options["text_encoder"] = load_rounded_text_encoder(model_path, quantization, of_text, device)
         self.pipeline = VisCPMPaintPipeline.from_pretrained(model_path, **options)

@@ -255,3 +255,24 @@ def test_beside_quantized_weights_is_a_type_the_processor_is_fast_in(repos, pict
             chat = VisCPMChat(repos[method], **CPU)
             assert {each.dtype for each in chat.model.parameters() if each.is_floating_point()} == {wanted}
             assert chat.chat(pictures[0], QUESTIONS[0], max_new_tokens=4)[0]
+
+
+@pytest.mark.parametrize("method", BY)
+def test_asking_for_what_is_stored_is_no_contradiction(method, repos, pictures):
+    chat = VisCPMChat(repos[method], **CPU, quantization=method)
+    assert same(asked(chat, pictures), asked(VisCPMChat(repos[method], **CPU), pictures))
+    other = {"int8": "4bit", "4bit": "int8"}[method]
+    with pytest.raises(ValueError, match="what is stored quantized stays as it is"):
+        VisCPMChat(repos[method], **CPU, quantization=other)
+
+
+def test_refreshing_keeps_what_the_card_says_of_quantized_weights(repos, tmp_path):
+    for options in ({}, {"card": True}):
+        repo = shutil.copytree(repos["int8"], tmp_path / str(len(options)))
+        before = (repo / "README.md").read_text(encoding="utf-8")
+        assert not any("README.md" in kept for kept in refresh.refresh(repo, **options).kept)
+        assert (repo / "README.md").read_text(encoding="utf-8") == before
+    (repo / "README.md").write_text(before.replace("## ", "## My ", 1), encoding="utf-8")
+    assert any("README.md" in kept for kept in refresh.refresh(repo).kept)
+    refresh.refresh(repo, card=True)
+    assert (repo / "README.md").read_text(encoding="utf-8") == before

@@ -1,5 +1,7 @@
 """Guards rounded weights: bit by bit those of torchao and bitsandbytes, and saved so after use."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
@@ -80,3 +82,55 @@ def test_what_is_saved_after_answers_is_what_was_rounded(method, pictures, tmp_p
     chat.model.save_pretrained(tmp_path)
     chat.processor.save_pretrained(tmp_path)
     assert asked(VisCPMChat(tmp_path, image_safety_checker=False, device="cpu")) == answers
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+def test_saving_leaves_4_bit_models_as_they_are(kind, pictures, tmp_path):
+    """Also while others ask, with prompts of many rows, which take another way than tokens do."""
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_use_double_quant=True)
+    chat = VisCPMChat(tiny_chat_repo(), image_safety_checker=False, device="cpu", quantization=config)
+    questions = ["图里有什么？", "图里有什么？" * 12]
+
+    def asked(chat):
+        return [chat.chat(pictures[0], question, max_new_tokens=8)[0] for question in questions]
+
+    answers = asked(chat)
+    with ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(asked, chat) for _ in range(8)]
+        chat.model.save_pretrained(tmp_path)
+        assert [each.result() for each in waiting] == [answers] * 8
+    assert asked(chat) == answers
+    chat.processor.save_pretrained(tmp_path)
+    assert asked(VisCPMChat(tmp_path, image_safety_checker=False, device="cpu")) == answers
+
+
+@pytest.mark.parametrize("method", ["int8", "4bit"])
+def test_what_a_packed_model_cannot_do_is_refused_and_changes_nothing(method, pictures):
+    chat = VisCPMChat(tiny_chat_repo(), image_safety_checker=False, device="cpu", quantization=method)
+    answer = chat.chat(pictures[0], "图里有什么？")[0]
+    with pytest.raises(RuntimeError, match="packed for this CPU"):
+        chat.model.dequantize()
+    if method == "int8":
+        for change in (chat.model.float, chat.model.bfloat16, lambda: chat.model.to("meta")):
+            with pytest.raises(RuntimeError, match="load the model anew"):
+                change()
+    assert chat.chat(pictures[0], "图里有什么？")[0] == answer
+
+
+@pytest.mark.parametrize("method", ["int8", "4bit"])
+def test_a_default_type_of_torch_changes_no_weight(method):
+    torch.manual_seed(0)
+    weight = torch.randn(32, 64).half()
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+
+    def rounded():
+        found = int8_weight(weight, weight.dtype) if method == "int8" else nf4_weight(weight, config)
+        return (found.qdata, found.scale) if method == "int8" else (found.data, found.quant_state.absmax)
+
+    wanted = rounded()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = rounded()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(*both) for both in zip(found, wanted, strict=True))

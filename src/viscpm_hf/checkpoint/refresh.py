@@ -5,6 +5,7 @@ What is new is made in a folder of its own and loaded there. Then the files chan
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -278,7 +279,12 @@ def _renew_card(new: Path, kind: str, report: dict, overwrite: bool) -> list[str
     own = converted_cards(new, kind, report)
     found = card.read_bytes() if card.exists() else None
     added = b"" if found is None else added_to(found, report, own)
-    if added != b"" and not overwrite:
+    # what `viscpm quantize` has added stays: what loading the weights needs
+    section = (
+        re.search(rb"\n## Quantized weights\n.*?(?=\n## |\Z)", found or b"", re.S) if "quantized" in report else None
+    )
+    kept = section[0] if section else b""
+    if added not in (b"", kept) and not overwrite:
         if added is None:
             report.pop("card", None)
         why = say(
@@ -286,7 +292,7 @@ def _renew_card(new: Path, kind: str, report: dict, overwrite: bool) -> list[str
             f"{repo.CARD} 被改动过，保持原样；加 --card 则写入当前版本的模型卡。",
         )
         return [why]
-    card.write_bytes(named(own[0], name_in(found or own[0])))
+    card.write_bytes(named(own[0], name_in(found or own[0])) + kept)
     report["card"] = repo.digest(own[0])
     return []
 

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 BUDGET_VARIABLE = "CUDA_MEMORY_CPMBEE_MAX"  # the original's: what the language model may take of the GPU
 WORDS = ("int8", "4bit")
+STORED = {"int8": torch.int8, "4bit": torch.uint8}  # types of quantized weights in files
 LARGE = 10**9  # weights, from which a slow type is worth a word
 ALIKE = 1.5  # times as long: what measuring may be wrong by decides nothing, and memory more than a little time
 
@@ -102,7 +103,8 @@ def find_plan(
     if word not in (None, "auto", *WORDS) or (memory is not None and quantization is not None and word is None):
         raise ValueError(
             f"Got {quoted(quantization)} as quantization, expected 'auto', 'int8' or '4bit', or without a memory "
-            "limit a transformers quantization config such as BitsAndBytesConfig(load_in_4bit=True)."
+            "limit a transformers quantization config such as BitsAndBytesConfig(load_in_4bit=True, "
+            'bnb_4bit_quant_type="nf4").'
         )
     dtype = checked_dtype(dtype)
     limit = os.environ.get(BUDGET_VARIABLE) or None if memory is None else memory
@@ -119,6 +121,10 @@ def find_plan(
         return None
 
     model, machine = read_model(_folder(model_path), without), this_machine(device)
+    if word in WORDS and model.quantized and model.parts["blocks"].dtype == STORED[word]:
+        word = None  # that is what it is
+        if budget is None:
+            return None
     of_language = of_language and budget is not None and word not in WORDS
     if of_language and dtype is None:
         dtype = default_dtypes(model)

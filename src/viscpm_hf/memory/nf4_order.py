@@ -49,7 +49,7 @@ def multiply_nf4(states: torch.Tensor, weight: "Params4bit") -> torch.Tensor:
     results = torch.empty(len(states), outputs, dtype=torch.bfloat16)
     for start in range(0, outputs, OUTPUTS):
         count = min(OUTPUTS, outputs - start)
-        packed = _in_rows(weight.data[start : start + count])
+        packed = in_rows(weight.data[start : start + count])
         absmax = state.absmax[:, start : start + count].T.float().contiguous()
         form = {"blocksize": state.blocksize, "quant_type": state.quant_type, "dtype": torch.bfloat16}
         exact = dequantize_4bit(packed, QuantState(absmax, shape=(count, width), code=state.code, **form))
@@ -57,7 +57,7 @@ def multiply_nf4(states: torch.Tensor, weight: "Params4bit") -> torch.Tensor:
     return results
 
 
-def _in_rows(tiles):
+def in_rows(tiles: torch.Tensor) -> torch.Tensor:
     """Bytes as bitsandbytes stores them, `(outputs * width / 2, 1)`, of `(outputs, width / 2)` in tiles."""
     outputs, width = tiles.shape
     pairs = tiles.reshape(-1).view(torch.int16).view(outputs // TILE, width, TILE // 2).transpose(1, 2).contiguous()

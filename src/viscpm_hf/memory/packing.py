@@ -6,6 +6,7 @@ static cache for constant.
 """
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from torch import nn
 from ..remote_code.modeling_cpmbee import CpmBeeAttention, CpmBeeMLP
 from .int8_order import packed_int8
 from .machine import is_multiplied_in
-from .nf4_order import MANY, TILE, is_order_known, multiply_nf4, rearrange_nf4
+from .nf4_order import MANY, TILE, in_rows, is_order_known, multiply_nf4, rearrange_nf4
 from .plans import NF4_BLOCK
 from .rounded_weights import int8_weight
 
@@ -79,13 +80,17 @@ class PackedLinear(nn.Module):
         if self.is_saved:
             destination[prefix + "weight"] = self.unpacked()
 
-    def _apply(self, function, recurse=True):
+    def check(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """RuntimeError if a function of tensors, such as a cast, would change type or device."""
         changed = function(torch.empty(0, dtype=self.dtype))
         if (changed.dtype, changed.device.type) != (self.dtype, "cpu"):
             raise RuntimeError(
                 f"Got a request to change to {changed.dtype} on {changed.device}, but matrices are packed for "
                 f"{self.dtype} on this CPU; load the model anew as it is wanted."
             )
+
+    def _apply(self, function, recurse=True):
+        self.check(function)
         return super()._apply(function, recurse)
 
 
@@ -122,38 +127,35 @@ class PackedInt8Linear(PackedLinear):
 
 @functools.cache
 def _packed_4bit_class():
-    from bitsandbytes.functional import QuantState
     from bitsandbytes.nn import Linear4bit
 
     class PackedLinear4bit(Linear4bit):
-        """bitsandbytes' layer after its first use on a CPU, which rearranges the weight; saved as it was before.
+        """bitsandbytes' layer with its weight in the order of a CPU's product; saved as it was before.
 
-        By itself it would save the blocks' scales rounded twice more.
+        By itself it would be put in order by the first answer, in whichever thread, and put back by saving, with the
+        blocks' scales rounded twice more.
         """
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            if x.numel() < MANY * x.shape[-1] or not is_order_known():
+            if not x.numel():  # of which bitsandbytes divides by zero
+                return x.new_empty(*x.shape[:-1], self.out_features)
+            if x.numel() < MANY * x.shape[-1]:
                 return super().forward(x)
             rows = multiply_nf4(x.reshape(-1, x.shape[-1]), self.weight)
             return rows.to(x.dtype).view(*x.shape[:-1], self.out_features)
 
         def _save_to_state_dict(self, destination, prefix, keep_vars):
-            super()._save_to_state_dict(destination, prefix, keep_vars)  # which puts the weight back in order
-            self.weight.quant_state = QuantState.from_dict(dict(self.stored), device=torch.device("cpu"))
-            destination.update({f"{prefix}weight.{name}": tensor for name, tensor in self.stored.items()})
+            weight = in_rows(self.weight.data).view(self.weight.quant_state.original_qshape)
+            stored = {f"{prefix}weight.{name}": tensor for name, tensor in self.stored.items()}
+            destination.update({f"{prefix}weight": weight} | stored)
 
     return PackedLinear4bit
 
 
 def _pack_4bit(layer):
-    """Has bitsandbytes rearrange a weight now rather than in the first answer."""
     layer.stored = {name: tensor.clone() for name, tensor in layer.weight.quant_state.as_dict(packed=True).items()}
     layer.__class__ = _packed_4bit_class()
-    if is_order_known():
-        rearrange_nf4(layer.eval().weight)
-        return
-    with torch.no_grad():
-        layer.eval()(torch.zeros(1, layer.in_features, dtype=layer.compute_dtype or torch.float32))
+    rearrange_nf4(layer.eval().weight)
 
 
 class _RoundedRows:
@@ -217,14 +219,38 @@ def pack_linears(model: nn.Module) -> None:
         model: on the CPU, changed in place. That takes the memory of one layer more meanwhile; a head that was tied to
             an embedding keeps its own.
     """
+    pack_layers(model)
+    if "_apply" not in vars(model):
+        model._apply = functools.partial(_apply_whole_or_not, model)
+    if hasattr(model, "dequantize"):
+        model.dequantize = _refuse_to_dequantize
+
+
+def pack_layers(model: nn.Module) -> None:
+    """`pack_linears` of a part of a model."""
     for name in [name for name, module in model.named_modules() if _packed_class(module)]:
         _pack(model, name)
     for module in model.modules():
-        if type(module).__name__ in ("Linear4bit", "LinearNF4") and _is_packed_by_bitsandbytes(module):
+        if type(module).__name__ in ("Linear4bit", "LinearNF4", "LinearFP4") and _is_packed_by_bitsandbytes(module):
             _pack_4bit(module)
         shared, names = _SHARING.get(type(module), (None, ()))
         if names and all(type(getattr(module, name)) is PackedInt8Linear for name in names):
             module.__class__ = shared
+
+
+def _apply_whole_or_not(model, function, recurse=True):
+    """`nn.Module._apply` that asks packed layers before it changes those beside them."""
+    for layer in model.modules():
+        if isinstance(layer, PackedLinear):
+            layer.check(function)
+    return type(model)._apply(model, function, recurse)
+
+
+def _refuse_to_dequantize(*args, **kwargs):
+    raise RuntimeError(
+        "Got a request to dequantize a model whose matrices are packed for this CPU; load the repository that is not "
+        "quantized, or this one with transformers' AutoModelForImageTextToText."
+    )
 
 
 def _pack(model, name):
@@ -260,7 +286,8 @@ def _is_packed_by_bitsandbytes(layer):
     if not packs or layer.bias is not None or state is None or getattr(state, "packing_format_for_cpu", False):
         return False
     rows, width = state.shape
-    return state.quant_type == "nf4" and state.blocksize == NF4_BLOCK and not rows % TILE and not width % NF4_BLOCK
+    even = state.blocksize == NF4_BLOCK and not rows % TILE and not width % NF4_BLOCK
+    return even and layer.weight.dtype == torch.uint8 and is_order_known()
 
 
 def _packed_class(linear):

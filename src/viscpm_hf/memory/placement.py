@@ -16,7 +16,7 @@ from ..language import say
 from ..libraries import quiet
 from .budget import WORDS
 from .machine import physical_memory
-from .packing import pack_chat, pack_int8_head, pack_linears
+from .packing import pack_chat, pack_int8_head, pack_layers, pack_linears
 from .plans import Plan
 from .rounded_weights import int8_weight, nf4_weight
 from .sizes import CHECKERS, LANGUAGE
@@ -90,12 +90,13 @@ def _load_rounded_chat(model_class, model_path, config, plan):
                 module.weight = torch.nn.Parameter(int8_weight(weight, dtype), requires_grad=False)
             else:
                 module.weight = nf4_weight(weight, config, module)
-            pack_linears(layers[int(name.partition(".")[0])])
+            pack_layers(layers[int(name.partition(".")[0])])
     put_in_one_type(model, dtype)
     for part in (model.config, model.config.text_config, model.config.vision_config):
         part.dtype = dtype
     quantizer.postprocess_model(model)
     model.hf_quantizer = quantizer
+    pack_linears(model)
     return model
 
 
@@ -236,7 +237,7 @@ def sparing_vision(config: str | QuantizationConfigMixin) -> QuantizationConfigM
     if name is None:
         raise ValueError(
             f"Got {quoted(config)} as quantization, expected a transformers quantization config such as "
-            "BitsAndBytesConfig(load_in_4bit=True)."
+            'BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4").'
         )
     config = copy.deepcopy(config)
     setattr(config, name, [*(getattr(config, name) or []), *_NOT_QUANTIZED])

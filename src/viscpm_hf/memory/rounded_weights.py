@@ -35,7 +35,7 @@ def int8_weight(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     quantize_(form, Int8DynamicActivationInt8WeightConfig())
     form_class, (names, rest) = type(form.weight.data), form.weight.data.__tensor_flatten__()
     form.weight = None  # torchao ties a layer to itself, which would keep it
-    scale = torch.empty(len(weight), 1)
+    scale = torch.empty(len(weight), 1, dtype=torch.float32)
     rounded = torch.empty(weight.shape, dtype=torch.int8)
     for rows, numbers, each in zip(_pieces(weight), _pieces(rounded), scale.split(_rows(weight)), strict=True):
         part = rows.float()  # of which the extremes are found seven times as fast
@@ -61,7 +61,8 @@ def nf4_weight(weight: torch.Tensor, config: BitsAndBytesConfig, module: nn.Modu
     weight = weight.detach()
     code = bnb.get_4bit_type("nf4", device="cpu")
     bounds = ((code[1:] + code[:-1]) / 2).tolist()
-    data, absmax = torch.empty(weight.numel() // 2, 1, dtype=torch.uint8), torch.empty(weight.numel() // NF4_BLOCK)
+    data = torch.empty(weight.numel() // 2, 1, dtype=torch.uint8)
+    absmax = torch.empty(weight.numel() // NF4_BLOCK, dtype=torch.float32)
     rows = _rows(weight)
     halves = (rows * weight.shape[1] // 2, rows * weight.shape[1] // NF4_BLOCK)
     for piece, packed, most in zip(_pieces(weight), data.split(halves[0]), absmax.split(halves[1]), strict=True):

@@ -281,6 +281,8 @@ def _key(model, workload):
 
 def _read(file):
     """What is remembered; of a file that is not ours or broken nothing."""
+    if file is None or not file.is_file():
+        return {}
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         return {
