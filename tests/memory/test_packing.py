@@ -81,13 +81,17 @@ def test_what_is_saved_is_what_was_packed():
         assert torch.equal(getattr(saved, name), getattr(plain.weight, name))
 
 
-def test_a_change_of_type_or_device_is_refused():
+def test_a_change_of_type_or_device_is_refused_whole():
+    """What is beside the packed layers is not changed, either."""
     for config in (None, Int8DynamicActivationInt8WeightConfig()):
-        model = nn.Sequential(packed(linear(config=config)), nn.Linear(2, 2, dtype=torch.bfloat16))
-        assert model.to("cpu", torch.bfloat16).eval() is model
-        for change in (model.float, model.half, lambda model=model: model.to("meta")):
+        model = nn.Sequential(nn.Linear(96, 96, dtype=torch.float16), linear(config=config))
+        pack_linears(model)
+        assert isinstance(model[1], PackedLinear)
+        for change in (model.float, model.double, lambda model=model: model.to("meta")):
             with pytest.raises(RuntimeError, match="load the model anew"):
                 change()
+        assert model[0].weight.dtype == torch.float16 and model[0].weight.device.type == "cpu"
+        assert model.to("cpu", torch.bfloat16).eval() is model and model[0].weight.dtype == torch.bfloat16
 
 
 def test_other_layers_stay_as_they_are():

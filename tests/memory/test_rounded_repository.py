@@ -270,9 +270,9 @@ def test_refreshing_keeps_what_the_card_says_of_quantized_weights(repos, tmp_pat
     for options in ({}, {"card": True}):
         repo = shutil.copytree(repos["int8"], tmp_path / str(len(options)))
         before = (repo / "README.md").read_text(encoding="utf-8")
-        assert not any("README.md" in kept for kept in refresh.refresh(repo, **options).kept)
+        assert not any("README.md" in kept for kept in refresh(repo, **options).kept)
         assert (repo / "README.md").read_text(encoding="utf-8") == before
     (repo / "README.md").write_text(before.replace("## ", "## My ", 1), encoding="utf-8")
-    assert any("README.md" in kept for kept in refresh.refresh(repo).kept)
-    refresh.refresh(repo, card=True)
+    assert any("README.md" in kept for kept in refresh(repo).kept)
+    refresh(repo, card=True)
     assert (repo / "README.md").read_text(encoding="utf-8") == before

@@ -280,10 +280,8 @@ def _renew_card(new: Path, kind: str, report: dict, overwrite: bool) -> list[str
     found = card.read_bytes() if card.exists() else None
     added = b"" if found is None else added_to(found, report, own)
     # what `viscpm quantize` has added stays: what loading the weights needs
-    section = (
-        re.search(rb"\n## Quantized weights\n.*?(?=\n## |\Z)", found or b"", re.S) if "quantized" in report else None
-    )
-    kept = section[0] if section else b""
+    section = re.search(rb"\n## Quantized weights\n.*?(?=\n## |\Z)", found or b"", re.S)
+    kept = section[0] if section and "quantized" in report else b""
     if added not in (b"", kept) and not overwrite:
         if added is None:
             report.pop("card", None)
