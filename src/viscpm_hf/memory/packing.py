@@ -173,7 +173,7 @@ class _RoundedRows:
             self.rows, self.scale = self._round(rows)
             return
         self.rows = torch.empty(rows.shape, dtype=torch.int8)
-        self.scale = torch.empty(len(rows), 1)
+        self.scale = torch.empty(len(rows), 1, dtype=torch.float32)
         parts = zip(*(each.split(self.rows_at_once) for each in (rows, self.rows, self.scale)), strict=True)
         for part, rounded, scale in parts:
             found = self._round(part)
