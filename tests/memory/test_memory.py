@@ -329,7 +329,7 @@ def test_int8_is_of_the_language_model_and_survives_saving(chat_repo_eos, paint_
     assert asked(again, pictures) == said
     assert {n for n, p in again.model.state_dict().items() if type(p.data) is not torch.Tensor} == rounded
     with pytest.raises(ValueError, match="stored quantized stays"):
-        VisCPMChat(tmp_path, image_safety_checker=False, device="cpu", quantization="int8")
+        VisCPMChat(tmp_path, image_safety_checker=False, device="cpu", quantization="4bit")
 
     painter = VisCPMPaint(paint_repo, False, False, False, device="cpu", quantization="int8")
     rounded = {n for n, p in painter.pipeline.text_encoder.named_parameters() if type(p.data) is not torch.Tensor}

@@ -77,8 +77,8 @@ def quantize_paint(
     model = read_model(model_path)
     if model.kind != "paint":
         raise CheckpointError(
-            f"{model_path} is a VisCPM-Chat, whose weights are not fitted to prompts: `viscpm quantize --method 4bit` "
-            "without --prompts rounds them."
+            f"{model_path} is a VisCPM-Chat, whose weights are not fitted to prompts but rounded: `viscpm quantize "
+            "--model DIR --method 4bit --output DIR`."
         )
     require_exact(model, model_path, "4bit")
     quantization_config("4bit", device, torch.float32)  # raises ImportError now rather than after the copy
