@@ -235,3 +235,12 @@ def test_two_processes_paint_the_same_and_merge_their_scores(run, prompts, paint
     assert both.pop("clip_error") == pytest.approx(alone.pop("clip_error"), abs=1e-3)
     assert both == alone
     assert pictures(tmp_path / "two" / "prompts") == pictures(tmp_path / "out" / "prompts")
+
+
+def test_an_empty_picture_is_painted_again(run, tmp_path):
+    assert run("--batch", "1")[0] == 0
+    folder = tmp_path / "out" / "prompts"
+    painted = pictures(folder)
+    (folder / "000001.png").write_bytes(b"")
+    assert run("--batch", "1")[0] == 0
+    assert pictures(folder) == painted

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 
 import pytest
 import uvicorn
+from safetensors.torch import load_file, save_file
 from stub_endpoint import KEY, StubEndpoint
 
 from viscpm_hf import VisCPMChat
@@ -191,3 +193,58 @@ def test_no_verdict_at_all_and_failed_requests_are_errors(run, small_qa90, tmp_p
         settings.write_text(settings.read_text().replace(json.loads(settings.read_text())["server"], stub.url))
         code, out, err = run("--server", stub.url, *judging(small_qa90, stub))
         assert code == 1 and "1 of 12 could not be judged" in err and "75.0" in out and KEY not in err
+
+
+def test_a_model_of_other_weights_under_the_same_name_is_another(small_qa90, tmp_path, capsys):
+    """Answers of a quantized or trained copy, whose folder is called the same, do not go on those of the original."""
+    names = {"one": tmp_path / "one" / "chat", "other": tmp_path / "other" / "chat"}
+    for path in names.values():
+        shutil.copytree(tiny_chat_repo(), path)
+    weights = load_file(names["other"] / "model.safetensors")
+    weights = {name: tensor * 1.01 for name, tensor in weights.items()}
+    save_file(weights, names["other"] / "model.safetensors", {"format": "pt"})
+
+    def run(which):
+        words = [*small_qa90.options, "--output", tmp_path / "out", "--model", names[which]]
+        return main(["evaluate", "qa90", *map(str, words)]), capsys.readouterr().err
+
+    assert run("one")[0] == 0
+    answers = tmp_path / "out" / "answers.jsonl"
+    answers.write_text("".join(answers.read_text(encoding="utf-8").splitlines(True)[:3]), encoding="utf-8")
+    code, err = run("other")
+    assert code == 1 and "another run" in err and len(lines(answers)) == 3
+    assert run("one")[0] == 0 and len(lines(answers)) == 12
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "said"),
+    [
+        ("references", {"question_id": [1], "text": "x"}, "as question_id, expected"),
+        ("references", {"question_id": 0, "text": "another"}, "twice"),
+        ("captions", {"image": ["a"], "captions": []}, "as image, expected"),
+    ],
+)
+def test_odd_rows_of_the_judges_material_are_a_sentence(run, small_qa90, name, row, said):
+    path = getattr(small_qa90, name)
+    path.write_text(json.dumps(row) + "\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
+    code, _, err = run(*small_qa90.judging, "--judge", "stub", "--judge-url", "http://127.0.0.1:9", "--estimate")
+    assert code == 1 and said in err and str(path) in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("answers", {"question_id": [1], "text": "x"}),
+        ("answers", {"question_id": 99}),
+        ("verdicts", {"question_id": 99, "tupl": [1, 2]}),
+        ("verdicts", {"question_id": 99, "tuple": ["a"], "malformed": [], "prompt_tokens": 1, "completion_tokens": 1}),
+    ],
+)
+def test_rows_that_no_run_writes_are_a_sentence(run, small_qa90, tmp_path, name, row):
+    with StubEndpoint(lambda prompt: "8 6\nfine") as stub:
+        assert run(*judging(small_qa90, stub))[0] == 0
+        path = tmp_path / "out" / f"{name}.jsonl"
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        code, _, err = run(*judging(small_qa90, stub))
+    assert code == 1 and "that no run writes" in err and str(path) in err and "Traceback" not in err

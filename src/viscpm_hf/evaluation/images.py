@@ -18,7 +18,7 @@ from ..paint import CHINESE, VisCPMPaint
 from .captions import language_of
 from .clip import ClipScore
 from .fid import Inception, add_pictures, frechet_distance, pictures_in
-from .painting import batches_of, is_painted, paint_missing, picture_path, refusal_path
+from .painting import batches_of, has_picture, is_painted, paint_missing, picture_path, refusal_path
 from .runs import digest_of, require_settings
 from .tables import table
 
@@ -50,7 +50,7 @@ class PromptSet:
     @property
     def painted(self) -> list[int]:
         """Numbers of the prompts that have a picture."""
-        return [number for number in range(len(self.prompts)) if picture_path(self.folder, number).exists()]
+        return [number for number in range(len(self.prompts)) if has_picture(self.folder, number)]
 
     @property
     def refused(self) -> dict[int, str]:

@@ -44,7 +44,13 @@ def batches_of(prompts: Sequence[str], size: int) -> list[list[int]]:
 
 def is_painted(folder: Path, number: int) -> bool:
     """Whether a prompt has its picture, or cannot have one."""
-    return picture_path(folder, number).exists() or refusal_path(folder, number).exists()
+    return has_picture(folder, number) or refusal_path(folder, number).exists()
+
+
+def has_picture(folder: Path, number: int) -> bool:
+    """Whether a prompt has its picture: a file with something in it."""
+    path = picture_path(folder, number)
+    return path.is_file() and path.stat().st_size > 0
 
 
 def paint_missing(

@@ -70,7 +70,7 @@ def collect_answers(
         `dict`: question id → answer.
     """
     settings = {"questions": digest_of([asdict(question) for question in questions]), **settings}
-    with Journal(folder / ANSWERS, "question_id", settings) as journal:
+    with Journal(folder / ANSWERS, "question_id", settings, _is_answer) as journal:
         asked = [question for question in questions if question.question_id not in journal.rows]
         if asked:
             answerer = load()
@@ -85,6 +85,17 @@ def collect_answers(
                 answerer.answer(asked, pictures, record)
         rows = journal.sort(question.question_id for question in questions)
     return {row["question_id"]: row["text"] for row in rows}
+
+
+def _is_answer(row):
+    return isinstance(row.get("text"), str)
+
+
+def _is_verdict(row):
+    scores = row.get("tuple", "")
+    two = isinstance(scores, list) and len(scores) == 2 and all(type(score) in (int, float) for score in scores)
+    counts = all(type(row.get(name)) is int for name in ("prompt_tokens", "completion_tokens"))
+    return (scores is None or two) and counts and isinstance(row.get("malformed"), list)
 
 
 def collect_verdicts(
@@ -122,7 +133,7 @@ def collect_verdicts(
     settings = {"judge": judge, "address": endpoint.base_url, "prompts": digest_of(list(prompts.values()))}
     settings |= {"temperature": TEMPERATURE, "max_tokens": MAX_TOKENS}
     category = {question.question_id: question.category for question in questions}
-    with Journal(folder / VERDICTS, "question_id", settings) as journal:
+    with Journal(folder / VERDICTS, "question_id", settings, _is_verdict) as journal:
         done = {key for key, row in journal.rows.items() if not again or row["tuple"] is not None}
         asked = [question for question in questions if question.question_id not in done]
         failed = {}

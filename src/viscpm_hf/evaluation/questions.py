@@ -84,7 +84,7 @@ def find_pictures(questions: Sequence[Question], folder: Path) -> dict[str, Path
     """
     found, missing = {}, []
     for name in dict.fromkeys(question.image for question in questions):
-        if Path(name).is_absolute() or ".." in Path(name).parts:
+        if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).name:
             raise CheckpointError(f"Got {quoted(name)} as a picture's name, expected one inside the folder.")
         path = Path(name)
         paths = [folder / path, folder / path.with_name(PREFIX + path.name)]
@@ -115,8 +115,7 @@ def read_material(
     Raises:
         CheckpointError: something is missing or of another form.
     """
-    answers = {row.get("question_id"): row for row in read_lines(references)}
-    pictures = {row.get("image"): row for row in read_lines(contexts)}
+    answers, pictures = _rows_by("question_id", references), _rows_by("image", contexts)
     rule_of = read_json_file(rules)
     for what, wanted, there in (
         (f"{references} lacks the answer to question", [q.question_id for q in questions], answers),
@@ -135,6 +134,19 @@ def read_material(
         {q.image: _context(pictures[q.image], f"{contexts}, {q.image},") for q in questions},
         of_rules,
     )
+
+
+def _rows_by(key, path):
+    """Rows of a file by a field that tells them apart."""
+    found = {}
+    for row in read_lines(path):
+        value = row.get(key)
+        if not isinstance(value, str | int):
+            raise CheckpointError(f"{path} has {quoted(value)} as {key}, expected a text or a number.")
+        if value in found and found[value] != row:
+            raise CheckpointError(f"{path} has {key} {quoted(value)} twice, with different contents; leave one.")
+        found[value] = row
+    return found
 
 
 def judging_prompt(question: Question, answer: str, material: Material) -> str:

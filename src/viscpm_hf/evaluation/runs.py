@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ..checkpoint.files.staging import replace_bytes
 
 LOCK = ".viscpm.lock"
 MOST_BYTES = 512 << 20  # of a file of lines
+PLACES, PLACE = 256, 4096  # of a weight file that are looked at, and bytes of each
 
 
 def read_lines(path: str | Path) -> list[dict[str, Any]]:
@@ -93,12 +94,19 @@ class Journal:
         path (`Path`): the file; its settings are beside it.
         key (`str`): the field that tells rows apart.
         settings (`dict`): what the rows depend on.
+        is_whole (*optional*): whether a row has what later steps take from it.
 
     Raises:
         CheckpointError: it is of another run, or damaged.
     """
 
-    def __init__(self, path: Path, key: str, settings: dict[str, Any]):
+    def __init__(
+        self,
+        path: Path,
+        key: str,
+        settings: dict[str, Any],
+        is_whole: Callable[[dict[str, Any]], bool] = lambda row: True,
+    ):
         self.path, self.key = path, key
         found = path.read_bytes() if path.exists() else b""
         whole = found.rfind(b"\n") + 1
@@ -106,8 +114,11 @@ class Journal:
             with open(path, "r+b") as file:
                 file.truncate(whole)
         rows = read_lines(path) if whole else []
-        if any(key not in row for row in rows):
-            raise CheckpointError(f"{path} has lines without {key}; remove it, or choose another --output.")
+        for row in rows:
+            if not isinstance(row.get(key), str | int) or not is_whole(row):
+                raise CheckpointError(
+                    f"{path} has a line that no run writes ({quoted(row)}); remove it, or choose another --output."
+                )
         self._settings = path.with_suffix(".settings.json")
         require_settings(self._settings, settings, bool(rows))
         self.rows = {row[key]: row for row in rows}
@@ -151,9 +162,17 @@ def model_settings(model: str | Path, label: str | None = None) -> dict[str, Any
     folder = Path(model)
     if label is not None or not folder.is_dir():
         return {"model": label or str(model)}
-    settings = {"model": folder.resolve().name}
-    conversion = folder / "conversion.json"
-    if conversion.is_file():
-        source = read_json_file(conversion).get("source")
-        settings["weights"] = source.get("sha256") if isinstance(source, dict) else None
-    return settings
+    return {"model": folder.resolve().name, "weights": _fingerprint(folder)}
+
+
+def _fingerprint(folder):
+    """Of all weight files: names, sizes, and bytes at so many places that trained or quantized weights are others."""
+    found = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*.safetensors") if path.is_file()):
+        size = path.stat().st_size
+        found.update(f"{path.relative_to(folder).as_posix()} {size}".encode())
+        with open(path, "rb") as file:
+            for number in range(PLACES):
+                file.seek(size * number // PLACES)
+                found.update(file.read(PLACE))
+    return found.hexdigest()

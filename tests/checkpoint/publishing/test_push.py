@@ -286,3 +286,12 @@ def test_nothing_ever_says_the_token(said, hub):
     """Run last: all that was printed, and all that lies on the Hub."""
     assert said and not [text for text in said if hub.token in text]
     assert not [name for name, data in contents(hub.uploads).items() if hub.token.encode() in data]
+
+
+def test_a_card_in_another_encoding_is_refused_before_anything_is_created(hub, viscpm, chat, tmp_path):
+    folder = shutil.copytree(chat, tmp_path / "odd")
+    (folder / "README.md").write_bytes("卡片".encode("gbk"))
+    for more in (["--dry-run"], []):
+        code, _, err = viscpm("push", folder, "me/odd", *more)
+        assert code == 1 and "README.md is no UTF-8 text" in err
+    assert "would be created" in viscpm("push", chat, "me/odd", "--dry-run")[1]

@@ -189,6 +189,13 @@ def _check_file(path: Path) -> None:
     elif path.suffix == ".json":
         if path.name not in ("added_tokens.json", "vocab.json", "tokenizer.json"):
             read_json_file(path)
+    elif path.name == repo.CARD:
+        try:
+            path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise CheckpointError(
+                f"{path} is no UTF-8 text ({error.reason} at byte {error.start}): mend it."
+            ) from error
 
 
 def _check_model(folder: Path, kind: str) -> None:
