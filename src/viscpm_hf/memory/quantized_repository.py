@@ -16,12 +16,12 @@ from .sizes import Model
 _SECTION = """
 ## Quantized weights
 
-The language model's matrices were quantized to {how} by `viscpm quantize`; the rest is as it
-was. Loading needs `pip install "{needed}"`. Results differ a little from those of the model it was made of, and it
+The language model's matrices were quantized to {how} by `viscpm quantize`; the type named
+above is that of all other weights, which are as they were. Loading needs `pip install "{needed}"`. Results differ a little from those of the model it was made of, and it
 cannot be exported to the original's layout.
 """
 _CHINESE_SECTION = """
-语言模型各层的矩阵由 `viscpm quantize` 量化为{how}，其余部分不变。加载需要
+语言模型各层的矩阵由 `viscpm quantize` 量化为{how}；上文所说的存储类型指其余权重，它们没有变。加载需要
 `pip install "{needed}"`。结果与量化前的模型略有不同，且不能再导出为原版格式。
 """
 
