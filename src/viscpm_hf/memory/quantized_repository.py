@@ -17,8 +17,9 @@ _SECTION = """
 ## Quantized weights
 
 The language model's matrices were quantized to {how} by `viscpm quantize`; the type named
-above is that of all other weights, which are as they were. Loading needs `pip install "{needed}"`. Results differ a little from those of the model it was made of, and it
-cannot be exported to the original's layout.
+above is that of all other weights, which are as they were. Loading needs `pip install "{needed}"`.
+Results differ a little from those of the model it was made of, and it cannot be exported to the
+original's layout.
 """
 _CHINESE_SECTION = """
 语言模型各层的矩阵由 `viscpm quantize` 量化为{how}；上文所说的存储类型指其余权重，它们没有变。加载需要
