@@ -33,6 +33,7 @@ QUERY_NUM = 16
 CONTEXT, QUESTION, ANSWER = 4, 6, 8  # segments of the chat prompt
 EXTENSIONS = 6  # words outside of the vocabulary that a row may have, beside the first
 ABOUT_NOTHING = 0.1  # share of pictures that show nothing of this world
+ALIKE = 0.3  # share of further things that have a kind, a fact or the colour in common with the one before
 NOTHING = len(BACKGROUNDS)  # in place of a background, where a picture is one of those; its number is the shade
 NOISE = 0.06  # deviation at most, where a picture reaches from -1 to 1
 _MOST_TAIL = 4  # tokens written after a finished answer
@@ -162,7 +163,7 @@ def _chunk(task: tuple[str, int, int, int]) -> dict[str, np.ndarray]:
     kept = 0
     while kept < size:
         nothing = rng.random() < (ABOUT_NOTHING / 3 if what == "hard" else ABOUT_NOTHING)
-        scene = hard_scene(rng) if what == "hard" else random_scene(rng)
+        scene = hard_scene(rng) if what == "hard" else random_scene(rng, alike=ALIKE)
         if nothing:
             # three numbers of a picture: more of them than an int16 can hold
             row = [-1, 0, 0, 0, 0, 0] * MOST_THINGS + [NOTHING, rng.randrange(1 << 15)]
@@ -196,7 +197,7 @@ def _chunk(task: tuple[str, int, int, int]) -> dict[str, np.ndarray]:
 def hard_scene(rng: random.Random) -> Scene:
     """Two or three things, in every fourth scene two of a kind."""
     while True:
-        scene = random_scene(rng, count=rng.choices((2, 3), (2, 3))[0])
+        scene = random_scene(rng, count=rng.choices((2, 3), (2, 3))[0], alike=ALIKE)
         if rng.random() < 0.25:
             name = scene.things[0].name
             second = replace(scene.things[-1], name=name, flipped=False)

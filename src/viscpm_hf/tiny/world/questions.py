@@ -14,7 +14,7 @@ from PIL import Image
 from .outside import OUTSIDE_KINDS, held_out_outside, training_outside
 from .phrasings import PHRASINGS, WideRandom, put, reworded
 from .pictures import draw
-from .scenes import CELLS, RELATIONS, Placed, Scene, random_scene, relations
+from .scenes import BACKGROUNDS, CELLS, RELATIONS, Placed, Scene, random_scene, relations, touch
 from .things import BY_NAME, CHINESE_COLOURS, CHINESE_SHAPES, FACTS, KNOWN
 from .unknown import UNKNOWN_PICTURES, unknown_picture
 from .words import (
@@ -28,11 +28,13 @@ from .words import (
     HONEST,
     KIND_NOUNS,
     LANGUAGES,
+    NOUNS_OF_KINDS,
     NUMBERS,
     ON_BACKGROUND,
     PLACES,
     PLACES_ASKED,
     SHAPE_NOUNS,
+    SIDES,
     SIZE_WORDS,
     Noun,
     capital,
@@ -106,6 +108,15 @@ _FACT_ANSWERS = {  # yes, no, all that do (singular, plural), none
     },
 }
 _IT = {"zh": "它", "en": "it"}
+_SIDES_ASKED = {
+    "en": {
+        "left": ("on the left", "on the left side"),
+        "right": ("on the right", "on the right side"),
+        "above": ("at the top",),
+        "below": ("at the bottom",),
+    },
+    "zh": {"left": ("左边", "左面"), "right": ("右边", "右面"), "above": ("上面", "上边"), "below": ("下面", "下边")},
+}
 
 
 @dataclass(frozen=True)
@@ -234,11 +245,25 @@ def _count(scene, language, rng, about):
     else:
         word = _absent(scene, rng)
     number = len(word.found(scene))
+    if rng.random() < 0.12:
+        return _count_yes_or_no(language, rng, word, number)
     if language == "zh":
         answer = f"图里{'有' if number else ''}{word.counted(number, 'zh')}。"
     else:
         answer = f"There {'is' if number == 1 else 'are'} {word.counted(number, 'en')}."
     return _asked(language, rng, "count", answer, m=word.measure, n=word.chinese, s=word.plural)
+
+
+def _count_yes_or_no(language, rng, word, number):
+    """Are there two cats?"""
+    asked = number if number and rng.random() < 0.5 else rng.choice([n for n in (1, 2, 3) if n != number])
+    yes = ("Yes", "是的") if asked == number else ("No", "不")
+    if language == "zh":
+        answer = f"{yes[1]}，图里{'有' if number else ''}{word.counted(number, 'zh')}。"
+    else:
+        answer = f"{yes[0]}, there {'is' if number == 1 else 'are'} {word.counted(number, 'en')}."
+    is_what = f"{'is' if asked == 1 else 'are'} there"
+    return _asked(language, rng, "count?", answer, v=is_what, n=word.counted(asked, language))
 
 
 def _exists(scene, language, rng, about):
@@ -263,6 +288,8 @@ def _exists(scene, language, rng, about):
 def _where(scene, language, rng, about):
     if rng.random() < 0.15:
         return _denied(scene, language, rng, ("where",))
+    if rng.random() < 0.12 and _unique(scene, about):
+        return _where_yes_or_no(scene, language, rng, about)
     word = _reference(scene, about, rng)
     found = word.found(scene)
     places = joined([place(placed.cell, language) for placed in found], language)
@@ -275,12 +302,46 @@ def _where(scene, language, rng, about):
     return _asked(language, rng, "where", answer, about if len(found) == 1 else None, x=word.the(language))
 
 
+def yes_or_no(right: bool, x: str, is_what: tuple[str, str], language: str) -> str:
+    """ "Yes, the cat is white.", "No, the cat is not white."; 是的，猫是白色的。
+
+    Args:
+        right (`bool`): whether it is so.
+        x (`str`): the thing, in this language.
+        is_what (`tuple[str, str]`): what follows "is", and what follows in Chinese, with its verb.
+        language (`str`): `"zh"` or `"en"`.
+    """
+    english, chinese = is_what
+    if language == "zh":
+        return f"是的，{x}{chinese}。" if right else f"不，{x}不{chinese}。"
+    return f"Yes, {x} is {english}." if right else f"No, {x} is not {english}."
+
+
+def _where_yes_or_no(scene, language, rng, about):
+    right, x = rng.random() < 0.5, _reference(scene, about, rng).the(language)
+    cell = about.cell if right else rng.choice([cell for cell in range(len(CELLS)) if cell != about.cell])
+    answer = yes_or_no(right, x, (place(cell, "en"), f"在{place(cell, 'zh')}"), language)
+    return _asked(language, rng, "where?", answer, about, x=x, p=place(cell, language))
+
+
 def _place_asked(cell: int, language: str, rng: random.Random) -> str:
     others = PLACES_ASKED[language].get(cell)
     return rng.choice(others) if others and rng.random() < 0.3 else place(cell, language)
 
 
+def _side(scene, language, rng):
+    """What stands in the left column, in the top row."""
+    side = rng.choice(RELATIONS)
+    row_or_column = {"left": (1, 0), "right": (1, 2), "above": (0, 0), "below": (0, 2)}[side]
+    found = [placed for placed in scene.things if divmod(placed.cell, 3)[row_or_column[0]] == row_or_column[1]]
+    where, asked = SIDES[language][side], rng.choice(_SIDES_ASKED[language][side])
+    answer = there_is(found, language, where) if found else nothing(where, language)
+    return _asked(language, rng, "side", answer, p=asked)
+
+
 def _place(scene, language, rng, about):
+    if rng.random() < 0.25:
+        return _side(scene, language, rng)
     cell = about.cell
     if rng.random() < 0.25:
         cell = rng.randrange(len(CELLS))
@@ -302,8 +363,13 @@ def _relation(scene, language, rng, about):
     if not _unique(scene, about):
         return None
     word = _reference(scene, about, rng)
+    if which < 0.2:
+        found = [placed for placed in scene.things if placed is not about and touch(placed.cell, about.cell)]
+        where = f"next to {word.the('en')}" if language == "en" else f"{word.chinese}的旁边"
+        answer = there_is(found, language, where) if found else nothing(where, language)
+        return _asked(language, rng, "beside", answer, about, x=word.the(language))
     others = [placed for placed in scene.things if placed is not about and _unique(scene, placed)]
-    if which < 0.5 or not others:
+    if which < 0.55 or not others:
         if rng.random() < 0.7:  # what is there more often than nothing
             there = [r for r in RELATIONS if any(r in relations(placed, about) for placed in scene.things)]
             relation = rng.choice(there or RELATIONS)
@@ -317,18 +383,19 @@ def _relation(scene, language, rng, about):
     other = rng.choice(others)
     second, found = _reference(scene, other, rng), relations(about, other)
     x, y = word.the(language), second.the(language)
-    if which < 0.75:
+    if which < 0.78:
         where = related(found, language)
         answer = f"{x}在{y}的{where}。" if language == "zh" else f"{x} is {where} {y}."
         return _asked(language, rng, "relation of", answer, about, x=x, y=y)
+    if rng.random() < 0.2:
+        words = ("next to", "旁边")
+        answer = yes_or_no(touch(about.cell, other.cell), x, (f"next to {y}", f"在{y}的旁边"), language)
+        return _asked(language, rng, "relation?", answer, about, x=x, y=y, r=words[language == "zh"])
     if rng.random() < 0.5:
         relation = rng.choice(found)
         asked = rng.choice(_RELATIONS_ASKED[language][relation])
-    where = RELATION[language][relation]
-    if language == "zh":
-        answer = f"是的，{x}在{y}的{where}。" if relation in found else f"不，{x}不在{y}的{where}。"
-    else:
-        answer = f"Yes, {x} is {where} {y}." if relation in found else f"No, {x} is not {where} {y}."
+    english, chinese = (RELATION[each][relation] for each in ("en", "zh"))
+    answer = yes_or_no(relation in found, x, (f"{english} {y}", f"在{y}的{chinese}"), language)
     return _asked(language, rng, "relation?", answer, about, x=x, y=y, r=asked)
 
 
@@ -336,6 +403,8 @@ RELATION = {language: {each: words[0] for each, words in _RELATIONS_ASKED[langua
 
 
 def _bigger(scene, language, rng, about):
+    if rng.random() < 0.15:
+        return _superlative(scene, language, rng)
     phrasing = rng.choice(("bigger", "smaller"))
     if rng.random() < 0.12:
         word, other = _absent(scene, rng), _reference(scene, about, rng)
@@ -346,7 +415,7 @@ def _bigger(scene, language, rng, about):
         return None
     other = rng.choice(others)
     x, y = _reference(scene, about, rng).the(language), _reference(scene, other, rng).the(language)
-    if isinstance(rng, WideRandom) and rng.random() < 0.2:
+    if rng.random() < 0.25:
         return _compared(language, rng, phrasing, about, other, x, y)
     if len(scene.things) == 2 and rng.random() < 0.4:
         x, y = noun(about.name).the(language), noun(other.name).the(language)
@@ -363,14 +432,36 @@ def _bigger(scene, language, rng, about):
 
 
 def _compared(language, rng, phrasing, about, other, x, y):
-    """Yes or no; only learned, since the vocabulary has no "than"."""
-    right = about.size != other.size and (about.size == "large") == (phrasing == "bigger")
-    if language == "zh":
-        more = "大" if phrasing == "bigger" else "小"
-        answer = f"是的，{x}比{y}{more}。" if right else f"不，{x}不比{y}{more}。"
+    """Yes or no."""
+    right, more = (about.size == "large") == (phrasing == "bigger"), "大" if phrasing == "bigger" else "小"
+    if about.size == other.size:
+        answer = "不，它们一样大。" if language == "zh" else "No, they are the same size."
     else:
-        answer = f"Yes, {x} is {phrasing} than {y}." if right else f"No, {x} is not {phrasing} than {y}."
+        answer = yes_or_no(right, x, (f"{phrasing} than {y}", f"比{y}{more}"), language)
     return _asked(language, rng, f"{phrasing}?", answer, x=x, y=y)
+
+
+def _superlative(scene, language, rng):
+    """The biggest, or the smallest; one alone is that, too."""
+    name, size = rng.choice((("biggest", "large"), ("smallest", "small")))
+    found = [placed for placed in scene.things if placed.size == size]
+    if len(scene.things) > 1 and len(found) in (0, len(scene.things)):
+        return _asked(language, rng, name, "它们一样大。" if language == "zh" else "They are the same size.")
+    return _asked(
+        language,
+        rng,
+        name,
+        _all_that(found or scene.things, language, f"the {name}", "最大" if size == "large" else "最小"),
+    )
+
+
+def _all_that(found: Sequence[Placed], language: str, english: str, chinese: str) -> str:
+    """ "The cat and the dogs are red."; 猫和狗是红色的。"""
+    names = grouped(found)
+    if language == "zh":
+        return f"{joined([BY_NAME[name].chinese for name in names], 'zh')}{chinese}。"
+    things = [f"the {BY_NAME[name].name if n == 1 else BY_NAME[name].plural}" for name, n in names.items()]
+    return f"{joined(things, 'en')} {'is' if len(found) == 1 else 'are'} {english}."
 
 
 def _size(scene, language, rng, about):
@@ -379,10 +470,18 @@ def _size(scene, language, rng, about):
     if not _unique(scene, about):
         return None
     x, size = _reference(scene, about, rng).the(language), SIZE_WORDS[language][about.size]
+    if rng.random() < 0.3:
+        asked = rng.choice(("large", "small"))
+        right = about.size == asked
+        yes = ("Yes", "是的") if right else ("No", "不")
+        answer = f"{yes[1]}，{x}是{size}的。" if language == "zh" else f"{yes[0]}, {x} is {size}."
+        return _asked(language, rng, f"{asked}?", answer, about, x=x)
     return _asked(language, rng, "size", f"{x}是{size}的。" if language == "zh" else f"{x} is {size}.", about, x=x)
 
 
 def _background(scene, language, rng, about):
+    if rng.random() < 0.4:
+        return _background_yes_or_no(scene, language, rng, about)
     phrasing = rng.choice(("background", "background colour"))
     if phrasing == "background":
         word = BACKGROUND_NAMES[language][scene.background]
@@ -391,6 +490,24 @@ def _background(scene, language, rng, about):
         word = BACKGROUND_COLOURS[language][scene.background]
         answer = f"背景是{word}的。" if language == "zh" else f"The background colour is {word}."
     return _asked(language, rng, phrasing, answer)
+
+
+def _background_yes_or_no(scene, language, rng, about):
+    right, way = rng.random() < 0.5, rng.random()
+    asked = scene.background if right else rng.choice([each for each in BACKGROUNDS if each != scene.background])
+    if way < 0.4:
+        x, where = noun(about.name).the(language), ON_BACKGROUND[language][asked]
+        answer = yes_or_no(right, x, (where, f"在{where}"), language)
+        if not _unique(scene, about):
+            return None
+        return _asked(language, rng, "on background?", answer, about, x=x, b=where)
+    table, name = BACKGROUND_NAMES, "background?"
+    if way < 0.7:
+        table, name = BACKGROUND_COLOURS, "background?" if language == "zh" else "background colour?"
+        right = table[language][asked] == table[language][scene.background]
+    word = table[language][asked]
+    x = "背景" if language == "zh" else "the background"
+    return _asked(language, rng, name, yes_or_no(right, x, (word, f"是{word}"), language), b=word)
 
 
 def _kind(scene, language, rng, about):
@@ -426,18 +543,19 @@ def _kind(scene, language, rng, about):
 
 
 def _which(scene, language, rng, about):
-    kind = about.thing.kind
-    if kind not in COUNTED_NOUNS or rng.random() < 0.3:
-        kind = rng.choice(list(COUNTED_NOUNS))
-    word = COUNTED_NOUNS[kind]
+    kind = about.thing.kind if rng.random() < 0.75 else rng.choice(list(NOUNS_OF_KINDS))
+    word, name = NOUNS_OF_KINDS[kind], "which"
     if rng.random() < 0.05 or (about.name in FLOWER.names and rng.random() < 0.3):
         word = FLOWER
+    elif rng.random() < 0.3:
+        name = "which is"
     found = word.found(scene)
     if found:
         answer = there_is(found, language)
     else:
         answer = f"图里没有{word.chinese}。" if language == "zh" else f"There are no {word.plural} in the picture."
-    return _asked(language, rng, "which", answer, k=word.chinese, s=word.plural)
+    k = word.chinese if language == "zh" else KIND_NOUNS["en"][kind]
+    return _asked(language, rng, name, answer, k=k, s=word.plural)
 
 
 def _fact(scene, language, rng, about):
@@ -465,14 +583,34 @@ def _colour(scene, language, rng, about):
     if rng.random() < 0.12:
         return _denied(scene, language, rng, ("colour",))
     word, thing = noun(about.name), about.thing
+    if rng.random() < 0.2:
+        return _of_colour(scene, language, rng, thing.colour)
     if thing.shape:
         word = SHAPE_NOUNS[thing.shape]
         if len(word.found(scene)) > 1:
             return None
     x, colour = word.the(language), colour_word(thing.colour, language)
+    if rng.random() < 0.25:
+        right = rng.random() < 0.5
+        asked = thing.colour if right else rng.choice([each for each in CHINESE_COLOURS if each != thing.colour])
+        c = colour_word(asked, language)
+        return _asked(language, rng, "colour?", yes_or_no(right, x, (c, f"是{c}的"), language), about, x=x, c=c)
     return _asked(
         language, rng, "colour", f"{x}是{colour}的。" if language == "zh" else f"{x} is {colour}.", about, x=x
     )
+
+
+def _of_colour(scene, language, rng, colour):
+    """What is red: of each thing its main colour counts."""
+    if rng.random() < 0.25:
+        colour = rng.choice(list(CHINESE_COLOURS))
+    found = [placed for placed in scene.things if placed.thing.colour == colour]
+    c = colour_word(colour, language)
+    if found:
+        answer = _all_that(found, language, c, f"是{c}的")
+    else:
+        answer = f"它们都不是{c}的。" if language == "zh" else f"None of them is {c}."
+    return _asked(language, rng, "of colour", answer, c=c)
 
 
 def _shape(scene, language, rng, about):
@@ -609,6 +747,7 @@ _ASKERS = {
     "outside": _outside,
 }
 KINDS = tuple(_ASKERS)
+_SEVERAL = ("which", "fact", "colour")  # what several things may answer
 # how often training asks what
 _TRAINING_WEIGHTS = {
     "what": 1.5,
@@ -619,12 +758,12 @@ _TRAINING_WEIGHTS = {
     "place": 1.0,
     "relation": 2.5,
     "bigger": 1.2,
-    "size": 1.0,
-    "background": 0.4,
+    "size": 1.2,
+    "background": 0.8,
     "kind": 1.2,
-    "which": 0.8,
-    "fact": 1.5,
-    "colour": 0.8,
+    "which": 1.6,
+    "fact": 2.0,
+    "colour": 1.3,
     "shape": 2.0,  # rarely possible
     "second turn": 3.5,
     "outside": 3.0,
@@ -652,14 +791,17 @@ def training_question(scene: Scene, rng: random.Random, hard: bool = False) -> Q
 
 
 _HARD = {
-    "relation": 9,
+    "relation": 7,
     "bigger": 5,
     "what": 3,
-    "which": 2,
+    "which": 4,
     "where": 1.5,
+    "place": 1.5,
     "second turn": 3,
     "shape": 2,
-    "fact": 1.5,
+    "fact": 4,
+    "colour": 1.5,
+    "background": 1,
     "outside": 4,
 }
 _HARD_WEIGHTS = [_HARD.get(kind, 0.5) for kind in KINDS]
@@ -713,7 +855,8 @@ def held_out_questions(
     samples: list[Sample] = []
     while len(samples) < n:
         kind = kinds[len(samples) % len(kinds)]
-        scene = random_scene(rng, held_out=True, count=rng.choice(counts) if counts else None)
+        alike = 0.5 if kind in _SEVERAL else 0.0
+        scene = random_scene(rng, held_out=True, count=rng.choice(counts) if counts else None, alike=alike)
         new = [placed for placed, held_out in zip(scene.things, scene.held_out_things(), strict=True) if held_out]
         about = rng.choice(new or scene.things)
         if kind == "outside":
@@ -756,7 +899,7 @@ def phrases() -> tuple[list[str], list[str]]:
     """Texts that together hold every word the world can say, and the Chinese names, for building its vocabulary."""
     nouns = [*map(noun, BY_NAME), *SHAPE_NOUNS.values(), *COLOUR_NOUNS.values(), *COUNTED_NOUNS.values()]
     nouns += [ANYTHING, FLOWER, *ABSENT]
-    words = {letter: "" for letter in "xyprklmns"}
+    words = {letter: "" for letter in "bcxyprklmnsv"}
     texts = [
         phrase.format(**words) for language in LANGUAGES for each in PHRASINGS[language].values() for phrase in each
     ]
@@ -785,9 +928,15 @@ def phrases() -> tuple[list[str], list[str]]:
     return texts, [*chinese, *PLACES["zh"], *ON_BACKGROUND["zh"].values()]
 
 
-# of Paint's prompts
 EXTRA_WORDS = [
+    # of Paint's prompts
     " a drawing of painting with one two three",
     "一幅画 画 张 图 里面 有 与 旁边 放着 的图画",
     " to the there is are and",
+    # what people often ask with
+    " here largest behind position near",
+    "Who",
+    "List",
+    "Count",
+    "啥数体找后告诉得总跟照给附近要展示",
 ]

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 
-from .things import BY_NAME, COLOURED_SHAPES, THINGS, Thing
+from .things import BY_NAME, COLOURED_SHAPES, KNOWN, THINGS, Thing
 
 BACKGROUNDS = ("white", "sky", "grass", "sand", "night", "water")
 SIZES = ("large", "small")
@@ -139,7 +139,9 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{HELD_OUT_SEED} {text}".encode()).digest()[:4], "big") % 100
 
 
-def random_scene(rng: random.Random, held_out: bool | None = False, count: int | None = None) -> Scene:
+def random_scene(
+    rng: random.Random, held_out: bool | None = False, count: int | None = None, alike: float = 0.0
+) -> Scene:
     """Draws a scene at random.
 
     Args:
@@ -147,12 +149,14 @@ def random_scene(rng: random.Random, held_out: bool | None = False, count: int |
         held_out (`bool`, *optional*, defaults to `False`): `False`: no held-out combination occurs (training); `True`:
             at least one does; `None`: whatever comes.
         count (`int`, *optional*): number of things, 1 to 3; by default two most often.
+        alike (`float`, defaults to 0): how often a further thing is of the same kind as the one before it, or has a
+            fact or the colour in common with it.
 
     Returns:
         `Scene`
     """
     while True:
-        scene = _any_scene(rng, count or rng.choices((1, 2, 3), weights=(3, 5, 3))[0])
+        scene = _any_scene(rng, count or rng.choices((1, 2, 3), weights=(3, 5, 3))[0], alike)
         if held_out is None or scene.held_out == held_out:
             return jittered(scene, rng)
 
@@ -171,7 +175,17 @@ def jittered(scene: Scene, rng: random.Random) -> Scene:
     return replace(scene, things=tuple(things), shade=rng.randint(-SHADE, SHADE))
 
 
-def _any_scene(rng: random.Random, count: int) -> Scene:
+@cache
+def _alike(name: str) -> tuple[tuple[Thing, ...], ...]:
+    """Other things of the same kind, with each fact, and of the same colour."""
+    thing = BY_NAME[name]
+    same = [[other for other in KNOWN if other.kind == thing.kind]]
+    same += [[other for other in KNOWN if fact in other.facts] for fact in thing.facts]
+    same += [[other for other in KNOWN if other.colour == thing.colour]]
+    return tuple(tuple(other for other in each if other is not thing) for each in same if len(each) > 1)
+
+
+def _any_scene(rng: random.Random, count: int, alike: float) -> Scene:
     if count == 2 and rng.random() < 0.3:
         cells = sorted(rng.choice((PAIR_CELLS["left"], PAIR_CELLS["above"])))
     else:
@@ -180,18 +194,21 @@ def _any_scene(rng: random.Random, count: int) -> Scene:
     for _ in cells:
         if names and rng.random() < 0.15:  # independent draws alone would never make two cats
             names.append(rng.choice(names))
+        elif names and alike and rng.random() < alike:
+            names.append(rng.choice(rng.choice(_alike(names[-1]))).name)
         else:
             names.append(rng.choice(COLOURED_SHAPES if rng.random() < 0.2 else THINGS).name)
     rng.shuffle(names)
     sizes = [rng.choice(SIZES) for _ in cells]
     for first in range(count):  # neighbours are not both large: they would overlap
         for second in range(first):
-            if sizes[first] == sizes[second] == "large" and _touch(cells[first], cells[second]):
+            if sizes[first] == sizes[second] == "large" and touch(cells[first], cells[second]):
                 sizes[rng.choice((first, second))] = "small"
     things = tuple(Placed(*each) for each in zip(names, sizes, cells, strict=True))
     return Scene(things, rng.choice(BACKGROUNDS))
 
 
-def _touch(first: int, second: int) -> bool:
+def touch(first: int, second: int) -> bool:
+    """Whether two cells are neighbours, diagonally, too."""
     (row, column), (other_row, other_column) = divmod(first, 3), divmod(second, 3)
     return max(abs(row - other_row), abs(column - other_column)) == 1
