@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 import numpy as np
@@ -177,7 +177,9 @@ def _prepare_chunk(start: int, scenes: int, prompts: int, seed: int) -> tuple:
             encoded = [paint_tokenizer().encode_segment(paint_tokenizer().escape(prompt.text)) for prompt in written]
             if not any(unknown for _, unknown in encoded):
                 break
-        rows.append(scene_row(scene))
+        # no prompt says which way a thing looks, and of two ways a model this small paints both at once
+        things = tuple(replace(placed, flipped=False) for placed in scene.things)
+        rows.append(scene_row(replace(scene, things=things)))
         captions += [tuple(ids) for ids, _ in encoded]
         placed += [prompt.placed for prompt in written]
     return torch.tensor(rows, dtype=torch.int16), captions, torch.tensor(placed)
