@@ -13,13 +13,13 @@ from PIL import Image, ImageOps
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from .. import tiny_chat_repo, use_one_thread
-from ..world.contact_sheet import contact_sheet
+from ..world.contact_sheet import contact_sheet, stacked
 from ..world.pictures import draw
 from ..world.questions import Question, Sample, held_out_questions
 from ..world.scenes import BACKGROUNDS, Placed, Scene
-from ..world.things import COLOURED_SHAPES, COLOURS, SHAPES, THINGS
+from ..world.things import CHINESE_COLOURS, COLOURED_SHAPES, COLOURS, KINDS, SHAPES, THINGS
 from ..world.unknown import unknown_picture
-from ..world.words import BACKGROUND_NAMES, HONEST
+from ..world.words import BACKGROUND_COLOURS, BACKGROUND_NAMES, HONEST
 from .exact_answers import answer_questions
 
 # of the kinds that show most, and one picture that shows nothing
@@ -38,18 +38,34 @@ ASKED = (
 )
 
 
+_FACT_WORDS = {"fly": "会飞 can fly", "eat": "可以吃 edible", "water": "在水里 in water", "wheels": "有轮子 wheels"}
+
+
 def known_things() -> Image.Image:
-    """Every thing over its name in both languages, and the backgrounds."""
+    """Every thing over its names, colour and facts, kind by kind, and the backgrounds."""
     # each colour once, on one shape after the other
     shapes = [COLOURED_SHAPES[number % len(SHAPES) * len(COLOURS) + number] for number in range(len(COLOURS))]
-    things = [*THINGS, *shapes]
-    pictures = [
-        draw(Scene((Placed(thing.name, "large", 4),), "white"), 128).crop((36, 36, 92, 92)) for thing in things
+    sheets, headings = [], []
+    for kind, (_, plural, chinese, _) in KINDS.items():
+        things = [thing for thing in (*THINGS, *shapes) if thing.kind == kind]
+        pictures = [
+            draw(Scene((Placed(thing.name, "large", 4),), "white"), 128).crop((36, 36, 92, 92)) for thing in things
+        ]
+        labels = []
+        for thing in things:
+            facts = [f"{CHINESE_COLOURS[thing.colour]} {thing.colour}"] if not thing.shape else []
+            facts += [_FACT_WORDS[fact] for fact in thing.facts]
+            labels.append("\n".join((f"{thing.chinese} {thing.name}", *facts)))
+        sheets.append(contact_sheet(pictures, labels, columns=13, scale=2))
+        headings.append(f"{chinese} {plural}")
+    pictures = [draw(Scene((), name), 56) for name in BACKGROUNDS]
+    labels = [
+        f"{BACKGROUND_NAMES['zh'][name]} {BACKGROUND_NAMES['en'][name]}\n"
+        f"{BACKGROUND_COLOURS['zh'][name]} {BACKGROUND_COLOURS['en'][name]}"
+        for name in BACKGROUNDS
     ]
-    pictures += [draw(Scene((), name), 56) for name in BACKGROUNDS]
-    labels = [f"{thing.chinese} {thing.name}" for thing in things]
-    labels += [f"{BACKGROUND_NAMES['zh'][name]} {BACKGROUND_NAMES['en'][name]}" for name in BACKGROUNDS]
-    return contact_sheet(pictures, labels, columns=12, scale=2)
+    sheets.append(contact_sheet(pictures, labels, columns=13, scale=2))
+    return stacked(sheets, [*headings, "背景 backgrounds"])
 
 
 def asked_samples() -> list[Sample]:
@@ -75,8 +91,7 @@ def asked_sheet(repo: str) -> Image.Image:
     for sample, answer in zip(samples, answers, strict=True):
         colour = "#249c42" if answer == sample.question.answer else "#d62424"
         pictures.append(ImageOps.expand(sample.picture, 2, colour))
-        turns = "".join(f"{line} " for line in sample.question.context.splitlines())
-        labels.append(f"{turns}{sample.question.question} → {answer}")
+        labels.append(f"{sample.question.context}User: {sample.question.question}\nAI: {answer}")
     return contact_sheet(pictures, labels, columns=4, scale=2)
 
 

@@ -13,6 +13,7 @@ _OF_SYSTEMS = (  # where Pillow finds them by name; the first that is there is u
     *("wqy-zenhei.ttc", "DroidSansFallbackFull.ttf", "PingFang.ttc", "Hiragino Sans GB.ttc", "Arial Unicode.ttf"),
     *("msyh.ttc", "simhei.ttf", "simsun.ttc"),
 )
+_MARKS = tuple("，。？！：、；）”")
 _LINE = 18
 _GAP = 8
 
@@ -22,7 +23,7 @@ def contact_sheet(pictures: list[Image.Image], labels: list[str], columns: int =
 
     Args:
         pictures (`list[PIL.Image.Image]`): of equal size.
-        labels (`list[str]`): one per picture, wrapped to its width.
+        labels (`list[str]`): one per picture, its lines wrapped to the picture's width.
         columns (`int`, defaults to 4): pictures per row.
         scale (`int`, defaults to 2): enlargement.
 
@@ -30,7 +31,7 @@ def contact_sheet(pictures: list[Image.Image], labels: list[str], columns: int =
         `PIL.Image.Image`
     """
     width, height = pictures[0].width * scale, pictures[0].height * scale
-    wrapped = [_wrap(label, width) for label in labels]
+    wrapped = [[line for part in label.split("\n") for line in _wrap(part, width)] for label in labels]
     cell_width, cell_height = width + _GAP, height + _LINE * max(map(len, wrapped)) + 2 * _GAP
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * cell_width + _GAP, rows * cell_height + _GAP), "white")
@@ -42,6 +43,19 @@ def contact_sheet(pictures: list[Image.Image], labels: list[str], columns: int =
         for number, line in enumerate(lines):
             _write(pen, left, top + height + _GAP // 2 + number * _LINE, line)
     return sheet
+
+
+def stacked(sheets: list[Image.Image], headings: list[str]) -> Image.Image:
+    """Sheets under each other, each under its heading."""
+    top, heading_height = 0, _LINE + _GAP
+    height = sum(sheet.height + heading_height for sheet in sheets)
+    page = Image.new("RGB", (max(sheet.width for sheet in sheets), height), "white")
+    pen = ImageDraw.Draw(page)
+    for sheet, heading in zip(sheets, headings, strict=True):
+        _write(pen, _GAP, top + _GAP, heading)
+        page.paste(sheet, (0, top + heading_height))
+        top += heading_height + sheet.height
+    return page
 
 
 @cache
@@ -73,11 +87,11 @@ def _font(character: str) -> ImageFont.FreeTypeFont:
 
 
 def _wrap(text: str, width: int) -> list[str]:
-    """Lines that fit; English breaks at spaces, Chinese anywhere."""
+    """Lines that fit; English breaks at spaces, Chinese anywhere but before a mark."""
     pieces, word = [], ""
-    for character in text:
+    for character, following in zip(text, [*text[1:], ""], strict=True):
         word += character
-        if character == " " or ord(character) > 0x2E7F:
+        if character == " " or (ord(character) > 0x2E7F and following not in _MARKS):
             pieces, word = [*pieces, word], ""
     lines = [""]
     for piece in [*pieces, word]:

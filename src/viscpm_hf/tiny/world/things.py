@@ -157,7 +157,7 @@ _TABLE = {
     "everyday": """
         ⚽ football, 足球, 个, black and white
         📖 book, 书, 本, white
-        ☂ umbrella, 雨伞, 把, purple
+        ☂ umbrella, 雨伞, 把, blue
         🔑 key, 钥匙, 把, yellow
         ⏰ clock, 闹钟, 个, red
         🎁 gift, 礼物, 个, orange
