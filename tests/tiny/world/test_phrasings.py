@@ -11,7 +11,7 @@ from viscpm_hf.tiny.world.questions import training_question
 from viscpm_hf.tiny.world.scenes import random_scene
 from viscpm_hf.tiny.world.words import LANGUAGES
 
-OPTIONAL = {"n", "s", "m"}  # of a noun one form or the other
+OPTIONAL = {"n", "s", "m", "k"}  # of a noun one form or the other, or its kind
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -26,8 +26,8 @@ def test_phrasings_of_a_kind_ask_for_the_same(language):
 
 def test_only_a_wide_random_takes_more_of_them():
     """Held-out questions stay what they are."""
-    usual = {put("en", "what", random.Random(seed)) for seed in range(300)}
-    wide = {put("en", "what", WideRandom(seed)) for seed in range(300)}
+    usual = {put("en", "what", random.Random(seed)) for seed in range(3000)}
+    wide = {put("en", "what", WideRandom(seed)) for seed in range(3000)}
     assert usual == set(PHRASINGS["en"]["what"])
     assert wide == usual | set(MORE_PHRASINGS["en"]["what"])
 
@@ -38,7 +38,7 @@ def test_a_reworded_question_means_the_same():
     for _ in range(300):
         question = training_question(random_scene(rng), random.Random(rng.random()))
         text = reworded(question.question, question.language, rng)
-        assert text[-1] == question.question[-1]
+        assert text[-1] == question.question[-1] or question.question[-1].isalpha()  # no mark: "the drawing"
         assert named_things(text, question.language) == named_things(question.question, question.language), text
 
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from .. import tiny_chat_repo, use_one_thread
-from ..world.contact_sheet import contact_sheet, stacked
+from ..world.contact_sheet import arranged, contact_sheet
 from ..world.pictures import draw
 from ..world.questions import Question, Sample, held_out_questions
 from ..world.scenes import BACKGROUNDS, Placed, Scene
@@ -65,7 +65,7 @@ def known_things() -> Image.Image:
         for name in BACKGROUNDS
     ]
     sheets.append(contact_sheet(pictures, labels, columns=13, scale=2))
-    return stacked(sheets, [*headings, "背景 backgrounds"])
+    return arranged(sheets, [*headings, "背景 backgrounds"], width=sheets[0].width)
 
 
 def asked_samples() -> list[Sample]:

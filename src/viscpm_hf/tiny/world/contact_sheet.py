@@ -33,6 +33,7 @@ def contact_sheet(pictures: list[Image.Image], labels: list[str], columns: int =
     width, height = pictures[0].width * scale, pictures[0].height * scale
     wrapped = [[line for part in label.split("\n") for line in _wrap(part, width)] for label in labels]
     cell_width, cell_height = width + _GAP, height + _LINE * max(map(len, wrapped)) + 2 * _GAP
+    columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * cell_width + _GAP, rows * cell_height + _GAP), "white")
     pen = ImageDraw.Draw(sheet)
@@ -45,16 +46,21 @@ def contact_sheet(pictures: list[Image.Image], labels: list[str], columns: int =
     return sheet
 
 
-def stacked(sheets: list[Image.Image], headings: list[str]) -> Image.Image:
-    """Sheets under each other, each under its heading."""
-    top, heading_height = 0, _LINE + _GAP
-    height = sum(sheet.height + heading_height for sheet in sheets)
-    page = Image.new("RGB", (max(sheet.width for sheet in sheets), height), "white")
+def arranged(sheets: list[Image.Image], headings: list[str], width: int) -> Image.Image:
+    """Sheets in rows as wide as `width` allows, each under its heading."""
+    heading_height, left, top, row_height = _LINE + _GAP, 0, 0, 0
+    places = []
+    for sheet in sheets:
+        if left and left + sheet.width > width:
+            left, top, row_height = 0, top + row_height, 0
+        places.append((left, top))
+        left += sheet.width
+        row_height = max(row_height, sheet.height + heading_height)
+    page = Image.new("RGB", (max(width, *(sheet.width for sheet in sheets)), top + row_height), "white")
     pen = ImageDraw.Draw(page)
-    for sheet, heading in zip(sheets, headings, strict=True):
-        _write(pen, _GAP, top + _GAP, heading)
-        page.paste(sheet, (0, top + heading_height))
-        top += heading_height + sheet.height
+    for sheet, heading, (left, top) in zip(sheets, headings, places, strict=True):
+        _write(pen, left + _GAP, top + _GAP, heading)
+        page.paste(sheet, (left, top + heading_height))
     return page
 
 
