@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
@@ -155,6 +156,26 @@ def test_paint_in_8_bits_keeps_its_states(tmp_path):
         assert file.get_slice("layers.0.mlp.up_proj._weight_qdata").get_dtype() == "I8"
     others = {path.relative_to(tiny_paint_repo()): path for path in (tiny_paint_repo() / "unet").iterdir()}
     assert all((tmp_path / "repo" / name).read_bytes() == path.read_bytes() for name, path in others.items())
+
+
+@pytest.mark.parametrize("method", BY)
+def test_what_was_loaded_from_a_quantized_repository_is_saved_again(method, repos, pictures, tmp_path):
+    """Before and after it answered, which may repack weights."""
+    chat = VisCPMChat(repos[method], **CPU)
+    for folder in (tmp_path / "before", tmp_path / "after"):
+        for part in (chat.model, chat.processor):
+            part.save_pretrained(folder)
+        assert same(asked(VisCPMChat(folder, **CPU), pictures[:1]), asked(chat, pictures[:1]))
+
+
+def test_a_quantized_paint_is_saved_again(tmp_path):
+    first = tmp_path / "first"
+    assert main(["quantize", "--model", str(tiny_paint_repo()), "--method", "int8", "--output", str(first)]) == 0
+    pipeline = DiffusionPipeline.from_pretrained(first, trust_remote_code=True)
+    pipeline.save_pretrained(tmp_path / "second")
+    again = DiffusionPipeline.from_pretrained(tmp_path / "second", trust_remote_code=True)
+    states = [each.encode_prompt("草地上有一只猫")[0] for each in (pipeline, again)]
+    assert torch.equal(*states)
 
 
 def test_8_bits_of_a_gpu_load_on_a_cpu(pictures, tmp_path):

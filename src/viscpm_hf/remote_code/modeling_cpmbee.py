@@ -11,6 +11,7 @@ Configuration and model share one file because diffusers fetches a single .py fo
 
 import dataclasses
 import math
+import os
 from typing import Any
 
 import torch
@@ -277,6 +278,17 @@ class CpmBeePreTrainedModel(PreTrainedModel):
             ValueError: If the size asked for is not the present one.
         """
         return same_embeddings(self, new_num_tokens, pad_to_multiple_of)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """See `PreTrainedModel.save_pretrained`; quantized weights are written as they are, to be loaded again."""
+        super().save_pretrained(save_directory, *args, **as_quantized(self, kwargs))
+
+
+def as_quantized(model: PreTrainedModel, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Keywords for `save_pretrained`: what loading quantized weights did cannot be undone, and need not be."""
+    if getattr(model.config, "quantization_config", None) is None:
+        return kwargs
+    return {"save_original_format": False} | kwargs
 
 
 def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:

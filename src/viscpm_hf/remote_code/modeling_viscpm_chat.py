@@ -1,5 +1,6 @@
 """VisCPM-Chat: BEiT-3 sees the picture, a connector maps its queries into CPM-Bee's width, CPM-Bee answers."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers.utils import can_return_tuple
 from .configuration_viscpm_chat import VisCPMChatConfig
 from .generation_cpmbee import CpmBeeGenerationMixin
 from .modeling_beit3 import Beit3VisionModel
-from .modeling_cpmbee import CACHE, CpmBeeModel, CpmBeePreTrainedModel, check_embeddings, one_cache
+from .modeling_cpmbee import CACHE, CpmBeeModel, CpmBeePreTrainedModel, as_quantized, check_embeddings, one_cache
 
 
 @dataclass
@@ -70,6 +71,10 @@ class VisCPMChatPreTrainedModel(PreTrainedModel):
     ) -> nn.Embedding:
         """See `CpmBeePreTrainedModel.resize_token_embeddings`."""
         return CpmBeePreTrainedModel.resize_token_embeddings(self, new_num_tokens, pad_to_multiple_of)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """See `CpmBeePreTrainedModel.save_pretrained`."""
+        super().save_pretrained(save_directory, *args, **as_quantized(self, kwargs))
 
 
 class VisCPMChatModel(VisCPMChatPreTrainedModel):
