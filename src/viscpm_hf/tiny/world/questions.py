@@ -792,17 +792,18 @@ def training_question(scene: Scene, rng: random.Random, hard: bool = False) -> Q
 
 _HARD = {
     "relation": 7,
-    "bigger": 5,
+    "bigger": 6,
     "what": 3,
     "which": 4,
-    "where": 1.5,
-    "place": 1.5,
+    "where": 2,
+    "place": 3,
     "second turn": 3,
     "shape": 2,
-    "fact": 4,
-    "colour": 1.5,
-    "background": 1,
-    "outside": 4,
+    "fact": 3,
+    "colour": 7,
+    "background": 6,
+    "size": 2,
+    "outside": 5,
 }
 _HARD_WEIGHTS = [_HARD.get(kind, 0.5) for kind in KINDS]
 _WEIGHTS = [_TRAINING_WEIGHTS[kind] for kind in KINDS]
