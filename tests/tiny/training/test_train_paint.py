@@ -14,6 +14,7 @@ from viscpm_hf.tiny.training.paint_data import (
     NO_COLOUR,
     SEEN,
     THINGS_SEEN,
+    boxes,
     draw_rows,
     encode_prompts,
     prepare_paint,
@@ -31,7 +32,7 @@ from viscpm_hf.tiny.training.train_paint import (
 )
 from viscpm_hf.tiny.world.pictures import scene_rows
 from viscpm_hf.tiny.world.scenes import Placed, Scene
-from viscpm_hf.tiny.world.things import COLOURS
+from viscpm_hf.tiny.world.things import COLOURS, THINGS
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,15 @@ def test_prompts_are_what_the_pipeline_reads(prepared):
     segments = prepared["segment_ids"].flatten(0, 1)
     for row, length in zip(segments, lengths, strict=True):
         assert row[length - 2 : length].tolist() == [4, 4] and (row[7 : length - 6] == 2).all()
+
+
+def test_things_to_show_often_are_shown_often_and_the_others_still(prepared):
+    rows = prepare_paint(300, 1, workers=1, often=("elephant", "cloud"))["rows"]
+    shown = boxes(rows)[0]
+    weak = (shown == SEEN.index("elephant")) | (shown == SEEN.index("cloud"))
+    others = (shown >= 0) & (shown < len(THINGS)) & ~weak
+    assert 0.1 < weak.sum() / (weak.sum() + others.sum()) < 0.3  # 18 of 96; unweighted 2 of 80
+    assert torch.equal(prepare_paint(12, 4, workers=1, often=())["rows"], prepared["rows"])
 
 
 def test_maps_say_what_covers_each_part():

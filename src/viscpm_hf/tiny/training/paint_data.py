@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 
@@ -16,13 +16,14 @@ from .. import VOCABULARY
 from ..world.pictures import CELL_CENTRES, IMAGE_SIZE, MOST_THINGS, SPRITE_PIXELS, render, scene_row
 from ..world.prompts import training_wish, write_training_prompts
 from ..world.scenes import BACKGROUNDS, SIZES
-from ..world.things import COLOURS, SHAPES, THINGS
+from ..world.things import BY_NAME, COLOURS, SHAPES, THINGS
 
 # what can be seen somewhere in a picture: a pictogram, a shape of whatever colour, or the background
 SEEN = (*(thing.name for thing in THINGS), *SHAPES, *BACKGROUNDS)
 THINGS_SEEN = len(THINGS) + len(SHAPES)
 NO_COLOUR = 255
 MAP_PIXELS = 8  # of the picture, to one of its map
+OFTEN = 9  # times as often as others are things chosen that training is to show often
 _CHUNK = 1000  # scenes per task
 _FIELDS = 6  # of a thing in a row of `scene_rows`
 
@@ -123,7 +124,9 @@ def encode_prompts(texts: list[str]) -> dict[str, torch.Tensor]:
     return tokenizer(data, padding_side="right", return_tensors="pt")
 
 
-def prepare_paint(scenes: int, prompts: int, seed: int = 0, workers: int | None = None) -> dict[str, torch.Tensor]:
+def prepare_paint(
+    scenes: int, prompts: int, seed: int = 0, workers: int | None = None, often: Sequence[str] = ()
+) -> dict[str, torch.Tensor]:
     """Chooses scenes and writes and encodes prompts for them, in parallel.
 
     Args:
@@ -131,13 +134,14 @@ def prepare_paint(scenes: int, prompts: int, seed: int = 0, workers: int | None 
         prompts (`int`): number K for each, both languages in turn.
         seed (`int`, defaults to 0): scene i depends on seed and i alone, whatever the number of workers.
         workers (`int`, *optional*): processes; by default one for each processor.
+        often (`Sequence[str]`, *optional*): names of things that are chosen `OFTEN` times as often as others.
 
     Returns:
         `rows` `(N, 20)`, and `input_ids`, `segment_ids`, `lengths`, `placed`, `empty_ids`, `empty_segments`,
         `segment_rel` as in `PaintData`.
     """
     frame = [ids.tolist() for ids in _frame(encode_prompts([""]))]
-    prepare = partial(_prepare_chunk, scenes=scenes, prompts=prompts, seed=seed)
+    prepare = partial(_prepare_chunk, scenes=scenes, prompts=prompts, seed=seed, often=often)
     chunks = in_processes(prepare, range(0, scenes, _CHUNK), workers, "writing prompts")
     rows = torch.cat([chunk[0] for chunk in chunks])
     captions = [caption for chunk in chunks for caption in chunk[1]]
@@ -167,19 +171,20 @@ def _frame(encoded: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
     return ids[:at], ids[at:], segments[:at], segments[at:]
 
 
-def _prepare_chunk(start: int, scenes: int, prompts: int, seed: int) -> tuple:
+def _prepare_chunk(start: int, scenes: int, prompts: int, seed: int, often: Sequence[str]) -> tuple:
     rows, captions, placed = [], [], []
+    things = THINGS + tuple(BY_NAME[name] for name in often) * (OFTEN - 1)
     for index in range(start, min(start + _CHUNK, scenes)):
         rng = random.Random(f"paint {seed} {index}")
         while True:
-            scene, relation = training_wish(rng)
+            scene, relation = training_wish(rng, things)
             written = write_training_prompts(scene, relation, rng, prompts)
             encoded = [paint_tokenizer().encode_segment(paint_tokenizer().escape(prompt.text)) for prompt in written]
             if not any(unknown for _, unknown in encoded):
                 break
         # no prompt says which way a thing looks, and of two ways a model this small paints both at once
-        things = tuple(replace(placed, flipped=False) for placed in scene.things)
-        rows.append(scene_row(replace(scene, things=things)))
+        one_way = tuple(replace(placed, flipped=False) for placed in scene.things)
+        rows.append(scene_row(replace(scene, things=one_way)))
         captions += [tuple(ids) for ids, _ in encoded]
         placed += [prompt.placed for prompt in written]
     return torch.tensor(rows, dtype=torch.int16), captions, torch.tensor(placed)

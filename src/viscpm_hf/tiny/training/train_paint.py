@@ -22,9 +22,10 @@ from tqdm import tqdm
 from ...remote_code.modeling_cpmbee import CpmBeeConfig, CpmBeeModel
 from ...remote_code.modeling_viscpm_paint import VisCPMPaintTextProjection
 from ..world.pictures import IMAGE_SIZE
+from ..world.things import THINGS
 from .export import write_original_paint
 from .loop import SPEEDS, train_for
-from .paint_data import MAP_PIXELS, PaintData, draw_rows, paint_tokenizer, prepare_paint, seen_maps, to_pixels
+from .paint_data import MAP_PIXELS, OFTEN, PaintData, draw_rows, paint_tokenizer, prepare_paint, seen_maps, to_pixels
 from .paint_learners import PaintLearner, TextLearner, VaeLearner, light_norms
 
 CROSS_ATTENTION_DIM = 128
@@ -80,7 +81,8 @@ def prepared(args: argparse.Namespace) -> dict[str, torch.Tensor]:
     file = args.output / "prepared.pt"
     if not file.exists():
         args.output.mkdir(parents=True, exist_ok=True)
-        torch.save(prepare_paint(args.scenes, args.prompts, args.seed, args.workers), file.with_suffix(".partial"))
+        numbers = prepare_paint(args.scenes, args.prompts, args.seed, args.workers, args.often)
+        torch.save(numbers, file.with_suffix(".partial"))
         file.with_suffix(".partial").rename(file)
     return torch.load(file, weights_only=True)
 
@@ -95,8 +97,8 @@ def on_device(numbers: dict[str, torch.Tensor], size: int, device: torch.device)
 
 
 @torch.no_grad()
-def encode_pictures(vae: AutoencoderKL, data: PaintData) -> float:
-    """Gives the data its latents, scaled to a standard deviation of 1; returns the factor."""
+def encode_pictures(vae: AutoencoderKL, data: PaintData, factor: float | None = None) -> float:
+    """Gives the data its latents, scaled by a factor, or to a standard deviation of 1; returns the factor."""
     device, chunks = data.pictures.device, data.pictures.split(500)
     with torch.autocast(device.type, torch.bfloat16):
         means = [
@@ -104,7 +106,7 @@ def encode_pictures(vae: AutoencoderKL, data: PaintData) -> float:
             for chunk in tqdm(chunks, "encoding pictures", disable=None)
         ]
     latents = torch.cat(means)
-    factor = round(1 / float(latents[:5000].float().std()), 5)
+    factor = factor or round(1 / float(latents[:5000].float().std()), 5)
     data.latents = latents.mul_(factor)
     return factor
 
@@ -147,7 +149,8 @@ def train(args: argparse.Namespace) -> None:
     if not args.start_from:
         run("vae", VaeLearner(vae, data, batch_sizes["vae"]), {"": 1.5e-3}, decay=0.995)
         run("decoder", VaeLearner(vae, data, batch_sizes["decoder"], decoder_only=True), {"": 8e-4}, decay=0.995)
-    vae.register_to_config(scaling_factor=encode_pictures(vae, data))
+    known_factor = vae.config.scaling_factor if args.start_from else None
+    vae.register_to_config(scaling_factor=encode_pictures(vae, data, known_factor))
     data.pictures = data.pictures[:1]
     _say("latents ready", start)
 
@@ -191,6 +194,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=IMAGE_SIZE, help="of the pictures, a multiple of 32")
     parser.add_argument("--scenes", type=int, help="by default 200000 on a GPU, else 20000")
     parser.add_argument("--prompts", type=int, default=4, help="for each scene")
+    parser.add_argument(
+        "--often",
+        nargs="+",
+        choices=[thing.name for thing in THINGS],
+        default=(),
+        metavar="NAME",
+        help=f"pictograms to show {OFTEN} times as often as others, such as elephant 'fire engine'",
+    )
     parser.add_argument("--workers", type=int, help="processes that write prompts; by default one for each processor")
     parser.add_argument("--batch-sizes", type=int, nargs=4, metavar="N", help=f"of {', '.join(PHASES)}")
     parser.add_argument("--words-rate", type=float, default=1e-3, help="learning rate")

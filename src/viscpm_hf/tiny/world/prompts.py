@@ -6,6 +6,7 @@ that are told one after the other stand from left to right, and the background i
 
 import hashlib
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from .scenes import BACKGROUNDS, CELLS, HELD_OUT_SEED, PAIR_CELLS, RELATIONS, Placed, Scene, jittered
@@ -134,15 +135,22 @@ class Prompt:
         return "pair" if self.relation else "number"
 
 
-def wish(kind: str, rng: random.Random) -> tuple[Scene, str | None]:
-    """Something to ask for: a scene without jitter, and for two things the relation of the first told to the other."""
+def wish(kind: str, rng: random.Random, things: Sequence[Thing] = THINGS) -> tuple[Scene, str | None]:
+    """Something to ask for: a scene without jitter, and for two things the relation of the first told to the other.
+
+    Args:
+        kind (`str`): one of `KINDS`.
+        rng (`random.Random`): chooses.
+        things (`Sequence[Thing]`, defaults to `THINGS`): pictograms to choose from; one that is there twice is chosen
+            twice as often.
+    """
     background = rng.choice(BACKGROUNDS) if rng.random() < 0.75 else PLAIN
     if kind == "pair":
-        first, second = (rng.choice(COLOURED_SHAPES if rng.random() < 0.25 else THINGS).name for _ in range(2))
+        first, second = (rng.choice(COLOURED_SHAPES if rng.random() < 0.25 else things).name for _ in range(2))
         relation = rng.choice(RELATIONS)
         placed = [Placed(n, SIZE, c) for n, c in zip((first, second), PAIR_CELLS[relation], strict=True)]
         return Scene(tuple(sorted(placed, key=lambda each: each.cell)), background), relation
-    name = rng.choice(COLOURED_SHAPES if kind == "shape" or kind == "number" and rng.random() < 0.2 else THINGS).name
+    name = rng.choice(COLOURED_SHAPES if kind == "shape" or kind == "number" and rng.random() < 0.2 else things).name
     if kind == "number":
         cells = COUNT_CELLS[rng.choice(tuple(COUNT_CELLS))]
     else:
@@ -155,10 +163,10 @@ def never_painted(scene: Scene) -> bool:
     return scene.held_out or any(placed.name in NEVER_PAINTED for placed in scene.things)
 
 
-def training_wish(rng: random.Random) -> tuple[Scene, str | None]:
-    """A wish that training may show, jittered."""
+def training_wish(rng: random.Random, things: Sequence[Thing] = THINGS) -> tuple[Scene, str | None]:
+    """A wish that training may show, jittered; `things` as for `wish`."""
     while True:
-        scene, relation = wish(rng.choices(KINDS, _KIND_WEIGHTS)[0], rng)
+        scene, relation = wish(rng.choices(KINDS, _KIND_WEIGHTS)[0], rng, things)
         if not never_painted(scene):
             return jittered(scene, rng), relation
 
