@@ -155,3 +155,9 @@ def test_training_resumes_and_writes_what_converts_and_paints(tmp_path, capsys):
     )
     pipeline = DiffusionPipeline.from_pretrained(repo, trust_remote_code=True)
     assert pipeline("一个红色的圆形", num_inference_steps=2).images[0].size == (32, 32)
+
+    more = f"--output {tmp_path / 'more'} --start-from {repo} --scenes 12 --workers 1 --size 32 --minutes 0.01"
+    assert main([*more.split(), "--batch-sizes", "2", "2", "2", "2"]) == 0  # goes on with the same latents
+    for part in ("vae", "unet"):
+        before, after = (folder / "sd_base" / part / "config.json" for folder in (tmp_path, tmp_path / "more"))
+        assert json.loads(before.read_text(encoding="utf-8")) == json.loads(after.read_text(encoding="utf-8"))

@@ -22,7 +22,7 @@ from viscpm_hf.tiny.world.prompts import (
     write_training_prompts,
 )
 from viscpm_hf.tiny.world.scenes import pairs, place_is_held_out
-from viscpm_hf.tiny.world.things import BY_NAME, COLOURS, SHAPES
+from viscpm_hf.tiny.world.things import BY_NAME, COLOURS, SHAPES, THINGS
 
 
 def asked(prompt):

@@ -111,6 +111,10 @@ def write_original_paint(
     _write_json(output / "llm_config.json", _llm_config(text_encoder.config))
     vae.half().save_pretrained(output / "sd_base" / "vae")
     unet.save_config(output / "sd_base" / "unet")
+    for part in ("vae", "unet"):  # the folder that a model was read from means nothing to others
+        config = output / "sd_base" / part / "config.json"
+        known = json.loads(config.read_text(encoding="utf-8"))
+        _write_json(config, {key: value for key, value in known.items() if key != "_name_or_path"})
     shutil.copyfile(VOCABULARY, output / "vocab.txt")
     return checkpoint
 
