@@ -25,7 +25,8 @@ def test_fit_lists_every_plan_and_the_one_taken(chat_repo, capsys):
     assert code == 0 and not err
     assert "language model" in out and "vision_tower" in out and "3 blocks" in out
     table = [re.split(r"\s{2,}", line.strip()) for line in out.partition("\n\n")[2].partition("\n\n")[0].splitlines()]
-    assert table[0] == ["plan", "RAM", "s/prompt", "s/token", "s/answer", "lossless"]
+    assert table[0] == ["plan", "RAM", "s/prompt", "s/token", "s/answer", "lossless", "fits"]
+    assert {row[-1] for row in table[1:]} == {"yes"}
     assert [row[0] for row in table[1:] if row[0] == "*"] == ["*"]
     assert re.search(r"\* would be taken: all in RAM$", out, re.M)
 
@@ -36,12 +37,22 @@ def test_fit_speaks_chinese_in_columns(chat_repo, capsys, monkeypatch):
     code, out, _ = run(capsys, "fit", "--model", chat_repo, "--memory", "2GB", "--device", "cuda")
     table = out.partition("\n\n")[2].partition("\n\n")[0].splitlines()
     assert code == 0 and re.search(r"^\* 将采用：全部在 GPU 上$", out, re.M)
-    assert re.split(r"\s{2,}", table[0].strip()) == "方案 显存 内存 秒/提示 秒/token 秒/回答 无损".split()
+    assert re.split(r"\s{2,}", table[0].strip()) == "方案 显存 内存 秒/提示 秒/token 秒/回答 无损 放得下".split()
     assert {cell_len(line[: re.search(r"[是否]$", line).start()]) for line in table[1:]} == {
-        cell_len(table[0].removesuffix("无损"))
+        cell_len(table[0].removesuffix("放得下"))
     }
     english = {"language model", "all ", "RAM", "streamed", "bit", "measured", "assumed"}
     assert not [word for word in english if word in out.partition("\n")[2]]
+
+
+def test_fit_says_what_does_not_fit_and_takes_one_way_of_quantizing(chat_repo, capsys):
+    code, out, _ = run(capsys, "fit", "--model", chat_repo, "--memory", "10MB", "--device", "cpu")
+    table = out.partition("\n\n")[2].splitlines()
+    assert code == 1 and {line.split()[-1] for line in table[1:] if line.strip()} == {"no"}
+    code, out, _ = run(capsys, "fit", "--model", chat_repo, "--device", "cuda", "--quantization", "int8")
+    assert code == 0 and "8-bit language model" in out and "4-bit" not in out and "all on the GPU" not in out
+    for asked in (["--quantization", "auto"], ["--allow-lossy"]):
+        assert run(capsys, "fit", "--model", chat_repo, "--device", "cuda", *asked)[0] == 0
 
 
 def test_fit_for_a_gpu_that_is_not_here(chat_repo, capsys, monkeypatch):

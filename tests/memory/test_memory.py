@@ -6,6 +6,7 @@ import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from viscpm_hf import (
 )
 from viscpm_hf.checkpoint import CheckpointError
 from viscpm_hf.checkpoint.files.sizes import parse_size
-from viscpm_hf.memory.budget import choose, find_plan
+from viscpm_hf.memory.budget import choose, faster_quantized, find_plan
 from viscpm_hf.memory.machine import Machine
 from viscpm_hf.memory.placement import load_chat, load_paint
 from viscpm_hf.memory.plans import CUDA_CONTEXT, list_plans
@@ -130,6 +131,20 @@ def test_the_fastest_lossless_plan_that_fits_is_taken(full_chat, full_paint):
     assert taken(full_paint, 5 * 10**9).title == "language model streamed, checkers too, float16"
     assert taken(full_paint, 2 * 10**9).method == "stream all"
     assert taken(full_chat, None, Machine("cuda", 64 * 10**9, device_memory=80 * 10**9)).method == "resident"
+
+
+def test_quantized_weights_are_hinted_at_where_they_are_much_faster(full_chat):
+    """12 GB of RAM: the files are read for every token, or 4 bits fit."""
+    machine = Machine("cpu", ram=12 * 10**9)
+    plans = list_plans(full_chat, machine)
+    taken = choose(plans, machine, None, False, "it")
+    assert taken.method == "disk" and faster_quantized(plans, machine, None, taken).method == "4bit"
+    assert faster_quantized(plans, machine, 3 * 10**9, taken) is None  # too much
+    lossy = choose(plans, machine, None, True, "it")
+    assert lossy.method == "4bit" and faster_quantized(plans, machine, None, lossy) is None
+    assert faster_quantized([replace(plan, answer_seconds=9.0) for plan in plans], machine, None, taken) is not None
+    slow = [replace(plan, answer_seconds=taken.answer_seconds) for plan in plans]
+    assert faster_quantized(slow, machine, None, taken) is None
 
 
 def test_a_cpu_reads_weights_from_the_files_rather_than_round_them(full_chat):
@@ -328,7 +343,7 @@ def test_int8_is_of_the_language_model_and_survives_saving(chat_repo_eos, paint_
     again = VisCPMChat(tmp_path, image_safety_checker=False, device="cpu", memory="2GB")
     assert asked(again, pictures) == said
     assert {n for n, p in again.model.state_dict().items() if type(p.data) is not torch.Tensor} == rounded
-    with pytest.raises(ValueError, match="stored quantized stays"):
+    with pytest.raises(ValueError, match="is stored quantized otherwise"):
         VisCPMChat(tmp_path, image_safety_checker=False, device="cpu", quantization="4bit")
 
     painter = VisCPMPaint(paint_repo, False, False, False, device="cpu", quantization="int8")

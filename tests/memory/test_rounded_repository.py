@@ -283,7 +283,7 @@ def test_asking_for_what_is_stored_is_no_contradiction(method, repos, pictures):
     chat = VisCPMChat(repos[method], **CPU, quantization=method)
     assert same(asked(chat, pictures), asked(VisCPMChat(repos[method], **CPU), pictures))
     other = {"int8": "4bit", "4bit": "int8"}[method]
-    with pytest.raises(ValueError, match="what is stored quantized stays as it is"):
+    with pytest.raises(ValueError, match="is stored quantized otherwise, and stays as it is"):
         VisCPMChat(repos[method], **CPU, quantization=other)
 
 

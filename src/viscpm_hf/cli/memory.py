@@ -46,9 +46,17 @@ def fit(
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
-    allow_lossy: Annotated[
-        bool, typer.Option("--allow-lossy", help=say("also take plans that quantize weights", "也接受量化权重的方案"))
-    ] = False,
+    quantization: Annotated[
+        Literal["auto", "int8", "4bit"] | None,
+        typer.Option(
+            metavar="NAME",
+            help=say(
+                "auto also takes plans that quantize weights; int8 or 4bit: only that",
+                "auto 也接受量化权重的方案；int8 或 4bit：只看这种",
+            ),
+        ),
+    ] = None,
+    allow_lossy: Annotated[bool, typer.Option("--allow-lossy", hidden=True)] = False,  # what auto was called first
     plot: Annotated[
         str | None,
         typer.Option(
@@ -98,8 +106,8 @@ def fit(
     training = {"tune_llm": tune_llm, "tune_vision": tune_vision, "batch": batch, "length": length, "r": lora_r}
     given = {name: value for name, value in training.items() if value}
     if train:
-        if plot is not None or allow_lossy:
-            return complain("--plot and --allow-lossy do not go with --train; see `viscpm fit --help`.", 2)
+        if plot is not None or allow_lossy or quantization:
+            return complain("--plot and --quantization do not go with --train; see `viscpm fit --help`.", 2)
         return _fit_training(
             model, memory, device, dtype, {"mode": train, "checkpointing": not no_checkpointing} | given
         )
@@ -107,19 +115,19 @@ def fit(
         return complain("Options of training need --train full, lora or qlora; see `viscpm fit --help`.", 2)
     if model is None:
         return complain("--model is missing; see `viscpm fit --help`.", 2)
-    return _fit(model, memory, device, dtype, allow_lossy, plot)
+    return _fit(model, memory, device, dtype, "auto" if allow_lossy and not quantization else quantization, plot)
 
 
 @verb
 def _fit(
-    model: Path, memory: str | None, device: str | None, dtype: str | None, allow_lossy: bool, plot: str | None
+    model: Path, memory: str | None, device: str | None, dtype: str | None, quantization: str | None, plot: str | None
 ) -> None:
     import torch
 
     from ..checkpoint.errors import CheckpointError
     from ..checkpoint.files.sizes import parse_size
     from ..checkpoint.files.staging import refuse_existing, staged
-    from ..memory.budget import choose
+    from ..memory.budget import WORDS, choose, faster_quantized, is_stored_in, of_method
     from ..memory.machine import default_device, this_machine
     from ..memory.plans import Workload, list_plans
     from ..memory.report import as_text, draw
@@ -137,12 +145,15 @@ def _fit(
     precision = dtype and getattr(torch, dtype)
     machine = with_times(machine, sizes, list_plans(sizes, machine, budget, precision, workload), workload)
     plans = list_plans(sizes, machine, budget, precision, workload)
+    if quantization in WORDS and not is_stored_in(sizes, quantization):
+        plans = of_method(plans, quantization, sizes, machine.device, str(model))
     taken = refusal = None
     try:
-        taken = choose(plans, machine, budget, allow_lossy, str(model))
+        taken = choose(plans, machine, budget, quantization is not None, str(model))
     except ValueError as error:
         refusal = error
-    print(as_text(model, sizes, machine, workload, plans, taken))
+    faster = taken and faster_quantized(plans, machine, budget, taken)
+    print(as_text(model, sizes, machine, workload, plans, taken, budget, faster))
     if picture is not None:
         try:
             with staged(picture) as path:
@@ -236,7 +247,7 @@ def quantize(
     given = {"--prompts": prompts, "--samples": samples, "--device": None if device == "cpu" else device}
     if not calibrated and (extra := [name for name, value in given.items() if value is not None]):
         raise CheckpointError(
-            f"Got {', '.join(extra)}, which only Paint's 4 bits take: leave it out; others are rounded on the CPU."
+            f"Got {', '.join(extra)}, which only Paint's 4 bits take: leave {'it' if len(extra) == 1 else 'them'} out."
         )
     texts = read_prompts(prompts, 128 if samples is None else samples) if calibrated else []
     with only_ours():

@@ -13,7 +13,7 @@ from ..checkpoint.files.json_file import quoted
 from ..checkpoint.files.sizes import parse_size, shown
 from .machine import Machine, is_multiplied_in, this_machine
 from .plans import NF4_BLOCK, Plan, default_dtypes, list_plans
-from .sizes import read_model
+from .sizes import Model, read_model
 from .timing import with_times
 
 logger = logging.getLogger(__name__)
@@ -43,10 +43,8 @@ def choose(plans: Iterable[Plan], machine: Machine, budget: int | None, allow_lo
         ValueError: nothing fits; it says how much would.
     """
     plans = list(plans)
-    if budget is None:
-        budget = machine.ram if machine.device == "cpu" else machine.device_memory or math.inf
     possible = [plan for plan in plans if plan.unmapped <= machine.ram]
-    fitting = [plan for plan in possible if plan.peak <= budget]
+    fitting = [plan for plan in plans if fits(plan, machine, budget)]
     lossless, lossy = ([plan for plan in fitting if plan.lossless is exact] for exact in (True, False))
     in_place = [plan for plan in lossy if plan.in_place]
     if allow_lossy and in_place and not any(plan.in_place for plan in lossless):
@@ -62,8 +60,50 @@ def choose(plans: Iterable[Plan], machine: Machine, budget: int | None, allow_lo
     least = min(allowed, key=lambda plan: plan.peak)
     hints = [f"give it {_rounded_up(least.peak)} ({least.title})"]
     if lossy:
-        hints.append(f'allow quantized weights with quantization="auto" or --allow-lossy ({lossy[0].title})')
-    raise ValueError(f"{shown(budget)} of memory is too little for {name}: {', or '.join(hints)}.")
+        hints.append(f'allow quantized weights with quantization="auto" or --quantization auto ({lossy[0].title})')
+    given = shown(_limit(machine, budget))
+    raise ValueError(f"{given} of memory is too little for {name}: {', or '.join(hints)}.")
+
+
+def _limit(machine, budget):
+    if budget is not None:
+        return budget
+    return machine.ram if machine.device == "cpu" else machine.device_memory or math.inf
+
+
+def fits(plan: Plan, machine: Machine, budget: int | None) -> bool:
+    """Whether a plan stays within a budget of the device, None for all it has, and within main memory."""
+    return plan.unmapped <= machine.ram and plan.peak <= _limit(machine, budget)
+
+
+def faster_quantized(plans: Iterable[Plan], machine: Machine, budget: int | None, taken: Plan) -> Plan | None:
+    """The fastest plan with quantized weights that fits, if a lossless one is taken and takes twice as long."""
+    quantized = [plan for plan in plans if plan.method in WORDS and fits(plan, machine, budget)]
+    if not quantized or not taken.lossless:
+        return None
+    fastest = min(quantized, key=lambda plan: plan.answer_seconds)
+    return fastest if 2 * fastest.answer_seconds < taken.answer_seconds else None
+
+
+def is_stored_in(model: Model, word: str) -> bool:
+    """Whether a model's weights are quantized to `"int8"` or `"4bit"` in its files."""
+    return bool(model.quantized) and model.parts["blocks"].dtype == STORED[word]
+
+
+def of_method(plans: Iterable[Plan], word: str, model: Model, device: str, name: str) -> list[Plan]:
+    """The plans with `"int8"` or `"4bit"` weights; ValueError where there is none."""
+    found = [plan for plan in plans if plan.method == word]
+    if not found:
+        if model.quantized:
+            raise ValueError(
+                f"Got quantization={word!r}, but {name} is stored quantized otherwise, and stays as it is: leave it "
+                "out, or give the model that is not quantized."
+            )
+        raise ValueError(
+            f"Got quantization={word!r}, which {name} cannot have on {device}: without CUDA 4bit needs widths that "
+            f"are multiples of {NF4_BLOCK}, got {model.widths}."
+        )
+    return found
 
 
 def _fastest(plans):
@@ -121,7 +161,7 @@ def find_plan(
         return None
 
     model, machine = read_model(_folder(model_path), without), this_machine(device)
-    if word in WORDS and model.quantized and model.parts["blocks"].dtype == STORED[word]:
+    if word in WORDS and is_stored_in(model, word):
         word = None  # that is what it is
         if budget is None:
             return None
@@ -130,11 +170,7 @@ def find_plan(
         dtype = default_dtypes(model)
     plans = list_plans(model, machine, budget, dtype)
     if word in WORDS:
-        plans = [plan for plan in plans if plan.method == word]
-        if not plans:
-            why = f"without CUDA 4bit needs widths that are multiples of {NF4_BLOCK}, got {model.widths}"
-            why = "what is stored quantized stays as it is" if model.quantized else why
-            raise ValueError(f"Got quantization={word!r}, which {model_path} cannot have on {device.type}: {why}.")
+        plans = of_method(plans, word, model, device.type, str(model_path))
     if of_language:  # it leaves out everything else, as for BMInf
         method = "resident" if model.quantized or model.language_bytes() <= budget else "stream"
         return next(plan for plan in plans if plan.method == method)

@@ -8,6 +8,7 @@ from rich.cells import cell_len
 
 from ..checkpoint.files.sizes import shown
 from ..language import is_chinese, printable, say
+from .budget import fits
 from .machine import Machine
 from .plans import Plan, Workload
 from .sizes import Model
@@ -16,6 +17,7 @@ _SPEEDS = {
     "cpu": {"memory": "RAM", "disk": "disk"},
     "cuda": {"gpu memory": "GPU memory", "link": "RAM to GPU", "pageable": "not page-locked", "disk": "disk"},
 }
+_YES = {True: ("yes", "是"), False: ("no", "否")}
 _CHINESE = {  # what titles of plans, speeds and parts are made of
     "weights read from the files when needed": "用到时从磁盘读权重",
     "language model spread over GPU and RAM": "语言模型分布在 GPU 和内存",
@@ -66,7 +68,14 @@ _COLOURS = {
 
 
 def as_text(
-    name: str, model: Model, machine: Machine, workload: Workload, plans: Sequence[Plan], taken: Plan | None
+    name: str,
+    model: Model,
+    machine: Machine,
+    workload: Workload,
+    plans: Sequence[Plan],
+    taken: Plan | None,
+    budget: int | None = None,
+    faster: Plan | None = None,
 ) -> str:
     """What the model consists of, what the predictions are for, a table of the plans, the one that is taken.
 
@@ -76,6 +85,8 @@ def as_text(
         workload (`Workload`): what the predictions are for.
         plans (`list[Plan]`): all that there are.
         taken (`Plan`, *optional*): the one that fits.
+        budget (`int`, *optional*): bytes of the device; then every plan says whether it fits.
+        faster (`Plan`, *optional*): what quantized weights would allow.
     """
     block = model.parts["blocks"]
     if model.kind == "chat":
@@ -116,20 +127,33 @@ def as_text(
             pages = shown(plan.mapped)
             ram += say(f", {pages} of it pages of files", f"，其中 {pages} 是文件页")
         seconds = (plan.encode_seconds, plan.seconds, plan.answer_seconds)
-        seconds = [
-            ("" if plan.measured else "≥ ") + (f"{each:.2g}" if each < 99.5 else f"{each:.0f}") for each in seconds
-        ]
-        marks = ["*" if plan is taken else "", say("yes", "是") if plan.lossless else say("no", "否")]
+        seconds = [("" if plan.measured else "≥ ") + _in_figures(each) for each in seconds]
+        marks = ["*" if plan is taken else "", say(*_YES[plan.lossless])]
         rows.append([marks[0], _named(plan.title), shown(plan.peak), ram, *seconds, marks[1]])
     if model.kind == "paint":
         rows = [row[:-2] + row[-1:] for row in rows]
     if machine.device == "cpu":
         rows = [row[:2] + row[3:] for row in rows]
+    if budget is not None:
+        fitting = [say("fits", "放得下")] + [say(*_YES[fits(plan, machine, budget)]) for plan in plans]
+        rows = [[*row, cell] for row, cell in zip(rows, fitting, strict=True)]
     lines += columns(rows)
     if taken is not None:
         rounded = "" if taken.lossless else say(", which quantizes weights", "（权重被量化）")
         lines += ["", say("* would be taken: ", "* 将采用：") + _named(taken.title) + rounded]
+    if faster is not None:
+        short, long = (_in_figures(plan.answer_seconds) for plan in (faster, taken))
+        lines.append(
+            say(
+                f"faster, but lossy: --quantization {faster.method}, {short} s instead of {long}",
+                f"更快但有损：--quantization {faster.method}，{short} 秒，而不是 {long} 秒",
+            )
+        )
     return "\n".join(lines)
+
+
+def _in_figures(seconds):
+    return f"{seconds:.2g}" if seconds < 99.5 else f"{seconds:.0f}"
 
 
 def _seconds_said(model, workload, plans):
