@@ -95,7 +95,7 @@ def _font(character: str) -> ImageFont.FreeTypeFont:
 def _wrap(text: str, width: int) -> list[str]:
     """Lines that fit; English breaks at spaces, Chinese anywhere but before a mark."""
     pieces, word = [], ""
-    for character, following in zip(text, [*text[1:], ""], strict=True):
+    for character, following in zip(text, f"{text[1:]} ", strict=False):
         word += character
         if character == " " or (ord(character) > 0x2E7F and following not in _MARKS):
             pieces, word = [*pieces, word], ""
