@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from .checkpoint.adapter import add_to, read_adapter
+from .checkpoint.parts import PROCESSOR_FILES
 from .checkpoint.repo import check_is_converted, loads_or_says_why
 from .memory.budget import WORDS, fast_dtype, find_plan
 from .memory.machine import usable_device
@@ -486,3 +488,9 @@ def _check_is_converted(model_path):
     model_type = VisCPMChatConfig.get_config_dict(model_path)[0].get("model_type")
     if model_type != VisCPMChatConfig.model_type:
         raise ValueError(f"{model_path} holds a model of type {model_type!r}, expected a converted VisCPM-Chat.")
+    folder = Path(model_path)
+    if folder.is_dir() and not any((folder / name).is_file() for name in PROCESSOR_FILES):
+        raise ValueError(
+            f"{model_path} has a model and no processor, which `model.save_pretrained` does not write: save it there, "
+            "too, with `processor.save_pretrained`, or copy the folder the model came from."
+        )

@@ -168,6 +168,12 @@ def test_what_was_loaded_from_a_quantized_repository_is_saved_again(method, repo
         assert same(asked(VisCPMChat(folder, **CPU), pictures[:1]), asked(chat, pictures[:1]))
 
 
+def test_a_folder_without_a_processor_says_so(repos, tmp_path):
+    VisCPMChat(repos["int8"], **CPU).model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has a model and no processor, .* `processor.save_pretrained`"):
+        VisCPMChat(tmp_path, **CPU)
+
+
 def test_a_quantized_paint_is_saved_again(tmp_path):
     first = tmp_path / "first"
     assert main(["quantize", "--model", str(tiny_paint_repo()), "--method", "int8", "--output", str(first)]) == 0
@@ -222,7 +228,7 @@ def test_a_method_that_there_is_not():
         ("lacking", "missing: model.language_model.layers.3.mlp.up_proj.weight"),
         ("not finite", "holds numbers that are not finite"),
         ("short", "is incomplete|does not fit|damaged"),
-        ("no room", "The output needs 0.01 GB but only"),
+        ("no room", "The output needs 7 MB but only 1 kB are free"),
         ("changing", "model.safetensors was changed or replaced"),
     ],
 )

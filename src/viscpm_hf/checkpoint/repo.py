@@ -263,7 +263,7 @@ def kind_of(repo: Path, name: str | None = None) -> str:
     """
     if not repo.is_dir():
         raise CheckpointError(
-            f"There is no folder {repo} and so no config.json; give the folder of a converted repository."
+            f"There is no folder {repo}; give the folder of a converted repository, which `viscpm convert` makes."
         )
     if not (repo / "config.json").is_file() and not (repo / INDEX).is_file():
         raise CheckpointError(

@@ -77,12 +77,16 @@ def fits(plan: Plan, machine: Machine, budget: int | None) -> bool:
 
 
 def faster_quantized(plans: Iterable[Plan], machine: Machine, budget: int | None, taken: Plan) -> Plan | None:
-    """The fastest plan with quantized weights that fits, if a lossless one is taken and takes twice as long."""
+    """The fastest plan with quantized weights that fits, if a lossless one is taken and takes twice as long.
+
+    Bandwidth alone says little about it, unless weights have to be moved otherwise.
+    """
     quantized = [plan for plan in plans if plan.method in WORDS and fits(plan, machine, budget)]
     if not quantized or not taken.lossless:
         return None
     fastest = min(quantized, key=lambda plan: plan.answer_seconds)
-    return fastest if 2 * fastest.answer_seconds < taken.answer_seconds else None
+    is_known = fastest.measured or not taken.in_place
+    return fastest if is_known and 2 * fastest.answer_seconds < taken.answer_seconds else None
 
 
 def is_stored_in(model: Model, word: str) -> bool:

@@ -90,7 +90,8 @@ def as_text(name: str, model: Model, machine: Machine, plans: Sequence[TrainingP
     if larger:
         lines += [
             "",
-            say("* fits; up to: ", "* 放得下；最大可用：") + f"viscpm finetune chat {command(larger[-1].training)}",
+            say("* is what was asked for; the largest batch that fits: ", "* 是所问的方式；放得下的最大批大小：")
+            + f"viscpm finetune chat {command(larger[-1].training)}",
         ]
     return "\n".join(lines)
 

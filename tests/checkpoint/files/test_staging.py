@@ -106,9 +106,20 @@ def test_too_little_space_is_seen_before_writing(convert, chat_repo, tmp_path, m
     usage = shutil.disk_usage(tmp_path)._replace(free=10**6)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     for command in (convert, lambda: export_original(chat_repo, tmp_path / "new" / "a.bin")):
-        with pytest.raises(CheckpointError, match=r"needs 0\.\d\d GB but only 0\.00 GB are free"):
+        with pytest.raises(CheckpointError, match=r"needs \d+\.?\d* [kMG]B but only 1 MB are free"):
             command()
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_place_that_cannot_be_written_to_is_named_as_it_was_given(convert, tmp_path, monkeypatch, number):
+    def refuse(path, *args, **kwargs):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    with pytest.raises(CheckpointError, match=r"Could not write \S+ \(.+\); choose another output\.$") as error:
+        convert()
+    assert ".partial" not in str(error.value) and names(tmp_path) == []
 
 
 @pytest.mark.parametrize("kind", ["folder", "full folder", "file", "dangling link"])

@@ -30,7 +30,9 @@ def parse_size(size: str | int | float, what: str = "a memory limit") -> int:
     else:
         number, unit = size if isinstance(size, numbers.Real) and not isinstance(size, bool) else 0, ""
     if not 0 < number * UNITS.get(unit, 0) <= MOST:
-        raise CheckpointError(f"Got {quoted(size)} as {what}, expected bytes or a size such as '5GB' or '500MiB'.")
+        raise CheckpointError(
+            f"Got {quoted(size)} as {what}, expected bytes or a size such as '5GB' or '500MiB', more than 0."
+        )
     if not unit and number < LEAST:
         meant = f"{number:g}{'GB' if number < 200 else 'MB'}"
         raise CheckpointError(f"Got {quoted(size)} as {what}, which is {number:g} bytes; did you mean {meant}?")

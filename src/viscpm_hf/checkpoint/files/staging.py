@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..errors import CheckpointError
+from .sizes import shown
 
 LOCK, CONTENTS = "viscpm_hf.lock", "output"  # all that a folder of ours holds
 MOST_BYTES = 255 - len("..partial")  # of a name, of which file systems take 255
@@ -26,8 +27,8 @@ def require_space(folder: Path, nbytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < nbytes:
         raise CheckpointError(
-            f"The output needs {nbytes / 1e9:.2f} GB but only {free / 1e9:.2f} GB are free at {folder}; make room or "
-            "choose another place."
+            f"The output needs {shown(nbytes)} but only {shown(free)} are free at {folder}; make room or choose "
+            "another place."
         )
 
 
@@ -72,6 +73,9 @@ def staged(output: Path) -> Iterator[Path]:
             raise CheckpointError(
                 f"Could not write {output} ({error.strerror}); nothing was left behind, so make room and run again."
             ) from error
+        hidden = str(error.filename or "").startswith(str(workspace))  # a source may be forbidden, too
+        if error.errno == errno.EROFS or (error.errno == errno.EACCES and hidden):
+            raise CheckpointError(f"Could not write {output} ({error.strerror}); choose another output.") from error
         raise
     finally:
         for number in spare:
