@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TORCH := $(shell grep '^torch==' requirements.txt)
-PYTEST := -m pytest -q -n 2 --dist loadfile
+# a test that hangs fails, with the stacks of its threads
+PYTEST := -m pytest -q -n 2 --dist loadfile --timeout 600
 OFFLINE := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
 .PHONY: install demo test test-newest test-oldest test-peers lint docs bench clean
