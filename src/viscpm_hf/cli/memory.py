@@ -52,7 +52,7 @@ def fit(
             metavar="NAME",
             help=say(
                 "auto also takes plans that quantize weights; int8 or 4bit: only that",
-                "auto 也接受量化权重的方案；int8 或 4bit：只看这种",
+                "auto：也接受量化权重；int8、4bit：只看这一种",
             ),
         ),
     ] = None,

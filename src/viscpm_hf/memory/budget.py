@@ -80,6 +80,12 @@ def faster_quantized(plans: Iterable[Plan], machine: Machine, budget: int | None
     """The fastest plan with quantized weights that fits, if a lossless one is taken and takes twice as long.
 
     Bandwidth alone says little about it, unless weights have to be moved otherwise.
+
+    Args:
+        plans: that there are.
+        machine: whose main memory must suffice.
+        budget: bytes of the device; None for all it has.
+        taken: the plan that is taken.
     """
     quantized = [plan for plan in plans if plan.method in WORDS and fits(plan, machine, budget)]
     if not quantized or not taken.lossless:
@@ -95,7 +101,18 @@ def is_stored_in(model: Model, word: str) -> bool:
 
 
 def of_method(plans: Iterable[Plan], word: str, model: Model, device: str, name: str) -> list[Plan]:
-    """The plans with `"int8"` or `"4bit"` weights; ValueError where there is none."""
+    """The plans with `"int8"` or `"4bit"` weights.
+
+    Args:
+        plans: to choose from.
+        word: one of the two.
+        model: whose plans they are.
+        device: type of it, for messages.
+        name: of the model, for messages.
+
+    Raises:
+        ValueError: there is none.
+    """
     found = [plan for plan in plans if plan.method == word]
     if not found:
         if model.quantized:
