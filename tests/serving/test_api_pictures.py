@@ -10,6 +10,7 @@ import time
 import warnings
 import zlib
 
+import httpx2
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
@@ -381,10 +382,11 @@ def test_large_pictures_that_wait_are_counted(tiny_chat, file_of):
 def test_large_pictures_go_through_the_model_together(tiny_chat, data_url):
     """While they wait they are in the queue, not before it."""
     engine = Engine(tiny_chat, max_batch=8, timeout=60)
-    batcher, go, sizes = engine.batchers["chat"], threading.Event(), []
+    batcher, begun, go, sizes = engine.batchers["chat"], threading.Event(), threading.Event(), []
     answer_batch = batcher._run
 
     def waiting(requests):
+        begun.set()
         assert go.wait(20)
         sizes.append(len(requests))
         return answer_batch(requests)
@@ -392,20 +394,20 @@ def test_large_pictures_go_through_the_model_together(tiny_chat, data_url):
     batcher._run = waiting
     parts = [{"type": "image_url", "image_url": {"url": data_url(Image.new("RGB", (100, 100)))}}]
     body = {"messages": [{"role": "user", "content": parts}], "max_tokens": 1}
-    with TestClient(create_app(engine, max_pixels=20_000)) as client:
 
-        def ask():
-            assert client.post("/v1/chat/completions", json=body).status_code == 200
+    async def ask_all():
+        transport = httpx2.ASGITransport(app=create_app(engine, max_pixels=20_000))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://testserver") as client:
+            asked = [asyncio.create_task(client.post("/v1/chat/completions", json=body))]
+            assert await asyncio.to_thread(begun.wait, 20)  # the first is by itself
+            asked += [asyncio.create_task(client.post("/v1/chat/completions", json=body)) for _ in range(8)]
+            end = time.monotonic() + 20
+            while len(batcher) < 8:
+                assert time.monotonic() < end, len(batcher)
+                await asyncio.sleep(0.01)
+            go.set()
+            return [answer.status_code for answer in await asyncio.gather(*asked)]
 
-        threads = [threading.Thread(target=ask) for _ in range(9)]
-        for thread in threads:
-            thread.start()
-        end = time.monotonic() + 20
-        while len(batcher) < 8:
-            assert time.monotonic() < end, len(batcher)
-            time.sleep(0.01)
-        go.set()
-        for thread in threads:
-            thread.join()
+    assert asyncio.run(ask_all()) == [200] * 9
     engine.close()
     assert sizes == [1, 8]
