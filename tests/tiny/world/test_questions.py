@@ -254,5 +254,5 @@ def test_training_stream():
     again = training_sample(0, 17)
     assert again.question == samples[17].question and again.picture.tobytes() == samples[17].picture.tobytes()
     kinds = Counter(sample.question.kind for sample in samples)
-    assert set(kinds) == set(KINDS) and min(kinds.values()) > 8
+    assert set(kinds) == set(KINDS) and min(kinds.values()) >= 14
     assert {sample.scene.background for sample in samples} == set(BACKGROUNDS)

@@ -34,7 +34,6 @@ from .words import (
     PLACES,
     PLACES_ASKED,
     SHAPE_NOUNS,
-    SIDES,
     SIZE_WORDS,
     Noun,
     capital,
@@ -334,7 +333,8 @@ def _side(scene, language, rng):
     side = rng.choice(RELATIONS)
     row_or_column = {"left": (1, 0), "right": (1, 2), "above": (0, 0), "below": (0, 2)}[side]
     found = [placed for placed in scene.things if divmod(placed.cell, 3)[row_or_column[0]] == row_or_column[1]]
-    where, asked = SIDES[language][side], rng.choice(_SIDES_ASKED[language][side])
+    asked = _SIDES_ASKED[language][side]
+    where, asked = asked[0], rng.choice(asked)
     answer = there_is(found, language, where) if found else nothing(where, language)
     return _asked(language, rng, "side", answer, p=asked)
 
@@ -457,11 +457,16 @@ def _superlative(scene, language, rng):
 
 def _all_that(found: Sequence[Placed], language: str, english: str, chinese: str) -> str:
     """ "The cat and the dogs are red."; 猫和狗是红色的。"""
-    names = grouped(found)
+    things = _all_of(found, language)
+    return f"{things}{chinese}。" if language == "zh" else f"{things} {'is' if len(found) == 1 else 'are'} {english}."
+
+
+def _all_of(found: Sequence[Placed], language: str) -> str:
+    """ "the cat and the dogs", 猫和狗."""
+    nouns = [(noun(name), n) for name, n in grouped(found).items()]
     if language == "zh":
-        return f"{joined([BY_NAME[name].chinese for name in names], 'zh')}{chinese}。"
-    things = [f"the {BY_NAME[name].name if n == 1 else BY_NAME[name].plural}" for name, n in names.items()]
-    return f"{joined(things, 'en')} {'is' if len(found) == 1 else 'are'} {english}."
+        return joined([word.chinese for word, _ in nouns], "zh")
+    return joined([f"the {word.singular if n == 1 else word.plural}" for word, n in nouns], "en")
 
 
 def _size(scene, language, rng, about):
@@ -568,14 +573,8 @@ def _fact(scene, language, rng, about):
         x = _reference(scene, about, rng).the(language)
         answer = (yes if fact in about.thing.facts else no).format(x=x)
         return _asked(language, rng, f"{fact}?", answer, x=x)
-    found = grouped([placed for placed in scene.things if fact in placed.thing.facts])
-    if not found:
-        answer = none
-    elif language == "zh":
-        answer = one.format(x=joined([BY_NAME[name].chinese for name in found], "zh"))
-    else:
-        names = [f"the {BY_NAME[name].name if n == 1 else BY_NAME[name].plural}" for name, n in found.items()]
-        answer = (one if sum(found.values()) == 1 else many).format(x=joined(names, "en"))
+    found = [placed for placed in scene.things if fact in placed.thing.facts]
+    answer = (one if len(found) == 1 else many).format(x=_all_of(found, language)) if found else none
     return _asked(language, rng, fact, answer)
 
 

@@ -1,11 +1,10 @@
 """The vocabulary of the tiny checkpoints: the original's file format and grammar, some thousand pieces of its own.
 
-`python -m viscpm_hf.tiny.world.vocabulary` writes vocab.txt.
+`python -m viscpm_hf.tiny.training.renumber` writes vocab.txt, and the checkpoints for its numbers.
 """
 
 import re
 
-from .. import VOCABULARY
 from .questions import phrases
 
 SPECIALS = "<pad> <unk> <mask> <sep> </n> </_> <s> </s> <root> <ans> <option>".split()
@@ -47,7 +46,3 @@ def build_vocabulary() -> list[str]:
         *sorted(chinese),
         *sorted(words),
     ]
-
-
-if __name__ == "__main__":
-    VOCABULARY.write_text("".join(f"{piece}\n" for piece in build_vocabulary()), encoding="utf-8", newline="\n")

@@ -133,11 +133,6 @@ NOUNS_OF_KINDS = {kind: Noun(*KINDS[kind], _names(lambda thing, kind=kind: thing
 COUNTED_NOUNS = {kind: NOUNS_OF_KINDS[kind] for kind in COUNTED_KINDS}
 ANYTHING = Noun("thing", "things", "东西", "个", frozenset(BY_NAME))
 FLOWER = Noun("flower", "flowers", "花", "朵", frozenset(("sunflower", "rose", "tulip")))
-# where something stands on the picture as a whole
-SIDES = {
-    "en": {"left": "on the left", "right": "on the right", "above": "at the top", "below": "at the bottom"},
-    "zh": {"left": "左边", "right": "右边", "above": "上面", "below": "下面"},
-}
 # words for what is never there
 ABSENT = tuple(
     Noun(singular, plural or f"{singular}s", chinese, measure, frozenset())
