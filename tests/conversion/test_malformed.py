@@ -408,4 +408,4 @@ def test_verify_reports_what_differs(script, chat_checkpoint, chat_repo, tmp_pat
     options = ("--checkpoint", chat_checkpoint / "pytorch_model.plain.bin", "--repo", repo)
     assert script("verify.py", *options).is_error("not a converted repository")
     assert script("export_original.py", "--repo", repo, "--checkpoint", tmp_path / "a.bin").is_error("not a converted")
-    assert script("push_to_hub.py", tmp_path / "nowhere", "a/b").is_error("no config.json")
+    assert script("push_to_hub.py", tmp_path / "nowhere", "a/b").is_error("There is no folder")
