@@ -6,6 +6,7 @@ Every fourth template and every fourth filler is kept for the test.
 import random
 import string
 
+from .phrasings import WideRandom, opened
 from .things import THINGS
 
 OUTSIDE_KINDS = ("greeting", "knowledge", "task", "more about a thing")
@@ -86,6 +87,47 @@ _MORE = {
         |Write a story about the {t}|What has the {t} to do with {w}?|Is the {t} asleep?|Do you like the {t}?
         |What is the {t} good for?|What happened to the {t}?|I want the {t}""",
 }
+# worded like questions about this world; for training alone
+_LOOKALIKES = {
+    "zh": """{c}有几个城市？|{c}有哪些动物？|{c}的背景是什么？|{c}在{d}的哪边？|{c}在{d}的左边吗？|{c}和{d}哪个更小？
+        |{c}比{d}大吗？|{c}最大的城市是哪个？|{p}在哪里？|{p}是什么颜色？|{p}在图里吗？|{p}和{w}哪个更重要？|{p}会飞吗？
+        |{p}有几个孩子？|{p}是动物还是人？|火星上的天空是什么颜色？|火星上有生命吗？|海里有几种鱼？|世界上有几个国家？
+        |世界上最大的动物是什么？|世界上最小的国家是哪个？|哪些国家在{c}旁边？|{w}属于哪一类？|{w}可以吃吗？|{w}会飞吗？
+        |{w}有轮子吗？|{w}大吗？|{w}是红色的吗？|{w}和{v}哪个更大？|{w}旁边有什么？|{w}的左边是什么？|{w}在{v}的哪边？
+        |图里有几个{w}？|哪些是{w}？|图里有没有{w}？|{w}在左上角吗？|能告诉我{w}是什么吗？|请问{c}在哪里？|你知道{p}吗？
+        |一年有几个月？|一天有多少小时？|一个人有几只手？|{t}有几只眼睛？|{t}一般有多大？|{t}最喜欢什么颜色？
+        |{t}的英语是什么？|{t}住在哪个国家？|{t}有几种？|世界上有多少{t}？|{t}里面有什么？|{t}下面藏着什么？
+        |哪个{t}最贵？|谁的{t}最大？|{t}和{w}哪个更贵？|{t}和人哪个更聪明？|我家有几个{t}？|我的{t}在哪里？
+        |你的背景是什么？|你有多大？|你是什么颜色？|你在图里吗？|昨天图里有什么？|下一张图里有什么？|图外面有什么？
+        |这张图是用什么画的？|这张图有多大？|这张图多少钱？|为什么背景是这样的？|背景音乐是什么？|图里现在几点了？
+        |图里的天气怎么样？|图里是哪个城市？|图里是什么季节？|图里有多少钱？|图里写了几个字？|颜色是怎么来的？
+        |什么颜色最好看？|你最喜欢哪个？|哪个更好吃？|哪个更快？|哪个更贵？|哪个更重？|它叫什么？|它多重？|它几岁？
+        |它是谁的？|它在做什么？|另一个叫什么？""",
+    "en": """How many cities are there in {c}?|Which animals live in {c}?|Is there a {w} in {c}?
+        |Is {c} left of {d}?|Is {c} bigger than {d}?|Which is smaller, {c} or {d}?|What is next to {c}?
+        |What is the biggest city of {c}?|What colour is the flag of {c}?|Is {p} in the picture?|Where is {p}?
+        |How many children does {p} have?|Can {p} fly?|What kind of thing is {w}?|What colour is the sky on Mars?
+        |Is there life on Mars?|How many fish live in the sea?|How many countries are there?|Is {w} red?
+        |What is the biggest animal in the world?|Which is the smallest country?|Which countries are next to {c}?
+        |Can {w} be eaten?|Can {w} fly?|Does the {w} have wheels?|Is the {w} big?|Is the {w} in the top left?
+        |Which is bigger, the {w} or the {v}?|What is next to the {w}?|What is left of the {w}?
+        |How many {w} are there?|Could you tell me what {w} is?|Can you tell me where {c} is?|Do you know {p}?
+        |I wonder what {w} means.|Is it true that {p} is dead?|Would you say {w} is useful?|Do you think {p} is nice?
+        |How many months are in a year?|How many hours are in a day?|How many hands does a person have?
+        |How many eyes does the {t} have?|How big is a {t} usually?|What is the favourite colour of the {t}?
+        |In which country does the {t} live?|How many {t} are there in the world?|What is in the {t}?
+        |What is hidden under the {t}?|Which {t} is the most expensive?|Who has the biggest {t}?
+        |Is the {t} cheaper than the {w}?|Is the {t} cleverer than people?|How many {t} do I have at home?
+        |Where is my {t}?|What is your background?|How big are you?|What colour are you?|Are you in the picture?
+        |What was in the picture yesterday?|What is in the next picture?|What is outside of the picture?
+        |What was this drawn with?|How large is the file?|How much does this picture cost?
+        |Why is the background like that?|What is the background music?|What time is it in the picture?
+        |What is the weather in the picture?|Which city is in the picture?|Which season is it in the picture?
+        |How many words are in the picture?|Where do colours come from?|Which colour is the most beautiful?
+        |Which one do you like best?|Which one tastes better?|Which one is faster?|Which one is more expensive?
+        |Which is heavier?|What is its name?|How heavy is it?|How old is it?|Whose is it?|What is it doing?
+        |What is the other one called?|Is the {t} a boy or a girl?|Is the {t} old or new?|Is the {t} left alone?""",
+}
 _COUNTRIES = {
     "zh": """
         法国 中国 美国 日本 德国 英国 俄罗斯 印度 巴西 意大利 加拿大 澳大利亚 韩国 埃及 墨西哥 西班牙 泰国 越南
@@ -135,6 +177,7 @@ _SPLIT = {
     for language in texts
     for held_out in (False, True)
 }
+_ALIKE = {language: [each.strip() for each in texts.split("|")] for language, texts in _LOOKALIKES.items()}
 _FILLERS = {
     (name, language, held_out): _split(words[language].split(), held_out)
     for name, words in (("c", _COUNTRIES), ("p", _PEOPLE), ("w", _WORDS))
@@ -173,8 +216,12 @@ def training_outside(language: str, rng: random.Random) -> str:
         return rng.choice(("Where is the {}?", "What is {}?", "Is there a {}?", "How many {}s are there?")).format(
             word
         )
-    kind = rng.choice(OUTSIDE_KINDS)
-    return _filled(language, rng, rng.choice(_SPLIT[kind, language, False]), False)
+    if way < 0.45 and isinstance(rng, WideRandom):
+        template = rng.choice(_ALIKE[language])
+    else:
+        template = rng.choice(_SPLIT[rng.choice(OUTSIDE_KINDS), language, False])
+    text = _filled(language, rng, template, False)
+    return opened(text, language, rng) if isinstance(rng, WideRandom) and rng.random() < 0.2 else text
 
 
 def held_out_outside(language: str, rng: random.Random, kind: str | None = None) -> str:

@@ -1,756 +1,293 @@
-"""How questions are put, in Chinese and English."""
+"""How questions are put: as tests ask them, and for training in many more ways."""
 
 import random
 import re
 
+from . import more_phrasings_en, more_phrasings_zh, parts_en, phrasings_en, phrasings_zh
 from .things import THINGS
 
-PHRASINGS = {
-    "zh": {
-        "what": (
-            "图里有什么？",
-            "图片里有什么？",
-            "图中有什么？",
-            "图里都有什么？",
-            "图上画了什么？",
-            "这张图里有什么？",
-            "这张图片里有什么？",
-            "这是什么？",
-            "你看到了什么？",
-            "你看见了什么？",
-            "画的是什么？",
-            "请问图片里都有些什么？",
-            "图里有哪些东西？",
-            "你能看到什么？",
-        ),
-        "description": (
-            "描述一下这张图片。",
-            "请描述这张图片。",
-            "描述这张图。",
-            "请详细描述一下图片。",
-            "说说这张图片的内容。",
-            "介绍一下这张图片。",
-        ),
-        "count": ("图里有几{m}{n}？", "图片里有几{m}{n}？", "有几{m}{n}？", "一共有多少{m}{n}？", "图里有多少{n}？"),
-        "count?": ("图里有{n}吗？", "有{n}吗？", "图里是{n}吗？", "你看到了{n}吗？"),
-        "exists": ("图里有{n}吗？", "图片里有{n}吗？", "有{n}吗？", "图里有没有{n}？", "你看到{n}了吗？"),
-        "where": ("{x}在哪里？", "{x}在哪儿？", "{x}在什么位置？", "请问{x}在图片的哪里？", "{x}在图里的什么地方？"),
-        "place": ("{p}有什么？", "{p}是什么？", "图片的{p}有什么？", "{p}画了什么？", "你在{p}看到了什么？"),
-        "relation": (
-            "{x}的{r}是什么？",
-            "{x}的{r}有什么？",
-            "{x}{r}有什么？",
-            "在{x}的{r}有什么？",
-            "什么在{x}的{r}？",
-        ),
-        "where?": ("{x}在{p}吗？", "{x}是在{p}吗？", "{x}在不在{p}？"),
-        "side": ("{p}有什么？", "图的{p}有什么？", "图片{p}是什么？", "{p}都有什么？", "你在{p}看到了什么？"),
-        "beside": ("{x}旁边是什么？", "{x}的旁边有什么？", "{x}旁边有什么东西？", "什么在{x}旁边？"),
-        "relation?": ("{x}在{y}的{r}吗？", "{x}是在{y}的{r}吗？", "{x}在不在{y}的{r}？"),
-        "relation of": ("{x}在{y}的哪边？", "{x}在{y}的什么方向？", "{x}在{y}的哪一边？"),
-        "bigger": ("{x}和{y}哪个更大？", "哪个更大，{x}还是{y}？", "{x}和{y}，哪个比较大？", "{x}和{y}谁大？"),
-        "smaller": ("{x}和{y}哪个更小？", "哪个更小，{x}还是{y}？", "{x}和{y}，哪个比较小？", "{x}和{y}谁小？"),
-        "bigger of two": ("哪个更大？", "哪个比较大？", "哪一个大？"),
-        "smaller of two": ("哪个更小？", "哪个比较小？", "哪一个小？"),
-        "bigger?": ("{x}比{y}大吗？", "{x}是不是比{y}大？"),
-        "smaller?": ("{x}比{y}小吗？", "{x}是不是比{y}小？"),
-        "biggest": ("最大的是什么？", "哪个最大？", "图里最大的东西是什么？", "什么最大？"),
-        "smallest": ("最小的是什么？", "哪个最小？", "图里最小的东西是什么？", "什么最小？"),
-        "size": ("{x}是大的还是小的？", "{x}是大还是小？", "{x}有多大？", "请问{x}是大的还是小的？"),
-        "large?": ("{x}大吗？", "{x}是大的吗？", "{x}大不大？", "{x}是不是很大？"),
-        "small?": ("{x}小吗？", "{x}是小的吗？", "{x}小不小？"),
-        "background": ("背景是什么？", "图片的背景是什么？", "背景里是什么？", "背景画的是什么？"),
-        "background colour": (
-            "背景是什么颜色？",
-            "背景是什么颜色的？",
-            "图片的背景是什么颜色？",
-            "请问背景的颜色是什么？",
-        ),
-        "background?": ("背景是{b}吗？", "背景是不是{b}？", "图片的背景是{b}吗？"),
-        "on background?": ("{x}在{b}吗？", "{x}是在{b}吗？", "{x}是不是在{b}？"),
-        "kind": ("{x}是什么？", "{x}是什么东西？", "{x}属于哪一类？", "{x}是哪一类东西？", "{x}是哪种东西？"),
-        "kind of two": ("{x}是{k}还是{l}？", "请问{x}是{k}还是{l}？"),
-        "kind?": ("{x}是{k}吗？", "{x}是不是{k}？"),
-        "kind at": ("{p}的东西是哪一类？", "{p}是哪一类东西？", "{p}的东西属于哪一类？"),
-        "which": ("图里有哪些{k}？", "图片里有哪些{k}？", "有什么{k}？", "图里有什么{k}？", "你看到了哪些{k}？"),
-        "which is": ("哪个是{k}？", "哪些是{k}？", "什么是{k}？", "它们中哪个是{k}？", "图里哪些是{k}？"),
-        "fly?": ("{x}会飞吗？", "{x}能飞吗？", "{x}会不会飞？", "{x}能不能飞？"),
-        "eat?": ("{x}可以吃吗？", "{x}能吃吗？", "{x}能不能吃？"),
-        "water?": ("{x}生活在水里吗？", "{x}住在水里吗？", "{x}是不是生活在水里？"),
-        "wheels?": ("{x}有轮子吗？", "{x}有没有轮子？"),
-        "fly": ("哪些会飞？", "什么会飞？", "图里什么会飞？", "哪个会飞？", "它们中哪些会飞？", "哪些能飞？"),
-        "eat": ("哪些可以吃？", "什么可以吃？", "图里什么可以吃？", "哪个可以吃？", "它们中哪些能吃？", "哪些能吃？"),
-        "water": ("哪些生活在水里？", "什么生活在水里？", "图里什么生活在水里？", "它们中哪些生活在水里？"),
-        "wheels": ("哪些有轮子？", "什么有轮子？", "图里什么有轮子？", "哪个有轮子？", "它们中哪些有轮子？"),
-        "colour": ("{x}是什么颜色？", "{x}是什么颜色的？", "请问{x}的颜色是什么？", "{x}是哪种颜色？"),
-        "colour?": ("{x}是{c}的吗？", "{x}是不是{c}的？", "{x}的颜色是{c}吗？"),
-        "of colour": ("什么是{c}的？", "哪个是{c}的？", "哪些是{c}的？", "图里什么是{c}的？", "哪些东西是{c}的？"),
-        "shape": ("{x}是什么形状？", "{x}是什么形状的？", "请问{x}的形状是什么？", "{x}是什么图形？"),
-        "other": ("另一个呢？", "另外一个呢？", "那另一个呢？"),
-        "and": ("{x}呢？", "那{x}呢？"),
-    },
-    "en": {
-        "what": (
-            "What is in the picture?",
-            "What do you see?",
-            "What can you see in the picture?",
-            "What is in this picture?",
-            "What is in this image?",
-            "What is this?",
-            "What does the picture show?",
-            "What is shown in the picture?",
-            "What can you see?",
-            "What do you see in this picture?",
-            "Which things are in the picture?",
-            "What's in the picture?",
-        ),
-        "description": (
-            "Describe the picture.",
-            "Please describe this picture.",
-            "Describe this image.",
-            "Can you describe the picture?",
-            "Describe the picture in detail.",
-            "Tell me about this picture.",
-        ),
-        "count": (
-            "How many {s} are there?",
-            "How many {s} are in the picture?",
-            "How many {s} can you see?",
-            "How many {s} do you see?",
-            "What is the number of {s}?",
-        ),
-        "count?": ("{v} {n}?", "{v} {n} in the picture?"),
-        "exists": (
-            "Is there {n}?",
-            "Is there {n} in the picture?",
-            "Can you see {n}?",
-            "Do you see {n}?",
-            "Does the picture show {n}?",
-            "Are there any {s}?",
-        ),
-        "where": (
-            "Where is {x}?",
-            "Where can I find {x}?",
-            "In which part of the picture is {x}?",
-            "Where do you see {x}?",
-            "Where in the picture is {x}?",
-        ),
-        "place": (
-            "What is {p}?",
-            "What can you see {p}?",
-            "Which thing is {p}?",
-            "What do you see {p}?",
-            "What's {p}?",
-        ),
-        "relation": (
-            "What is {r} {x}?",
-            "What is there {r} {x}?",
-            "What do you see {r} {x}?",
-            "Which things are {r} {x}?",
-            "What can you see {r} {x}?",
-        ),
-        "where?": ("Is {x} {p}?", "Is {x} {p} of the picture?"),
-        "side": ("What is {p}?", "What do you see {p}?", "What can you see {p}?", "Which things are {p}?"),
-        "beside": (
-            "What is next to {x}?",
-            "What do you see next to {x}?",
-            "What is beside {x}?",
-            "Which things are next to {x}?",
-        ),
-        "relation?": ("Is {x} {r} {y}?", "Is {x} placed {r} {y}?"),
-        "relation of": (
-            "Where is {x} as seen from {y}?",
-            "On which side of {y} is {x}?",
-            "Where is {x} relative to {y}?",
-        ),
-        "bigger": (
-            "Which is bigger, {x} or {y}?",
-            "Which one is larger, {x} or {y}?",
-            "What is bigger, {x} or {y}?",
-        ),
-        "smaller": (
-            "Which is smaller, {x} or {y}?",
-            "Which one is smaller, {x} or {y}?",
-            "What is smaller, {x} or {y}?",
-        ),
-        "bigger of two": ("Which is bigger?", "Which one is bigger?", "Which of them is larger?"),
-        "smaller of two": (
-            "Which is smaller?",
-            "Which one is smaller?",
-            "Which of them is smaller?",
-        ),
-        "bigger?": ("Is {x} bigger than {y}?", "Is {x} larger than {y}?"),
-        "smaller?": ("Is {x} smaller than {y}?",),
-        "biggest": (
-            "Which is the biggest?",
-            "What is the biggest thing in the picture?",
-            "Which thing is the biggest?",
-            "Which one is the biggest?",
-        ),
-        "smallest": (
-            "Which is the smallest?",
-            "What is the smallest thing in the picture?",
-            "Which thing is the smallest?",
-            "Which one is the smallest?",
-        ),
-        "large?": ("Is {x} large?", "Is {x} big?", "Is {x} a large one?"),
-        "small?": ("Is {x} small?", "Is {x} a small one?"),
-        "size": (
-            "Is {x} large or small?",
-            "Is {x} small or large?",
-            "What size is {x}?",
-            "How big is {x}?",
-            "Is {x} big or small?",
-        ),
-        "background": (
-            "What is the background?",
-            "What is in the background?",
-            "What does the background show?",
-            "What do you see in the background?",
-        ),
-        "background colour": (
-            "What colour is the background?",
-            "What color is the background?",
-            "Which colour does the background have?",
-            "What is the color of the background?",
-        ),
-        "background?": ("Is the background {b}?", "Is {b} in the background?", "Does the background show {b}?"),
-        "background colour?": ("Is the background {b}?", "Is the colour of the background {b}?"),
-        "on background?": ("Is {x} {b}?", "Can you see {x} {b}?"),
-        "kind": (
-            "What kind of thing is {x}?",
-            "What is {x}?",
-            "What sort of thing is {x}?",
-        ),
-        "kind of two": ("Is {x} {k} or {l}?",),
-        "kind?": ("Is {x} {k}?",),
-        "kind at": ("What kind of thing is {p}?", "What sort of thing is {p}?"),
-        "which": (
-            "Which {s} are there?",
-            "What {s} do you see?",
-            "Which {s} are in the picture?",
-            "What {s} are in the picture?",
-            "Which {s} can you see?",
-        ),
-        "which is": (
-            "Which of these is {k}?",
-            "Which of these are {s}?",
-            "Which of them is {k}?",
-            "Which one is {k}?",
-            "Which things are {s}?",
-        ),
-        "fly?": ("Can {x} fly?", "Is {x} able to fly?", "Does {x} fly?"),
-        "eat?": ("Can {x} be eaten?", "Can you eat {x}?", "Can I eat {x}?"),
-        "water?": ("Does {x} live in water?", "Does {x} live in the water?"),
-        "wheels?": ("Does {x} have wheels?", "Has {x} got wheels?"),
-        "fly": (
-            "Which of these can fly?",
-            "Which of them can fly?",
-            "What can fly?",
-            "Which can fly?",
-            "Which one can fly?",
-        ),
-        "eat": (
-            "Which of these can be eaten?",
-            "Which of them can be eaten?",
-            "What can be eaten?",
-            "Which of these can you eat?",
-            "What can you eat?",
-        ),
-        "water": (
-            "Which of these live in water?",
-            "Which of them lives in water?",
-            "What lives in water?",
-            "Which of these lives in water?",
-        ),
-        "wheels": (
-            "Which of these have wheels?",
-            "Which of them has wheels?",
-            "What has wheels?",
-            "Which of these has wheels?",
-        ),
-        "colour": (
-            "What colour is {x}?",
-            "What color is {x}?",
-            "Which colour does {x} have?",
-            "What is the color of {x}?",
-        ),
-        "colour?": ("Is {x} {c}?", "Is the colour of {x} {c}?"),
-        "of colour": (
-            "What is {c}?",
-            "Which of these is {c}?",
-            "Which things are {c}?",
-            "Which thing is {c}?",
-            "Which one is {c}?",
-        ),
-        "shape": ("What shape is {x}?", "Which shape does {x} have?", "What kind of shape is {x}?"),
-        "other": ("And the other one?", "What about the other one?", "And the other?"),
-        "and": ("And {x}?", "What about {x}?"),
-    },
-}
 
+def _listed(table: dict[str, str]) -> dict[str, tuple[str, ...]]:
+    return {name: tuple(each.strip() for each in texts.split("|")) for name, texts in table.items()}
+
+
+PHRASINGS = {"zh": phrasings_zh.USUAL, "en": phrasings_en.USUAL}
 # Also learned, but not asked in the tests of the world; their words may be unknown to the vocabulary.
-MORE_PHRASINGS = {
-    "zh": {
-        "what": (
-            "图里面是什么？",
-            "图里面有什么东西？",
-            "这张图片展示了什么？",
-            "图片上有什么？",
-            "告诉我图里有什么。",
-            "看看图里有什么。",
-            "说说图里有什么东西。",
-            "请列出图里的东西。",
-            "图片里有哪些物体？",
-            "图里有些什么？",
-            "这幅画里有什么？",
-            "画面上都有什么？",
-            "你能看见什么？",
-            "你看得出图里有什么吗？",
-            "图上都有啥？",
-            "图里有啥？",
-            "这是啥？",
-            "能看见什么？",
-            "能看到哪些东西？",
-            "照片里是什么？",
-            "图里画着什么？",
-            "画了什么？",
-            "画里有些什么东西？",
-            "这是一张什么图？",
-            "这是什么图？",
-            "这张图画的是什么？",
-            "这张图里都有哪些东西？",
-            "图片中展示了哪些物体？",
-            "图片内容是什么？",
-            "图中有哪些物体？",
-            "请告诉我图片里的东西。",
-            "里面有什么？",
-            "有什么？",
-            "有什么东西？",
-            "都有什么？",
-            "你看到了哪些东西？",
-            "看到了什么？",
+MORE_PHRASINGS = {"zh": _listed(more_phrasings_zh.MORE), "en": _listed(more_phrasings_en.MORE)}
+CLAUSES = _listed(parts_en.CLAUSES)  # "where {x} is"
+STATEMENTS = _listed(parts_en.STATEMENTS)  # "{x} is {p}"
+TASKS = _listed(parts_en.TASKS)  # "count the {s}"
+
+_FOR_CLAUSES = (
+    *("Tell me {}.", "Tell me {}, please.", "Please tell me {}.", "Can you tell me {}?", "Could you tell me {}?"),
+    *("Could you please tell me {}?", "Can you please tell me {}?", "Would you tell me {}?", "Will you tell me {}?"),
+    *("Do you know {}?", "I want to know {}.", "I would like to know {}.", "I'd like to know {}.", "Let me know {}."),
+    *("I need to know {}.", "Can you say {}?", "Could you say {}?", "Please say {}.", "Say {}.", "Show me {}."),
+    *("Can I ask {}?", "May I ask {}?", "Are you able to tell me {}?", "Find out {}."),
+)
+_FOR_QUESTIONS = (*_FOR_CLAUSES, "I wonder {}.", "I was wondering {}.", "Can you see {}?", "Any idea {}?", "Guess {}.")
+_FOR_STATEMENTS = (
+    *("{}, right?", "{}, right?", "{}, correct?", "{}, is that right?", "{}, is that so?", "{}, yes?", "{}?"),
+    *(
+        "So {}?",
+        "So {}, right?",
+        "Is it true that {}?",
+        "Is it true that {}?",
+        "Is it so that {}?",
+        "True or not: {}?",
+    ),
+    *("Is it right that {}?", "Is it correct that {}?", "Would you say {}?", "Would you say that {}?", "{}, or not?"),
+    *("Do you think {}?", "Do you think that {}?", "Can you say that {}?", "Can one say that {}?", "{}: yes or no?"),
+    *("Do you agree that {}?", "I think {}. Is that right?", "I think {}, right?", "Am I right that {}?"),
+    *("Could it be that {}?", "Can you confirm that {}?", "Is it the case that {}?", "{}, true?"),
+    *(
+        "Does it look like {}?",
+        "Do you see that {}?",
+        "Can it be that {}?",
+        "Is it a fact that {}?",
+        "Please check: {}?",
+    ),
+)
+_FOR_TASKS = (
+    *(
+        "{}.",
+        "{}.",
+        "Please {}.",
+        "{}, please.",
+        "Can you {}?",
+        "Could you {}?",
+        "Would you {}?",
+        "Could you please {}?",
+    ),
+    *("Can you please {}?", "Please {} for me.", "Can you {} for me?", "I want you to {}.", "I would like you to {}."),
+    *("I'd like you to {}.", "Try to {}.", "Now {}.", "Will you {}?", "Would you please {}?", "Are you able to {}?"),
+)
+_ENGLISH_OPENINGS = (
+    *("Please tell me: ", "Look at the picture. ", "A question: ", "So, ", "So ", "OK, ", "Hey, ", "Hello! ", "Now, "),
+    *("Quick question: ", "Please look: ", "Excuse me, ", "Next question: ", "One more question: ", "Tell me, "),
+    *("Looking at the picture, ", "In this picture, ", "In the picture: ", "Please, ", "Say, ", "Well, ", "And "),
+    *("I have a question. ", "Please answer: ", "Hi, ", "Look closely: ", "Can you help me? ", "Just tell me: "),
+)
+_ENGLISH_ENDINGS = (", please?", ", do you know?", ", can you tell me?", ", would you say?", " Please tell me.")
+_OPENINGS = {
+    "en": _ENGLISH_OPENINGS,
+    "zh": (
+        *(
+            "请问",
+            "请问",
+            "请问一下，",
+            "请告诉我，",
+            "请看图，",
+            "帮我看看，",
+            "帮我看一下，",
+            "你好，",
+            "你好，请问",
         ),
-        "description": (
-            "描述图片。",
-            "描述一下图片内容。",
-            "详细说说这张图。",
-            "请说一说这张图片。",
-            "给我描述一下这张图。",
-            "描述一下画面。",
-            "描述画面内容。",
-            "说一下这张图。",
-            "请介绍这张图的内容。",
-            "这张图是什么样的？",
-            "图片的内容是什么样的？",
-            "详细介绍一下这张图片。",
-            "用一句话描述这张图。",
+        *(
+            "看图回答：",
+            "请回答：",
+            "问一下，",
+            "想问一下，",
+            "我想问，",
+            "我想知道，",
+            "告诉我，",
+            "你看，",
+            "看一看，",
         ),
-        "count": (
-            "图里{n}有几{m}？",
-            "{n}有几{m}？",
-            "数一数有几{m}{n}。",
-            "你看到几{m}{n}？",
-            "总共有多少{m}{n}？",
-            "图里总共有几{m}{n}？",
-            "一共有几{m}{n}？",
-            "有多少{n}？",
-            "{n}有多少{m}？",
-            "{n}的数量是多少？",
-            "数数图里的{n}。",
-            "你能看到几{m}{n}？",
-        ),
-        "exists": (
-            "图里是不是有{n}？",
-            "能看到{n}吗？",
-            "有没有{n}？",
-            "这里有{n}吗？",
-            "图里能找到{n}吗？",
-            "你看得到{n}吗？",
-            "能看见{n}吗？",
-            "图里存在{n}吗？",
-            "这张图里有没有{n}？",
-            "里面有{n}吗？",
-            "有{n}没有？",
-        ),
-        "where": (
-            "{x}在哪？",
-            "{x}的位置在哪里？",
-            "{x}在哪个位置？",
-            "{x}在图的哪一边？",
-            "{x}在哪个地方？",
-            "找一找{x}在哪里。",
-            "{x}在图的什么地方？",
-            "{x}在图片的哪个位置？",
-            "{x}在图的哪个部分？",
-            "{x}在什么地方？",
-            "{x}的位置是什么？",
-            "你在哪里看到了{x}？",
-            "哪里有{x}？",
-        ),
-        "where?": ("{x}在图片的{p}吗？", "{x}是不是在{p}？", "{p}是{x}吗？"),
-        "side": ("{p}是什么？", "{p}的东西是什么？", "图片的{p}有什么？", "画面{p}有什么？", "在{p}的是什么？"),
-        "beside": ("{x}附近有什么？", "{x}的旁边是什么东西？", "{x}边上有什么？", "在{x}旁边的是什么？"),
-        "place": (
-            "{p}的东西是什么？",
-            "{p}画的是什么？",
-            "{p}有什么东西？",
-            "在{p}的是什么？",
-            "图的{p}是什么？",
-            "什么在{p}？",
-            "{p}有啥？",
-            "{p}那个是什么？",
-            "{p}有东西吗？",
-        ),
-        "relation": (
-            "{x}的{r}有什么东西？",
-            "{x}的{r}画了什么？",
-            "看看{x}的{r}有什么。",
-            "{x}{r}是什么？",
-            "{x}{r}的东西是什么？",
-            "在{x}{r}的是什么？",
-            "哪个东西在{x}的{r}？",
-        ),
-        "relation?": ("{x}是不是在{y}的{r}？", "{x}在{y}{r}吗？", "{y}的{r}是{x}吗？"),
-        "relation of": ("{x}在{y}的哪个方向？", "{x}在{y}的哪一面？", "{x}在{y}哪边？", "{x}相对{y}在哪里？"),
-        "bigger": (
-            "{x}和{y}哪个大？",
-            "{x}跟{y}哪个大？",
-            "{x}与{y}哪个更大？",
-            "{x}和{y}比，哪个大？",
-            "哪个大，{x}还是{y}？",
-            "谁更大，{x}还是{y}？",
-            "{x}和{y}谁更大？",
-            "{x}大还是{y}大？",
-            "{x}更大还是{y}更大？",
-            "{x}和{y}哪一个比较大？",
-        ),
-        "smaller": (
-            "{x}和{y}哪个小？",
-            "{x}跟{y}哪个小？",
-            "{x}与{y}哪个更小？",
-            "{x}和{y}比，哪个小？",
-            "谁更小，{x}还是{y}？",
-            "{x}小还是{y}小？",
-        ),
-        "bigger of two": ("谁更大？", "哪个大？"),
-        "smaller of two": ("谁更小？", "哪个小？"),
-        "bigger?": ("{x}比{y}更大吗？", "{x}有{y}大吗？", "{x}要比{y}大吗？"),
-        "smaller?": ("{x}比{y}更小吗？", "{x}要比{y}小吗？"),
-        "biggest": ("最大的东西是哪个？", "哪个东西最大？", "谁最大？", "哪一个最大？", "最大的是哪个？"),
-        "smallest": ("最小的东西是哪个？", "哪个东西最小？", "谁最小？", "哪一个最小？", "最小的是哪个？"),
-        "size": ("{x}是大的吗，还是小的？", "{x}的大小是什么？", "{x}大还是小？", "{x}有多大呢？"),
-        "large?": ("{x}很大吗？", "{x}看起来大吗？", "{x}是个大的吗？"),
-        "small?": ("{x}很小吗？", "{x}是不是小的？"),
-        "background": (
-            "背景是什么样的？",
-            "后面的背景是什么？",
-            "后面是什么背景？",
-            "这张图的背景是什么？",
-            "图的背景是什么地方？",
-            "背景里有什么？",
-            "这是在什么地方？",
-        ),
-        "background colour": ("背景颜色是什么？", "背景是哪种颜色？", "背景什么颜色？", "图片背景的颜色是什么？"),
-        "background?": ("后面是{b}吗？", "背景里是{b}吗？", "背景画的是{b}吗？"),
-        "on background?": ("{x}在不在{b}？", "图里的{x}在{b}吗？"),
-        "kind": ("{x}是一种什么东西？", "{x}是什么类的东西？", "{x}是什么种类的？", "{x}是哪一种东西？"),
-        "kind?": ("{x}属于{k}吗？", "{x}算{k}吗？"),
-        "which": (
-            "都有哪些{k}？",
-            "图里的{k}有哪些？",
-            "图里有几种{k}，是什么？",
-            "有哪些{k}？",
-            "图中的{k}有哪些？",
-            "你能看到哪些{k}？",
-            "图里的{k}是什么？",
-            "你看到什么{k}？",
-            "图片里有什么{k}？",
-        ),
-        "which is": ("它们中哪些是{k}？", "谁是{k}？", "哪一个是{k}？", "图里哪个是{k}？", "哪些东西是{k}？"),
-        "fly": ("谁会飞？", "图里哪些会飞？", "有什么会飞的东西？", "哪个能飞？", "什么能飞？", "哪些东西会飞？"),
-        "eat": (
-            "什么能吃？",
-            "哪个能吃？",
-            "图里哪些可以吃？",
-            "有什么能吃的东西？",
-            "哪些东西可以吃？",
-            "我可以吃什么？",
-            "能吃的是什么？",
-        ),
-        "water": ("谁生活在水里？", "哪个生活在水里？", "什么住在水里？", "哪些住在水里？", "图里哪些生活在水里？"),
-        "wheels": ("谁有轮子？", "图里哪些有轮子？", "哪些东西有轮子？", "有轮子的是什么？"),
-        "colour": ("{x}的颜色是什么？", "{x}什么颜色？", "{x}是啥颜色？", "{x}有什么颜色？"),
-        "colour?": ("{x}是{c}吗？", "{x}的颜色是不是{c}？"),
-        "of colour": ("谁是{c}的？", "{c}的是什么？", "{c}的东西是什么？", "有什么{c}的东西？", "哪一个是{c}的？"),
-        "shape": ("{x}的形状是什么？", "{x}是哪种形状？", "{x}什么形状？"),
-        "other": ("那另外一个呢？", "还有一个呢？"),
-    },
-    "en": {
-        "what": (
-            "What objects are in the picture?",
-            "Tell me what is in the picture.",
-            "Tell me what you see.",
-            "What is on the picture?",
-            "What is here?",
-            "What do we see here?",
-            "What is in it?",
-            "List the things in the picture.",
-            "Can you tell me what is in the picture?",
-            "What does this picture show?",
-            "What things can you see?",
-            "Which objects do you see?",
-            "What is pictured here?",
-            "What things are there?",
-            "What is there?",
-            "What objects do you see?",
-            "What is this a picture of?",
-            "What's in this image?",
-            "What's this?",
-            "What is shown here?",
-            "What is drawn here?",
-            "What do you see here?",
-            "Which things do you see?",
-            "What are the things in the picture?",
-            "What objects are there?",
-            "What is visible in the picture?",
-            "Name everything in the picture.",
-            "What does this show?",
-            "Can you see what is in the picture?",
-            "What things do you see?",
-            "Please list what is in the picture.",
-        ),
-        "description": (
-            "Describe this.",
-            "Give me a description of the picture.",
-            "Please describe the picture in detail.",
-            "Describe what you see.",
-            "Can you describe this picture in detail?",
-            "Describe the scene.",
-            "Please describe what is in the picture.",
-            "Tell me about the picture.",
-            "Describe everything you see.",
-            "Could you describe the picture?",
-            "Give a description.",
-        ),
-        "count": (
-            "Count the {s}.",
-            "How many {s} does the picture show?",
-            "Tell me how many {s} there are.",
-            "How many {s} are here?",
-            "How many {s} are shown?",
-            "How many {s} are there in the picture?",
-            "How many {s} are in this picture?",
-            "Count the {s} in the picture.",
-            "How many {s}?",
-        ),
-        "exists": (
-            "Is {n} in the picture?",
-            "Is there {n} here?",
-            "Can you find {n}?",
-            "Are there {s} in the picture?",
-            "Do you see any {s}?",
-            "Is {n} there?",
-            "Are there any {s} in the picture?",
-            "Can you see any {s}?",
-            "Does the picture have {n}?",
-            "Is {n} shown?",
-            "Do you see {n} anywhere?",
-            "Is there {n} somewhere?",
-        ),
-        "where": (
-            "Where's {x}?",
-            "Tell me where {x} is.",
-            "What is the position of {x}?",
-            "Can you tell me where {x} is?",
-            "Where in this picture is {x}?",
-            "What is the place of {x}?",
-            "In what part of the picture is {x}?",
-            "Where do I find {x}?",
-            "Where can you see {x}?",
-            "Where is {x} in the picture?",
-            "Where is {x} placed?",
-        ),
-        "where?": ("Can you see {x} {p}?", "Is {x} placed {p}?"),
-        "side": ("What's {p}?", "What is {p} of the picture?", "What is there {p}?", "What things are {p}?"),
-        "beside": (
-            "What's next to {x}?",
-            "What is there next to {x}?",
-            "What is near {x}?",
-            "Which thing is beside {x}?",
-        ),
-        "place": (
-            "What thing is {p}?",
-            "Tell me what is {p}.",
-            "What is there {p}?",
-            "What is shown {p}?",
-            "What do I see {p}?",
-            "Which object is {p}?",
-            "Is there anything {p}?",
-        ),
-        "relation": (
-            "What's {r} {x}?",
-            "What thing is {r} {x}?",
-            "What objects are {r} {x}?",
-            "What things are {r} {x}?",
-        ),
-        "relation?": ("Is {x} located {r} {y}?", "Does {x} lie {r} {y}?"),
-        "relation of": ("Where is {x} from {y}?", "In which direction from {y} is {x}?"),
-        "bigger": (
-            "Which is larger, {x} or {y}?",
-            "Which one is bigger, {x} or {y}?",
-            "Is {x} or {y} bigger?",
-            "Who is bigger, {x} or {y}?",
-            "What is larger, {x} or {y}?",
-            "Which of the two is bigger, {x} or {y}?",
-            "Which is the bigger one, {x} or {y}?",
-        ),
-        "smaller": ("Which is the smaller one, {x} or {y}?", "Is {x} or {y} smaller?"),
-        "bigger of two": (
-            "Which is larger?",
-            "Which one is larger?",
-            "Which of the two is bigger?",
-        ),
-        "smaller of two": ("Which is the smaller one?", "Which of the two is smaller?"),
-        "bigger?": ("Is {x} the bigger one, compared with {y}?",),
-        "smaller?": ("Is {x} the smaller one, compared with {y}?",),
-        "biggest": (
-            "What's the biggest thing?",
-            "Which is the largest?",
-            "What is the largest thing?",
-            "What is the biggest?",
-        ),
-        "smallest": ("What's the smallest thing?", "What is the smallest?"),
-        "size": ("How large is {x}?", "What is the size of {x}?", "Which size does {x} have?"),
-        "large?": ("Does {x} look big?", "Is {x} a big one?"),
-        "small?": ("Is {x} little?", "Does {x} look small?"),
-        "background": (
-            "Describe the background.",
-            "What is behind everything?",
-            "What is behind the things?",
-            "What background is it?",
-            "What kind of background is it?",
-            "What background does the picture have?",
-            "What is the background of the picture?",
-        ),
-        "background?": ("Is it {b} in the background?", "Is that {b} in the background?"),
-        "on background?": ("Is {x} standing {b}?", "Does it show {x} {b}?"),
-        "background colour": (
-            "What's the color of the background?",
-            "Tell me the colour of the background.",
-        ),
-        "kind": ("What type of thing is {x}?", "What's {x}?"),
-        "which": (
-            "Name the {s}.",
-            "What {s} can you see?",
-            "Tell me which {s} there are.",
-            "Which {s} do you see?",
-            "What {s} are there?",
-            "Which {s} does the picture show?",
-            "List the {s}.",
-            "What are the {s} in the picture?",
-        ),
-        "which is": ("What is {k} here?", "Which thing is {k}?", "Which of them are {s}?", "What here is {k}?"),
-        "fly": ("What here can fly?", "Which things can fly?", "Who can fly?", "Which of the things can fly?"),
-        "eat": (
-            "Which one can be eaten?",
-            "Which things can I eat?",
-            "What here can be eaten?",
-            "What can I eat?",
-            "What can I eat here?",
-            "Which things can be eaten?",
-            "Which of these can I eat?",
-        ),
-        "water": (
-            "Who lives in water?",
-            "Which things live in water?",
-            "What lives in the water?",
-            "Which one lives in water?",
-            "Which of these live in the water?",
-        ),
-        "wheels": (
-            "Which things have wheels?",
-            "Which one has wheels?",
-            "What here has wheels?",
-            "Which have wheels?",
-        ),
-        "colour": (
-            "What's the colour of {x}?",
-            "Tell me the color of {x}.",
-            "What color does {x} have?",
-            "Which color is {x}?",
-            "Which colour is {x}?",
-        ),
-        "colour?": ("Is {x} a {c} one?", "Does {x} look {c}?", "Is the color of {x} {c}?"),
-        "of colour": ("What here is {c}?", "Which object is {c}?", "What things are {c}?", "Which of them is {c}?"),
-        "shape": ("What is the shape of {x}?", "What form does {x} have?", "Which shape is {x}?"),
-        "other": ("And what about the other one?", "The other one?"),
-    },
+        *("看看图，", "看这张图，", "请看这张图片，", "麻烦看一下，", "那么，", "那", "下一个问题：", "说说看，"),
+    ),
 }
+_FOR_CHINESE = (  # around a question without its mark
+    *("告诉我{}。", "请告诉我{}。", "请你告诉我{}。", "能告诉我{}吗？", "你能告诉我{}吗？", "可以告诉我{}吗？"),
+    *("能不能告诉我{}？", "麻烦告诉我{}。", "我想知道{}。", "我想问{}？", "你知道{}吗？"),
+    *(
+        "说说{}。",
+        "请说说{}。",
+        "说一下{}。",
+        "请说一下{}。",
+        "你说说{}？",
+        "看看{}。",
+        "帮我看看{}。",
+        "帮我看一下{}。",
+    ),
+    *("请看一下{}。", "你看{}？", "你看看{}？", "看图说说{}。", "你看得出{}吗？", "能看出{}吗？", "能说说{}吗？"),
+    *(
+        "{}呢？",
+        "{}呢？",
+        "{}啊？",
+        "{}呀？",
+        "请回答{}。",
+        "你觉得{}？",
+        "快告诉我{}。",
+        "想问一下{}？",
+        "跟我说说{}。",
+    ),
+)
+_FOR_CHINESE_STATEMENTS = (
+    *(
+        "{}，对吗？",
+        "{}，对吗？",
+        "{}，对不对？",
+        "{}对吗？",
+        "{}对不对？",
+        "{}，是吗？",
+        "{}，是不是？",
+        "{}，是这样吗？",
+    ),
+    *(
+        "{}，没错吧？",
+        "{}吧？",
+        "{}，对吧？",
+        "你看{}吗？",
+        "你觉得{}吗？",
+        "{}么？",
+        "{}，是真的吗？",
+        "我觉得{}，对吗？",
+    ),
+    *("你能看出{}吗？", "你说{}吗？", "是不是{}？", "{}，你说对吗？"),
+)
+_SHORT = (
+    "other",
+    "and",
+    "else",
+    "and colour",
+    "and size",
+    "and where",
+    "and kind",
+)  # what only a turn before explains
 _SAME = {
     "zh": {
         "图里": (
-            "图片里",
-            "图中",
-            "图片中",
-            "图上",
-            "图里面",
-            "画里",
-            "画面里",
-            "照片里",
-            "这张图里",
-            "这张图片中",
-            "这幅图里",
+            *("图片里", "图中", "图片中", "图上", "图里面", "画里", "画面里", "照片里", "这张图里", "这张图片中"),
+            *("这幅图里", "画面中", "这张图上"),
         ),
-        "图片里": ("图里", "图中", "图片中", "图片上", "图片里面", "照片里", "这张图片里"),
+        "图片里": ("图里", "图中", "图片中", "图片上", "图片里面", "照片里", "这张图片里", "画面里"),
+        "哪个": ("哪一个",),
+        "什么": ("啥",),
+        "能看到": ("能看见", "可以看到", "看得到"),
+        "东西": ("物体", "物品"),
     },
     "en": {
-        "the picture": ("the image", "this picture", "this image", "the photo", "the drawing"),
-        "this picture": ("the picture", "this image", "the image", "this photo"),
+        "the picture": ("the image", "this picture", "this image", "the photo", "the drawing", "this drawing"),
+        "this picture": ("the picture", "this image", "the image", "this photo", "the pic"),
         "What is": ("What's",),
+        "Where is": ("Where's",),
+        "What colour": ("What color", "Which color"),
+        "do you see": ("can you see", "do you find", "do we see"),
+        "the background": ("the backdrop", "this background"),
+        "gray": ("grey",),
     },
 }
 _NAMES = {
     "zh": re.compile("^(请问)?({})".format("|".join(sorted((t.chinese for t in THINGS), key=len, reverse=True)))),
     "en": re.compile(r"\bthe (?=(?:{})\b)".format("|".join(t.name for t in THINGS))),
 }
-_POLITE = {
-    "zh": ("请问", "请告诉我，", "请看图，", "帮我看看，"),
-    "en": ("Please tell me: ", "Look at the picture. ", "A question: "),
+_ALONE = {  # not a part of 这张图里, 图里面, 为什么, 天上的东西
+    word: re.compile(rf"(?<!这张)(?<!这幅)(?<!为)(?<!天上的){word}(?!面)")
+    for table in _SAME.values()
+    for word in table
 }
-
-_ALONE = "(?<!这张)(?<!这幅){}(?!面)"  # not a part of 这张图里, 图里面
-_ASKING = (
-    *("请", "告诉", "看看", "说", "数", "描述", "介绍", "给我", "详细", "找", "你能"),
-    *("Tell", "Please", "Can you", "Describe", "Look", "List", "Count", "Give", "Name", "In which"),
-)
+_COLOUR_SAID = re.compile("(?<=[红黄蓝绿紫白灰黑])色的(?=[吗？有]|东西)")  # 红的
 
 
 class WideRandom(random.Random):
-    """A source of choices for training, where questions are also put as in `MORE_PHRASINGS`."""
+    """A source of choices for training, where questions are also put as in `MORE_PHRASINGS` and composed."""
 
 
 def put(language: str, name: str, rng: random.Random) -> str:
-    """One of the phrasings of that name; of the further ones where the rng is wide, or where there are no others."""
+    """One of the phrasings of that name; where the rng is wide, of the further ones and of those composed of parts."""
     usual, more = PHRASINGS[language].get(name, ()), MORE_PHRASINGS[language].get(name, ())
-    if not usual or more and isinstance(rng, WideRandom) and rng.random() < 0.35:
-        return rng.choice(more)
-    return rng.choice(usual)
+    if not isinstance(rng, WideRandom):
+        return rng.choice(usual or more)
+    way = rng.random()
+    if language == "en" and way < 0.42:
+        text = _composed(name, rng)
+        if text:
+            return text
+    text = rng.choice(usual if usual and (way > 0.75 or not more) else more)
+    if name in _SHORT:
+        return text
+    return _wrapped_chinese(text, name, rng) if language == "zh" else _opened(text, rng)
+
+
+def _composed(name: str, rng: random.Random) -> str | None:
+    """An indirect question, a statement to agree with, or a task; `None` where there are none of that name."""
+    tables = [table for table in (CLAUSES, STATEMENTS, STATEMENTS, TASKS) if name in table]
+    if not tables:
+        return None
+    table = rng.choice(tables)
+    text = rng.choice(table[name])
+    if table is STATEMENTS:
+        if rng.random() < 0.15:
+            return f"{text}, {_tag(text)}?"
+        return rng.choice(_FOR_STATEMENTS).format(text)
+    if table is TASKS:
+        return rng.choice(_FOR_TASKS).format(text)
+    return rng.choice(_FOR_CLAUSES if text.startswith("the ") else _FOR_QUESTIONS).format(text)
+
+
+def _tag(statement: str) -> str:
+    """ "isn't it" and its like."""
+    if statement.startswith("there"):
+        return "isn't there" if statement.startswith("there is") else "right"
+    if statement.startswith(("you ", "I ")):
+        return "right"
+    for word, tag in ((" are ", "aren't they"), (" is ", "isn't it"), (" can ", "can't it")):
+        if word in statement:
+            return tag
+    return "doesn't it"
+
+
+def _opened(text: str, rng: random.Random) -> str:
+    """Politely, hurriedly: with words around a question that ask for nothing."""
+    way = rng.random()
+    if way < 0.14 and text.endswith("?") and not text.startswith("And "):
+        opening = rng.choice(_ENGLISH_OPENINGS)
+        first = text if text.startswith(("I ", "I'", "{")) or opening.endswith(". ") else text[0].lower() + text[1:]
+        return opening + first
+    if way < 0.18 and text.startswith(("What", "Where", "Which", "How")):
+        return text[:-1] + rng.choice(_ENGLISH_ENDINGS)
+    return text
+
+
+def _wrapped_chinese(text: str, name: str, rng: random.Random) -> str:
+    """The question behind "tell me", as a statement to agree with, or behind an opening."""
+    way, stem = rng.random(), text[:-1]
+    if way > 0.45 or text.startswith(
+        ("请", "告诉", "看看", "说", "帮", "麻烦", "我", "能告诉", "能给", "列出", "指出")
+    ):
+        return text
+    if text.endswith("吗？"):
+        if name.endswith("?") or name == "exists":
+            if way < 0.3 and not text.startswith(("能", "你", "可以")):
+                return rng.choice(_FOR_CHINESE_STATEMENTS).format(stem[:-1])
+    elif way < 0.3 and text.endswith("？") and stem[-1] not in "呢么":
+        return rng.choice(_FOR_CHINESE).format(stem)
+    if text.endswith("。"):
+        return rng.choice(
+            ("请{}。", "请你{}。", "麻烦{}。", "麻烦你{}。", "帮我{}。", "能不能{}？", "你来{}。")
+        ).format(stem)
+    return rng.choice(_OPENINGS["zh"]) + text
+
+
+def opened(text: str, language: str, rng: random.Random) -> str:
+    """Any question behind an opening."""
+    return rng.choice(_OPENINGS[language]) + text
 
 
 def reworded(text: str, language: str, rng: random.Random) -> str:
-    """The same question in words that mean the same; a question that asks for nothing may begin politely."""
-    if rng.random() < 0.7:
-        found = [word for word in _SAME[language] if re.search(_ALONE.format(word), text)]
+    """The same question in words that mean the same."""
+    if rng.random() < 0.8:
+        found = [word for word in _SAME[language] if word in text and _ALONE[word].search(text)]
         if found:
             word = rng.choice(found)
-            text = re.sub(_ALONE.format(word), rng.choice(_SAME[language][word]), text, count=1)
+            text = _ALONE[word].sub(rng.choice(_SAME[language][word]), text, count=1)
     if rng.random() < 0.1:  # "this cat", 这只猫
         if language == "en":
             text = _NAMES["en"].sub("this ", text, count=1)
         elif found := _NAMES["zh"].match(text):
             measure = next(thing.measure for thing in THINGS if thing.chinese == found[2])
             text = f"{found[1] or ''}这{measure}{text[found.start(2) :]}"
-    if rng.random() < 0.3 and not text.startswith(_ASKING):
-        text = rng.choice(_POLITE[language]) + text
+    if language == "zh" and rng.random() < 0.2:
+        text = _COLOUR_SAID.sub("的", text)
     return text
