@@ -8,7 +8,7 @@ other flips, shifts and shades every time.
 import multiprocessing
 import random
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +60,7 @@ class Layout:
 
 
 # lengths are multiples of eight, as fast attention with a bias wants them
-LAYOUTS = {"short": Layout(0, 14, 12, 4), "wide": Layout(0, 40, 34, 2), "context": Layout(46, 16, 28, 2)}
+LAYOUTS = {"short": Layout(0, 14, 12, 4), "wide": Layout(0, 40, 34, 2), "context": Layout(46, 24, 28, 2)}
 
 
 @cache
@@ -81,7 +81,7 @@ def frame() -> tuple[tuple[int, ...], ...]:
     return tuple(map(tuple, segments))
 
 
-@cache
+@lru_cache(maxsize=1 << 17)  # most wordings come once
 def _ids(text: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
     ids, table = tiny_processor().tokenizer.encode_segment(text)
     return tuple(ids), tuple(table.values())

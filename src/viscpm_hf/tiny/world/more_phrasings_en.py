@@ -281,7 +281,7 @@ MORE = {
     "colour?": """
         Is {x} a {c} one?|Does {x} look {c}?|Is the color of {x} {c}?|Is that a {c} {t}?|Is it a {c} {t}?
         |Is this a {c} {t}?|Is {x} {c} or not?|Is {x} coloured {c}?|Is {x} really {c}?|Would you call {x} {c}?
-        |Is {x} drawn in {c}?|Is {c} the colour of {x}?|Do you see a {c} {t}?|Does the picture show a {c} {t}?
+        |Is {x} drawn in {c}?|Is {c} the colour of {x}?
         |Does {x} have a {c} color?
     """,
     "of colour": """

@@ -222,7 +222,8 @@ def _composed(name: str, rng: random.Random) -> str | None:
             return f"{text}, {_tag(text)}?"
         return rng.choice(_FOR_STATEMENTS).format(text)
     if table is TASKS:
-        return rng.choice(_FOR_TASKS).format(text)
+        around = rng.choice(_FOR_TASKS)
+        return (around.replace(" for me", "") if " me " in text or text.startswith("say") else around).format(text)
     return rng.choice(_FOR_CLAUSES if text.startswith("the ") else _FOR_QUESTIONS).format(text)
 
 
@@ -243,7 +244,7 @@ def _opened(text: str, rng: random.Random) -> str:
     way = rng.random()
     if way < 0.14 and text.endswith("?") and not text.startswith("And "):
         opening = rng.choice(_ENGLISH_OPENINGS)
-        first = text if text.startswith(("I ", "I'", "{")) or opening.endswith(". ") else text[0].lower() + text[1:]
+        first = text if text.startswith(("I ", "I'", "{")) or opening[-2] in ".?!" else text[0].lower() + text[1:]
         return opening + first
     if way < 0.18 and text.startswith(("What", "Where", "Which", "How")):
         return text[:-1] + rng.choice(_ENGLISH_ENDINGS)

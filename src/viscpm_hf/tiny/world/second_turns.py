@@ -35,8 +35,9 @@ def second_turn(scene, language, rng, about):
     if way < 0.55:
         first = _first_turn(scene, language, rng, about)
         return first and _about_it(scene, language, rng, about, first)
-    kind = "fact" if sometimes(0.2, rng) else rng.choice(("where", "size", "colour", "kind"))
-    fact = rng.choice(FACTS)
+    kind, fact = rng.choice(("where", "size", "colour", "kind")), None
+    if sometimes(0.2, rng):
+        kind, fact = "fact", rng.choice(FACTS)
     others = [placed for placed in scene.things if placed is not about and unique(scene, placed)]
     if not unique(scene, about) or (about.thing.shape and kind == "colour"):
         return None
@@ -68,12 +69,13 @@ def _what_else(scene, language, rng, about):
 
 
 def _plain(
-    kind: str, language: str, rng: random.Random, about: Placed, x: str | None = None, fact: str = "fly"
+    kind: str, language: str, rng: random.Random, about: Placed, x: str | None = None, fact: str | None = None
 ) -> Question:
-    """One of five questions about a thing, by its name or by `x`."""
+    """One of five questions about a thing, by its name or by `x`; about a fact, by default any."""
     words = {"x": x} if x else {"x": noun(about.name).the(language), **bare(noun(about.name), language)}
     x, thing = words["x"], about.thing
     if kind == "fact":
+        fact = fact or rng.choice(FACTS)
         yes, no = FACT_ANSWERS[language][fact][:2]
         answer = (yes if fact in thing.facts else no).format(x=x)
         return worded(language, rng, f"{fact}?", answer, about, **words)
@@ -102,7 +104,7 @@ def _first_turn(scene: Scene, language: str, rng: random.Random, about: Placed) 
         answer = f"有，图里有{word.chinese}。" if language == "zh" else f"Yes, there is {word.a('en')}."
         name = word.a("en") if language == "en" else word.chinese
         return worded(language, rng, "exists", answer, n=name, s=word.plural)
-    return _plain(kind, language, rng, about, fact=rng.choice(FACTS))
+    return _plain(kind, language, rng, about)
 
 
 def _about_it(scene, language, rng, about, first: Question) -> Question | None:
@@ -121,7 +123,7 @@ def _about_it(scene, language, rng, about, first: Question) -> Question | None:
         answer = there_is(found, language, where) if found else nothing(where, language)
         asked = worded(language, rng, "relation", answer, about, x=it, r=relation_asked(relation, language, rng))
     else:
-        asked = _plain(kind, language, rng, about, x=it, fact=rng.choice(FACTS))
+        asked = _plain(kind, language, rng, about, x=it)
         if kind in ("where", "size", "colour", "kind") and sometimes(0.25, rng):
             asked = worded(language, rng, f"and {kind}", asked.answer, about)
     if rng.random() < 0.2:  # one more turn in between
