@@ -6,12 +6,13 @@ Each function takes a scene, a language, a source of choices and the thing that 
 import random
 
 from . import synonyms
-from .scenes import CELLS, RELATIONS, Placed
+from .scenes import CELLS, RELATIONS, Placed, Scene
 from .synonyms import wider
 from .things import CHINESE_COLOURS, CHINESE_SHAPES, FACTS, SHAPES
 from .wording import (
     FACT_ANSWERS,
     SIDES_ASKED,
+    Question,
     absent,
     all_of,
     all_that,
@@ -46,15 +47,15 @@ from .words import (
 from .words import description as described
 
 
-def what(scene, language, rng, about):
+def what(scene: Scene, language: str, rng: random.Random, about: Placed) -> Question | None:
     return worded(language, rng, "what", there_is(scene.things, language))
 
 
-def description(scene, language, rng, about):
+def description(scene: Scene, language: str, rng: random.Random, about: Placed) -> Question | None:
     return worded(language, rng, "description", described(scene, language))
 
 
-def count(scene, language, rng, about):
+def count(scene: Scene, language: str, rng: random.Random, about: Placed) -> Question | None:
     which = rng.random()
     if which < 0.2:
         word = ANYTHING
@@ -92,7 +93,7 @@ def _count_yes_or_no(language, rng, word, number):
     return worded(language, rng, "count?", answer, v=f"{verb} there", w=verb, n=word.counted(asked, language))
 
 
-def exists(scene, language, rng, about):
+def exists(scene: Scene, language: str, rng: random.Random, about: Placed) -> Question | None:
     """Yes and no equally often."""
     if rng.random() < 0.5:
         word = reference(scene, about, rng)
@@ -111,7 +112,7 @@ def exists(scene, language, rng, about):
     return worded(language, rng, "exists", answer, about if there else None, n=name, s=word.plural)
 
 
-def where(scene, language, rng, about):
+def where(scene: Scene, language: str, rng: random.Random, about: Placed) -> Question | None:
     if rng.random() < 0.15:
         if sometimes(0.4, rng):
             return denied(scene, language, rng, ("where?",), p=place_asked(rng.randrange(len(CELLS)), language, rng))
@@ -180,7 +181,7 @@ def _side(scene, language, rng):
     return worded(language, rng, "side", answer, p=_side_asked(side, language, rng))
 
 
-def in_place(scene, language, rng, about):
+def in_place(scene: Scene, language: str, rng: random.Random, about: Placed) -> Question | None:
     if rng.random() < 0.25:
         return _side(scene, language, rng)
     cell = about.cell
@@ -191,7 +192,7 @@ def in_place(scene, language, rng, about):
     return worded(language, rng, "place", answer, found[0] if found else None, p=place_asked(cell, language, rng))
 
 
-def kind(scene, language, rng, about):
+def kind(scene: Scene, language: str, rng: random.Random, about: Placed) -> Question | None:
     which, right = rng.random(), about.thing.kind
     wrong = rng.choice([kind for kind in KIND_NOUNS[language] if kind != right])
     first, second = rng.sample((KIND_NOUNS[language][right], KIND_NOUNS[language][wrong]), 2)
@@ -223,7 +224,7 @@ def kind(scene, language, rng, about):
     return worded(language, rng, "kind", answer, x=x)
 
 
-def which(scene, language, rng, about):
+def which(scene: Scene, language: str, rng: random.Random, about: Placed) -> Question | None:
     kind = about.thing.kind if rng.random() < 0.75 else rng.choice(list(NOUNS_OF_KINDS))
     word, name = NOUNS_OF_KINDS[kind], "which"
     if rng.random() < 0.05 or (about.name in FLOWER.names and rng.random() < 0.3):
@@ -239,7 +240,7 @@ def which(scene, language, rng, about):
     return worded(language, rng, name, answer, k=k, s=word.plural)
 
 
-def fact(scene, language, rng, about):
+def fact(scene: Scene, language: str, rng: random.Random, about: Placed) -> Question | None:
     fact = rng.choice(about.thing.facts) if about.thing.facts and rng.random() < 0.6 else rng.choice(FACTS)
     yes, no, one, many, none = FACT_ANSWERS[language][fact]
     which = rng.random()
@@ -254,7 +255,7 @@ def fact(scene, language, rng, about):
     return worded(language, rng, fact, answer)
 
 
-def colour(scene, language, rng, about):
+def colour(scene: Scene, language: str, rng: random.Random, about: Placed) -> Question | None:
     if rng.random() < 0.12:
         asked = colour_word(rng.choice(list(CHINESE_COLOURS)), language) if sometimes(0.4, rng) else ""
         return denied(scene, language, rng, ("colour?",) if asked else ("colour",), c=asked)
@@ -289,7 +290,7 @@ def _of_colour(scene, language, rng, colour):
     return worded(language, rng, "of colour", answer, c=c)
 
 
-def shape(scene, language, rng, about):
+def shape(scene: Scene, language: str, rng: random.Random, about: Placed) -> Question | None:
     if not about.thing.shape:
         return None
     word = COLOUR_NOUNS[about.thing.colour]
@@ -324,7 +325,7 @@ def _shape_yes_or_no(language, rng, about, answer, words):
     return worded(language, rng, "shape?", answer, about, k=k, **words)
 
 
-def size(scene, language, rng, about):
+def size(scene: Scene, language: str, rng: random.Random, about: Placed) -> Question | None:
     if rng.random() < 0.12:
         return denied(scene, language, rng, ("size", "large?", "small?") if sometimes(0.6, rng) else ("size",))
     if not unique(scene, about):

@@ -3,12 +3,15 @@
 Each function takes a scene, a language, a source of choices and the thing that the question is about.
 """
 
+import random
+
 from . import synonyms
 from .phrasings import WideRandom
-from .scenes import BACKGROUNDS, RELATIONS, relations, touch
+from .scenes import BACKGROUNDS, RELATIONS, Placed, Scene, relations, touch
 from .synonyms import wider
 from .wording import (
     RELATION,
+    Question,
     absent,
     all_that,
     denied,
@@ -31,7 +34,7 @@ from .words import (
 )
 
 
-def relation(scene, language, rng, about):
+def relation(scene: Scene, language: str, rng: random.Random, about: Placed) -> Question | None:
     which, relation = rng.random(), rng.choice(RELATIONS)
     asked = relation_asked(relation, language, rng)
     if which < 0.1:
@@ -96,7 +99,7 @@ def _absent_neighbour(scene, language, rng, about, asked):
     return worded(language, rng, name, deny(word, language), x=x, y=y, r=asked)
 
 
-def bigger(scene, language, rng, about):
+def bigger(scene: Scene, language: str, rng: random.Random, about: Placed) -> Question | None:
     if rng.random() < 0.15:
         return _superlative(scene, language, rng)
     phrasing = rng.choice(("bigger", "smaller"))
@@ -162,7 +165,7 @@ def _superlative(scene, language, rng):
     )
 
 
-def background(scene, language, rng, about):
+def background(scene: Scene, language: str, rng: random.Random, about: Placed) -> Question | None:
     if rng.random() < 0.4 or sometimes(0.3, rng):
         return _background_yes_or_no(scene, language, rng, about)
     phrasing = rng.choice(("background", "background colour"))

@@ -68,7 +68,7 @@ _ENGLISH_OPENINGS = (
     *("Looking at the picture, ", "In this picture, ", "In the picture: ", "Please, ", "Say, ", "Well, ", "And "),
     *("I have a question. ", "Please answer: ", "Hi, ", "Look closely: ", "Can you help me? ", "Just tell me: "),
 )
-_ENGLISH_ENDINGS = (", please?", ", do you know?", ", can you tell me?", ", would you say?", " Please tell me.")
+_ENGLISH_ENDINGS = (", please?", ", do you know?", ", can you tell me?", ", would you say?", "? Please tell me.")
 _OPENINGS = {
     "en": _ENGLISH_OPENINGS,
     "zh": (

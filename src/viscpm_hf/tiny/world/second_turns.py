@@ -27,7 +27,7 @@ from .words import KIND_NOUNS, SIZE_WORDS, colour_word, kind_of, noun, place, th
 _ABOUT_ONE = ("where", "size", "colour", "kind", "fact")
 
 
-def second_turn(scene, language, rng, about):
+def second_turn(scene: Scene, language: str, rng: random.Random, about: Placed) -> Question | None:
     """A question that only the turn before makes clear: about "it", about the other one, or the same of another."""
     way = rng.random()
     if sometimes(0.12, rng):
