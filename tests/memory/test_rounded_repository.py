@@ -67,8 +67,8 @@ def test_answers_and_weights_are_those_of_rounding_while_loading(method, repos, 
 
     chat = VisCPMChat(repos[method], **CPU)
     packed = [module for module in chat.model.modules() if isinstance(module, PackedInt8Linear)]
-    there = torch.cpu._is_vnni_supported() and method == "int8"
-    assert len(packed) == (4 * 7 + 1 if there else 0)  # every matrix of the blocks, and the head
+    those = {"int8": 4 * 7 + 1, "4bit": 1}[method]  # every matrix of the blocks, and the head; or that
+    assert len(packed) == (those if torch.cpu._is_vnni_supported() else 0)
     assert same(asked(chat, pictures), asked(loaded, pictures))
 
 

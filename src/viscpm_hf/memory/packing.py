@@ -7,6 +7,7 @@ static cache for constant.
 
 import functools
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 from torch import nn
@@ -231,7 +232,7 @@ def pack_layers(model: nn.Module) -> None:
     for name in [name for name, module in model.named_modules() if _packed_class(module)]:
         _pack(model, name)
     for module in model.modules():
-        if type(module).__name__ in ("Linear4bit", "LinearNF4", "LinearFP4") and _is_packed_by_bitsandbytes(module):
+        if _is_4bit(module) and _is_packed_by_bitsandbytes(module):
             _pack_4bit(module)
         shared, names = _SHARING.get(type(module), (None, ()))
         if names and all(type(getattr(module, name)) is PackedInt8Linear for name in names):
@@ -264,20 +265,29 @@ def _pack(model, name):
 def pack_chat(model: nn.Module) -> None:
     """Packs a Chat model as the drop-in class has it on a CPU.
 
-    Where the blocks are 8-bit, the head is rounded alike; the embedding keeps its values.
+    Where the blocks are in 8 or 4 bits, the head is rounded to 8; the embedding keeps its values.
     """
     layer = model.model.language_model.layers[0].mlp.up_proj
-    if PackedInt8Linear in (type(layer), _packed_class(layer)):
+    if PackedInt8Linear in (type(layer), _packed_class(layer)) or _is_4bit(layer):
         pack_int8_head(model)
     pack_linears(model)
 
 
 def pack_int8_head(model: nn.Module) -> None:
     """Rounds and packs a Chat model's head, if it is not yet, where this CPU multiplies 8-bit numbers."""
-    if type(model.lm_head) is nn.Linear and torch.cpu._is_vnni_supported():
+    if type(model.lm_head) is nn.Linear and can_round_head():
         head = model.lm_head.weight.detach()
         model.lm_head.weight = nn.Parameter(int8_weight(head, head.dtype), requires_grad=False)
         _pack(model, "lm_head")
+
+
+def can_round_head() -> bool:
+    """Whether there is what it takes to round a head and to multiply with it; 4-bit weights do without torchao."""
+    return torch.cpu._is_vnni_supported() and find_spec("torchao") is not None
+
+
+def _is_4bit(layer):
+    return type(layer).__name__ in ("Linear4bit", "LinearNF4", "LinearFP4", "PackedLinear4bit")
 
 
 def _is_packed_by_bitsandbytes(layer):

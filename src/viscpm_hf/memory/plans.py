@@ -306,10 +306,10 @@ class _Costs:
         extra = {}
         if method in ("int8", "4bit"):
             sizes["blocks"] = unmapped["blocks"] = self._rounded(INT8 if method == "int8" else NF4_ON_CPU)
-        int8 = method == "int8" or self.model.quantized == "torchao"
-        packed = self.kind == "chat" and (int8 or (method == "resident" and self._is_in_bfloat16()))
+        rounded = method == "int8" or self.model.quantized == "torchao" or self._is_4bit(method)
+        packed = self.kind == "chat" and (rounded or (method == "resident" and self._is_in_bfloat16()))
         if packed:  # the head can no longer be the embedding
-            each = INT8 if int8 else self.dtypes["blocks"].itemsize
+            each = INT8 if rounded else self.dtypes["blocks"].itemsize
             extra["head"] = int(each * self.parts["embedding"].parameters)
         if method == "4bit":
             extra["repacking"] = BITSANDBYTES + REPACKING * max(count for count, _ in self.parts["blocks"].tensors)
@@ -343,7 +343,7 @@ class _Costs:
 
     def _kernel(self, method, packed):
         """How Chat's blocks are multiplied, see `Plan`."""
-        if method == "4bit" or (self.model.quantized == "bitsandbytes" and self.parts["blocks"].dtype == torch.uint8):
+        if self._is_4bit(method):
             way = "4bit"
         elif packed:
             way = "packed" if self._is_in_bfloat16() and method == "resident" else "int8"
@@ -353,6 +353,10 @@ class _Costs:
             way = "plain" if self._unmapped("blocks") else "mapped"
         dtype = self.dtypes["language rest"] or self.parts["language rest"].dtype
         return f"{way} {str(dtype).removeprefix('torch.')}"
+
+    def _is_4bit(self, method):
+        stored = self.model.quantized == "bitsandbytes" and self.parts["blocks"].dtype == torch.uint8
+        return method == "4bit" or stored
 
     def _token(self, times):
         """Seconds of a step with all beams, as measured; keys and values are read besides."""

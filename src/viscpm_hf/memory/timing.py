@@ -33,7 +33,7 @@ from ..remote_code.generation_cpmbee import CpmBeeForCausalLM
 from ..remote_code.modeling_beit3 import Beit3VisionConfig, Beit3VisionModel
 from ..remote_code.modeling_cpmbee import CpmBeeConfig
 from .machine import Machine
-from .packing import pack_linears
+from .packing import can_round_head, pack_linears
 from .plans import PROMPT_ROWS, TIMES, Plan, Workload
 from .rounded_weights import int8_weight, nf4_weight
 from .sizes import Model
@@ -113,9 +113,10 @@ def _products(model, way, dtype, workload):
     prompt = min(workload.prompt_tokens, PROMPT_ROWS)
     width = model.widths[0]
     found = dict(zip(("token", "prompt"), _per_weight(way, width, dtype, (workload.beams, prompt)), strict=True))
-    # what is 4-bit leaves the head as it is, mapped from its file
-    head = _per_weight("mapped", width, dtype, (workload.beams,))[0] if way == "4bit" else found["token"]
-    return found | {"head": head}
+    if way == "4bit":  # whose head is in 8 bits, or as it is in its file
+        way = "int8" if can_round_head() else "mapped"
+        return found | {"head": _per_weight(way, width, dtype, (workload.beams,))[0]}
+    return found | {"head": found["token"]}
 
 
 def _per_weight(way, width, dtype, rows):
