@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TORCH := $(shell grep '^torch==' requirements.txt)
-# a test that hangs fails, with the stacks of its threads
-PYTEST := -m pytest -q -n 2 --dist loadfile --timeout 600
+# Each of two processes begins with half of the tests, in their order, and takes over what the other has not begun: a
+# file with long tests keeps nobody waiting at the end. A test that hangs fails, with the stacks of its threads.
+PYTEST := -m pytest -q -n 2 --dist worksteal --timeout 600
 OFFLINE := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
-.PHONY: install demo test test-newest test-oldest test-peers lint docs bench clean
+.PHONY: install demo test test-slow test-newest test-oldest test-peers lint docs bench clean
 
 install: $(INSTALLED)
 
@@ -26,9 +27,13 @@ demo: install
 	HF_HUB_OFFLINE=1 $(BIN)/python -m viscpm_hf.tiny.demo
 
 test: install
-	$(OFFLINE) $(BIN)/python $(PYTEST)
+	$(OFFLINE) $(BIN)/python $(PYTEST) -m "not slow"
 
-# The suite with what pip finds today, torch apart; a repository converted by the tested set is one of its tests.
+# What takes longest: processes killed at random, trainings in several of them, benchmarks, Spaces.
+test-slow: install
+	$(OFFLINE) $(BIN)/python $(PYTEST) -m slow
+
+# The whole suite with what pip finds today, torch apart; a repository converted by the tested set is one of its tests.
 test-newest: install
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --upgrade pip
@@ -37,7 +42,7 @@ test-newest: install
 	.venv-newest/bin/python -m pip list
 	$(OFFLINE) CONVERTER=$(BIN)/python .venv-newest/bin/python $(PYTEST)
 
-# The suite with the lowest versions that setup.cfg allows.
+# The whole suite with the lowest versions that setup.cfg allows.
 test-oldest: install
 	$(PYTHON) -m venv .venv-oldest
 	sed -nE 's/^ +([A-Za-z0-9_-]+)>=([0-9.]+)$$/\1==\2/p' setup.cfg > .venv-oldest/oldest.txt

@@ -22,6 +22,7 @@ def command(folder):
     return [sys.executable, str(SCRIPT), "--scale", "small", "--models", "chat", "--folder", str(folder)]
 
 
+@pytest.mark.slow
 def test_full_size_measures_every_step_and_cleans_up(tmp_path):
     done = subprocess.run(command(tmp_path), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -32,6 +33,7 @@ def test_full_size_measures_every_step_and_cleans_up(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_full_size_compares_methods_with_their_copies(tmp_path):
     """--method: rounding while loading, then `viscpm quantize`, whose copy answers the same."""
     pytest.importorskip("torchao")

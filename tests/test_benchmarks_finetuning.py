@@ -16,6 +16,7 @@ def test_without_a_gpu_it_says_so(script, capsys):
     assert capsys.readouterr().out.startswith("There is no GPU here")
 
 
+@pytest.mark.slow
 def test_a_tiny_geometry_is_trained_and_timed(script, capsys, monkeypatch):
     pytest.importorskip("peft")
     cases = [("LoRA", "lora", {}, None, 1, True), ("vision side", "full", {"tune_vision": True}, None, 1, False)]

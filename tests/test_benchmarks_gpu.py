@@ -19,6 +19,7 @@ def test_without_a_gpu_it_says_so(script, capsys):
     assert printed.startswith("There is no GPU here") and len(printed.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_tiny_geometry_goes_through_every_case(script, capsys):
     pytest.importorskip("bitsandbytes")
     pytest.importorskip("torchao")

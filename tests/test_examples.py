@@ -59,6 +59,7 @@ def test_what_goes_wrong_is_one_sentence(tmp_path, arguments):
     assert "where" in done.stderr.splitlines()[-1]  # behind what shows that weights are loaded
 
 
+@pytest.mark.slow
 def test_paint_saves_what_was_asked_for(tmp_path):
     """A prompt, three at once, DPM++ and a picture redrawn, each as a file with its thing in it."""
     printed = run("paint.py", tmp_path)

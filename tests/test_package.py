@@ -174,6 +174,7 @@ def test_what_is_installed_suits_the_package(installed, elsewhere):
     assert "viscpm-hf" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_command_works_outside_the_checkout(installed, elsewhere):
     """`viscpm` of the wheel: version, help, a conversion of the shipped checkpoint, a question."""
     import viscpm_hf
@@ -204,6 +205,7 @@ def test_the_command_works_outside_the_checkout(installed, elsewhere):
     assert asked == "猫在左上角。\n"
 
 
+@pytest.mark.slow
 def test_the_example_of_the_index_page_works_outside_the_checkout(installed, elsewhere):
     """Its Python block answers and paints with what the wheel holds, from the wheel and not from the checkout."""
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "PACKAGE.md").read_text(encoding="utf-8"), re.DOTALL)

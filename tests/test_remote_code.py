@@ -160,6 +160,7 @@ def test_with_the_package(folders, expected, tmp_path):
     assert_same(trusted_language, expected["language"], "viscpm_hf.remote_code.", but={"AutoTokenizer"})
 
 
+@pytest.mark.slow
 def test_from_a_hub_without_the_package(
     folders, language_checkpoint, chat_checkpoint, without_package, saved_with_package, expected, tmp_path
 ):

@@ -133,6 +133,7 @@ for folder in folders:
 """
 
 
+@pytest.mark.slow
 def test_in_another_process_it_answers_as_a_new_one(aged, tmp_path):
     """The oldest and the newest of each kind, without the package."""
     folders = {"new-chat": tiny_chat_repo(), "new-paint": tiny_paint_repo()}
@@ -505,6 +506,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.slow
 def test_on_the_hub(request, aged, tmp_path):
     """Only small files travel; nothing is uploaded unasked; a proposal leaves the repository as it is."""
     folder = aged()

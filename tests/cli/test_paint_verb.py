@@ -177,6 +177,7 @@ def test_an_english_prompt_has_no_candidates_to_choose_from(run, tmp_path):
     assert ["candidates" in information(line) for line in lines] == [False, True]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such terminals")
 def test_at_a_terminal_there_is_progress_and_ctrl_c_keeps_what_is_done(repo, tmp_path):
     terminal = Terminal("paint", CAT, ROCKET, "--model", repo, "--steps", "100", "--output", tmp_path / "out")

@@ -46,6 +46,7 @@ def test_its_warnings_are_in_the_language_of_the_locale(script, paint_original, 
     ]
 
 
+@pytest.mark.slow
 def test_everything_from_the_hub_and_to_the_hub(process, paint_original, paint_options, tmp_path):
     """The base lies in PyTorch's format, the prompt checker in a folder of a repository, as the originals do."""
     base, paint, checker = (tmp_path / name for name in ("base", "paint", "checker"))

@@ -28,6 +28,9 @@ from viscpm_hf.tiny import CHAT_CHECKPOINT, PAINT_CHECKPOINT, PICTURES, VOCABULA
 
 PAGES = page_names()
 ENGLISH = [name for name in PAGES if not read_page(name).is_chinese]
+# What a page shows in English runs with `make test`; the same commands with Chinese around them, where they take long,
+# with `make test-slow`.
+LONG = {"README_zh.md", *(f"docs/zh/{name}.md" for name in ("finetuning", "memory", "paint", "serving", "tiny"))}
 SHELL = ("sh", "console")
 ENGLISH_LOCALE, CHINESE_LOCALE = "C.UTF-8", "zh_CN.UTF-8"
 SILENT = ("text", "json", "yaml", "")  # shown only: what is printed, trees, files
@@ -192,6 +195,12 @@ def run_python(words, folder, environment=None):
     return done.stdout
 
 
+def run_lesson(words):
+    """`python -m` of a lesson, but in this process, which has imported what takes seconds; it sets nothing that stays."""
+    module, verb = words[1:3]
+    assert importlib.import_module(module).main([*words[2:], *LESSON[module, verb]]) == 0
+
+
 def run_make(words, folder, demo):
     """Of the targets only the demo, which takes seconds."""
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
@@ -241,8 +250,10 @@ def run_shell(block, folder, demo, server, monkeypatch, capsys):
             print(subprocess.run(server.here(line), shell=True, check=True, cwd=folder, stdout=-1, text=True).stdout)
         elif words[0] == "make":
             run_make(words[1:], folder, demo)
+        elif words[:2] == ["python", "-m"] and tuple(words[2:4]) in LESSON:
+            run_lesson(words[1:])
         elif words[0] == "python":
-            print(run_python([*words[1:], *LESSON.get(tuple(words[2:4]), [])], folder), end="")
+            print(run_python(words[1:], folder), end="")
         else:
             pytest.fail(f"line {block.line}: mark the block as <!-- needs … -->, nothing here can run {line!r}")
         printed = capsys.readouterr().out
@@ -273,7 +284,9 @@ def check_python(block, name):
             assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in PAGES]
+)
 def test_blocks_run_and_print_what_is_shown(name, folder, demo, server, monkeypatch, capsys):
     pytest.importorskip("torchao")
     page = read_page(name)
@@ -347,7 +360,7 @@ def test_plain_words(name):
 
 
 def test_every_page_is_in_both_languages():
-    assert {translation(name) for name in PAGES} == set(PAGES)
+    assert {translation(name) for name in PAGES} == set(PAGES) and set(PAGES) >= LONG
 
 
 @pytest.mark.parametrize("name", ENGLISH)

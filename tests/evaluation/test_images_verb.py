@@ -204,6 +204,7 @@ def test_what_cannot_be_is_one_sentence_before_anything_is_painted(run, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_paint_the_same_and_merge_their_scores(run, prompts, paint_repo, tmp_path):
     """Told of each other as `accelerate launch` does it; the table comes once."""
     network, sha256 = tmp_path / "network.pt", scripted(Network(), tmp_path / "network.pt")

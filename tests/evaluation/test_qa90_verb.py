@@ -107,6 +107,7 @@ def test_a_running_server_answers_as_its_model_does(run, small_qa90, tmp_path, m
     assert [row["text"] for row in served] == [answer for answer, *_ in chat.batch_chat(items)]
 
 
+@pytest.mark.slow
 def test_a_run_killed_by_kill_9_goes_on_where_it_was(run, small_qa90, tmp_path):
     """What is done by then is neither lost nor paid for again; a torn last line is dropped."""
     judged, killed = [], []

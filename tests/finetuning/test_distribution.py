@@ -84,6 +84,7 @@ def test_the_originals_deepspeed_settings_are_those_of_the_recipe():
     assert deepspeed["train_micro_batch_size_per_gpu"] == recipe["per_device_train_batch_size"]
 
 
+@pytest.mark.slow
 def test_two_processes_group_by_length_evaluate_and_go_on_as_one(data, tmp_path):
     """Of the same global batch, by either launcher: losses of steps and evaluations, also of a run broken off."""
     shared = ["--model", str(tiny_chat_repo()), "--data", str(data), "--eval-rows", "4", *FIXED]
@@ -104,6 +105,7 @@ def test_two_processes_group_by_length_evaluate_and_go_on_as_one(data, tmp_path)
         assert history(tmp_path / "two", key) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_what_accelerate_would_leave_out_is_one_sentence(data, tmp_path):
     """On a CPU it wraps in DDP without a word."""
     shared = ["--model", str(tiny_chat_repo()), "--data", str(data), "--output", tmp_path / "out", *FIXED]
@@ -128,6 +130,7 @@ def spread(request, chat_repo, chat_processor, data, tmp_path_factory):
     return request.param, folder, batches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_weights_spread_over_two_processes_learn_as_whole_ones(chat_repo, spread, mode):
     """FSDP2 or ZeRO-3 on CPUs, with the tied head: loss, gradients, and a state that from_pretrained reads."""

@@ -105,6 +105,7 @@ def test_a_full_model_is_a_repository_like_the_one_before(run, tmp_path):
     assert original["llm.input_embedding.weight"].dtype == torch.float16
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_it_saves_goes_on_exactly(run, data, tmp_path):
     """kill -9 within a checkpoint, another half written, and the same command again: the same losses and weights."""
     settings = ("--max_steps", "6", "--lora_dropout", "0.1", "--augment", "--learning_rate", "3e-4")

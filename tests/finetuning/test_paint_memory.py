@@ -33,6 +33,7 @@ def model(tmp_path):
     return folder, 4 * sum(parameter.numel() for parameter in large.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux says what memory is taken")
 def test_what_training_takes_does_not_have_the_language_model_in_it(model, tmp_path, monkeypatch):
     folder, nbytes = model

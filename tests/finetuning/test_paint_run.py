@@ -141,6 +141,7 @@ def test_a_full_model_is_a_repository_like_the_one_before(run, tmp_path):
     assert not (again / "checkpoint-4").exists() and len(found) == 1 and painted(load(again)).isfinite().all()
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_it_saves_goes_on_exactly(run, data, cache, tmp_path):
     """kill -9 within a checkpoint, another half written, and the same command again: the same losses and weights."""
     settings = [
@@ -173,6 +174,7 @@ def environment():
     return {**os.environ, "PYTHONPATH": str(Path(viscpm_hf.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.slow
 def test_two_processes_learn_as_one(run, data, tmp_path):
     """Of the same global batch; they share what is computed once."""
     settings = ["--max_steps", "3", "--learning_rate", "1e-3", "--logging_steps", "1", "--use_cpu"]

@@ -12,6 +12,7 @@ from viscpm_hf.tiny import CHAT_CHECKPOINT, tiny_chat_repo
 from viscpm_hf.tiny.world.questions import training_sample
 
 
+@pytest.mark.slow
 def test_the_same_answers_after_all_of_it(tmp_path):
     pytest.importorskip("peft")
     rows, samples = [], [training_sample(7, number) for number in range(8)]

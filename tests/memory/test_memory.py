@@ -389,6 +389,7 @@ def test_quantizations_that_cannot_be_had_are_refused(chat_repo_eos):
             VisCPMChat(chat_repo_eos, image_safety_checker=False, device="cpu", **options)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.version.cuda is not None, reason="a build with CUDA takes memory of its own")
 def test_prediction_is_what_a_process_takes(tmp_path):
     benchmark = load_benchmark("memory")

@@ -55,6 +55,7 @@ def test_costs_at_full_size(released):
     assert peak("lora", dtype=torch.float32) > 41
 
 
+@pytest.mark.slow
 def test_a_process_takes_what_is_predicted(tmp_path):
     """Within a tenth, at a reduced size."""
     script = load_benchmark("finetuning")

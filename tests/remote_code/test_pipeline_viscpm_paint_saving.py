@@ -137,6 +137,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_a_process_without_the_package_loads_saves_and_uploads(folder, tmp_path, pipe):
     with LocalHub(tmp_path / "hub") as hub:
         env = hub.environment(tmp_path / "home")
@@ -169,6 +170,7 @@ for name, pipe in {"a": first, "b": second, "a again": third, "mixed": mixed}.it
 """
 
 
+@pytest.mark.slow
 def test_each_of_two_repositories_is_saved_with_its_own_code(folder, tmp_path):
     """diffusers runs the code of all repositories from one file, which holds the last one loaded."""
     sources, marked = {}, ("pipeline_viscpm_paint", "text_projection/modeling_viscpm_paint")

@@ -57,6 +57,7 @@ class Run:
         return self.process.returncode, errors
 
 
+@pytest.mark.slow
 def test_killed_at_random_no_row_is_lost_doubled_or_reordered(tmp_path):
     """The program, then one of two processes with the model."""
     draw, rows = random.Random(), []
@@ -96,6 +97,7 @@ def test_killed_at_random_no_row_is_lost_doubled_or_reordered(tmp_path):
     assert [place for place, row in enumerate(found) if "error" in row] == [5, 20, 40, 41]
 
 
+@pytest.mark.slow
 def test_interrupted_it_says_how_to_go_on_and_paints_the_same(tmp_path):
     rows = [{"prompt": "草地上有一只猫"}, {"prompt": "a rocket at night", "seed": 2**64 - 1, "size": "32x64"}]
     rows += [{"prompt": ""}, {"prompt": "a red apple", "size": 31}, {"prompt": "a red apple"}]

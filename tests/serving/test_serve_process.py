@@ -121,6 +121,7 @@ def serve(*arguments, **environment):
     return program(sys.executable, "-m", "viscpm_hf.cli", "serve", "--port", 0, *arguments, **environment)
 
 
+@pytest.mark.slow
 def test_whoever_waits_at_sigterm_is_answered(tmp_path):
     """Eight are under way or queued: all are answered, the next is told to come again, and the exit code is 0."""
     with serve("--chat", "none", "--max-batch", 4) as running, ThreadPoolExecutor(9) as threads:

@@ -537,6 +537,7 @@ def test_without_a_picture_it_says_so(visit):
     assert page.inner_text("#notice") == "There is no picture: only the question is answered."
 
 
+@pytest.mark.slow
 def test_painting(visit):
     """Progress with previews, the seed used again, another, and a prompt that is blocked."""
     page = visit("/zh/paint/")

@@ -85,6 +85,7 @@ def test_the_cached_conversion_is_made_once(tmp_path, monkeypatch):
     assert folder.parent == tmp_path / "viscpm_hf" and not stale.exists() and recent.exists()
 
 
+@pytest.mark.slow
 def test_demo_converts_answers_truly_and_paints(tmp_path):
     result = subprocess.run(
         [sys.executable, "-m", "viscpm_hf.tiny.demo", "--output", str(tmp_path)],

@@ -70,6 +70,7 @@ def golden_cpmbee(golden, chat_checkpoint, tmp_path_factory):
     return convert_cpmbee(folder / "a.safetensors", VOCABULARY, folder / "bee", llm_config=config, progress=False)
 
 
+@pytest.mark.slow
 def test_snippets_by_name_give_what_the_folder_gives(hub, viscpm, folders, tmp_path):
     """All cards, as they are on the Hub and in a process without the package."""
     bases = {"me/chat-lora": "me/chat", "me/paint-lora": "me/paint"}

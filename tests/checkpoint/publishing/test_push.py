@@ -132,6 +132,7 @@ def test_no_token_a_wrong_one_and_no_network(viscpm, chat, tmp_path):
     assert "127.0.0.1:9 cannot be reached" in done.stderr and "hf_any" not in done.stderr
 
 
+@pytest.mark.slow
 def test_an_upload_that_was_killed_goes_on(hub, viscpm, chat, tmp_path):
     """What has arrived is not sent again: the Hub is asked for it by its hash."""
     tensors = load_file(chat / "model.safetensors")

@@ -18,6 +18,7 @@ from viscpm_hf.checkpoint.publishing import Upload
 TESTS = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_a_space_shows_the_model_it_is_of(hub, viscpm, chat, tmp_path):
     pytest.importorskip("gradio")
     code, out, err = viscpm("push", chat, "me/shown", "--space", "--dry-run")

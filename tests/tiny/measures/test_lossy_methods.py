@@ -63,6 +63,7 @@ def test_table_pools_rounds_and_compares_with_the_first_row():
     ]
 
 
+@pytest.mark.slow
 def test_command_measures_in_processes_of_their_own(capsys, monkeypatch):
     monkeypatch.setitem(METHODS, "chat", ("4bit",))
     assert main(["--models", "chat", "--rounds", "1", "--questions", "2"]) == 0
