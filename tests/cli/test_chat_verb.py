@@ -254,7 +254,9 @@ def test_at_a_terminal(chat_repo, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such terminals")
-@pytest.mark.parametrize("name", ["zh_XX.UTF-8", "C", "POSIX"])
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("zh_XX.UTF-8", "POSIX")), "C"]
+)
 def test_chinese_can_be_typed_whatever_the_locale(repo, tmp_path, name):
     """Also where it is not installed, as in many containers; two Ctrl-C in a row leave, others are forgiven."""
     history = tmp_path / "viscpm_hf" / "chat_history"
@@ -272,6 +274,7 @@ def test_chinese_can_be_typed_whatever_the_locale(repo, tmp_path, name):
     assert history.read_text(encoding="utf-8") == f"of another conversation\n{WHERE}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such files")
 def test_a_history_that_is_a_pipe_is_not_waited_for(repo, tmp_path):
     (tmp_path / "viscpm_hf").mkdir()

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import pytest
 from hub import LocalHub
 from paint import prompt_checker_parts, safety_checker_parts
 from paint_original import stored

@@ -196,7 +196,7 @@ def run_python(words, folder, environment=None):
 
 
 def run_lesson(words):
-    """`python -m` of a lesson, but in this process, which has imported what takes seconds; it sets nothing that stays."""
+    """`python -m` of a lesson, in this process, which has imported what takes seconds: it sets nothing that stays."""
     module, verb = words[1:3]
     assert importlib.import_module(module).main([*words[2:], *LESSON[module, verb]]) == 0
 

@@ -39,6 +39,7 @@ def sft(tmp_path):
     return start
 
 
+@pytest.mark.slow
 def test_chat_has_the_loss_that_our_trainer_has(sft, tmp_path):
     from transformers import Seq2SeqTrainingArguments
 

@@ -63,6 +63,7 @@ def test_8_bit_products_are_those_of_torchao(shape, dtype):
 
 
 @torch.no_grad()
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [None, Int8DynamicActivationInt8WeightConfig()], ids=["bfloat16", "int8"])
 def test_packed_layers_compile_in_one_graph(config):
     model, states = nn.Sequential(linear(config=config), nn.GELU()), torch.randn(1, 3, 96, dtype=torch.bfloat16)

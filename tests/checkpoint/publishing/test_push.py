@@ -283,8 +283,9 @@ def test_adapters_that_are_of_something_else(chat_adapter, tmp_path):
         read_contents(folder)
 
 
-def test_nothing_ever_says_the_token(said, hub):
-    """Run last: all that was printed, and all that lies on the Hub."""
+def test_nothing_ever_says_the_token(said, hub, viscpm, chat):
+    """All that was printed until now, and all that lies on the Hub."""
+    assert viscpm("push", chat, "me/said")[0] == 0
     assert said and not [text for text in said if hub.token in text]
     assert not [name for name, data in contents(hub.uploads).items() if hub.token.encode() in data]
 
