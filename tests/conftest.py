@@ -1,6 +1,7 @@
 """Shared fixtures: the recorded numbers of the original, and its tiny checkpoint converted once per session."""
 
 import json
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -22,6 +23,10 @@ import viscpm_hf  # noqa: F401  registers the Auto classes
 from viscpm_hf.checkpoint import convert_chat
 
 GOLDEN = Path(__file__).parent / "golden"
+
+# Before the first test starts a process: each would import torch for seconds. Forked from one that has it, they behave
+# the same.
+multiprocessing.set_forkserver_preload(["viscpm_hf.serving.batch.workers"])
 
 
 @pytest.fixture(scope="session")

@@ -63,7 +63,11 @@ def test_the_extra_is_what_is_asked_for():
 
 
 @pytest.mark.skipif(LACKS_GRADIO, reason="the pages need the extra demo")
-@pytest.mark.parametrize("arguments", [["demo", "chat", "--lang", "zh"], ["serve", "--ui", "--paint", "none"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["demo", "chat", "--lang", "zh"], pytest.param(["serve", "--ui", "--paint", "none"], marks=pytest.mark.slow)],
+    ids=["demo", "serve"],
+)
 def test_the_pages_open_and_a_signal_ends_them(arguments):
     """`serve --ui` answers as an API, too."""
     process = subprocess.Popen(

@@ -1,7 +1,6 @@
 """Guards a batch's processes: order, rows that end them, processes that somebody ends, what cannot be loaded."""
 
 import asyncio
-import multiprocessing
 import os
 import signal
 import time
@@ -18,8 +17,7 @@ from viscpm_hf.serving.batch.workers import Workers
 
 @pytest.fixture(autouse=True)
 def forked(monkeypatch):
-    """Each process would import torch for seconds: forked from one that has it, they behave the same."""
-    multiprocessing.set_forkserver_preload(["viscpm_hf.serving.batch.workers"])
+    """From a process that tests/conftest.py has let import what takes seconds."""
     monkeypatch.setattr(workers, "_METHOD", "forkserver")
 
 

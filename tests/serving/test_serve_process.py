@@ -148,6 +148,7 @@ def test_whoever_waits_at_sigterm_is_answered(tmp_path):
     assert "Traceback" not in log and CAT not in log and len(running.lines) == 3 + 1 + 8 + 2
 
 
+@pytest.mark.slow
 def test_sigkill_leaves_nothing(tmp_path):
     """Of a Chat, in Chinese, behind a key, in the middle of an answer."""
     environment = {"TMPDIR": str(tmp_path), "LC_ALL": "zh_CN.UTF-8", "KEY": "s3cret"}

@@ -473,6 +473,7 @@ def test_a_failing_engine_is_a_sentence(visit, engine, monkeypatch):
     assert said(chat, 2) == ["猫在哪里？", "猫在左上角。"]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_answered_is_said_in_the_pages_language(visit, tmp_path):
     """A refused, a huge and a broken picture, and a question too long; each question stays in its field."""
     Image.new("RGB", (64, 64), FORBIDDEN).save(tmp_path / "unsafe.png")
