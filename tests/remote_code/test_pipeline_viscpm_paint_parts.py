@@ -325,7 +325,7 @@ def test_model_offload(safety_checker, prompt_checker, ranker):
     parts = {**safety_checker, **prompt_checker, **ranker}
     expected = golden_pipeline(**parts)
     expected = [expected(PROMPT, **FEW, generator=seeded()) for _ in range(2)]
-    pipe = golden_pipeline(**parts)
+    pipe = golden_pipeline(**copy.deepcopy(parts))  # the hooks stay
     pipe.enable_model_cpu_offload(device="cpu")
     rows, _ = record(pipe.text_encoder, lambda args, kwargs, output: len(kwargs["input_ids"]))
     found = [pipe(PROMPT, **FEW, generator=seeded()) for _ in range(2)]
