@@ -205,11 +205,16 @@ def test_8_bits_of_a_gpu_load_on_a_cpu(pictures, tmp_path):
         (["--model", "GOLDEN", "--method", "4bit"], "4 bits need multiples of 64"),
         (["--model", "nowhere", "--method", "4bit"], "There is no folder nowhere"),
         (["--model", "CHAT", "--method", "int8", "--output", "CHAT"], "exists already"),
+        (["--model", "CHAT", "--method", "int8", "--output", "CHAT/copy"], "is inside of"),
+        (["--model", "PAINT", "--prompts", "PROMPTS", "--output", "PAINT/unet/copy"], "is inside of"),
     ],
 )
-def test_what_cannot_be_done_is_refused_in_one_sentence(given, message, chat_repo, tmp_path, capsys):
-    folders = {"CHAT": tiny_chat_repo(), "PAINT": tiny_paint_repo(), "GOLDEN": chat_repo}
-    given = [str(folders.get(each, each)) for each in given]
+def test_what_cannot_be_done_is_refused_in_one_sentence(given, message, chat_repo, tmp_path, tmp_path_factory, capsys):
+    prompts = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    prompts.write_text("a cat\n")
+    folders = {"CHAT": tiny_chat_repo(), "PAINT": tiny_paint_repo(), "GOLDEN": chat_repo, "PROMPTS": prompts}
+    for name, folder in folders.items():
+        given = [each.replace(name, str(folder)) for each in given]
     assert main(["quantize", "--output", str(tmp_path / "output"), *given]) == 1
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1

@@ -101,6 +101,8 @@ def test_fit_refuses_what_means_nothing(chat_repo, paint_repo, capsys):
         (["--batch", "4", "--model", chat_repo], 2, "need --train"),
         (["--train", "lora", "--plot", "x.png"], 2, "--plot"),
         (["--train", "lora", "--batch", "0"], 2, "batch"),
+        (["--train", "lora", "--tune-llm"], 2, "belongs to --train full"),
+        (["--train", "full", "--lora-r", "4"], 2, "belongs to --train lora or qlora"),
         ([], 2, "--model is missing"),
         (["--train", "lora", "--model", paint_repo], 1, "is a VisCPM-Paint"),
         (["--train", "lora", "--model", "/nowhere"], 1, "There is no folder"),

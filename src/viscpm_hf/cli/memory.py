@@ -108,6 +108,9 @@ def fit(
     if train:
         if plot is not None or allow_lossy or quantization:
             return complain("--plot and --quantization do not go with --train; see `viscpm fit --help`.", 2)
+        option, its = ("--lora-r", "lora or qlora") if train == "full" else ("--tune-llm", "full")
+        if lora_r if train == "full" else tune_llm:
+            return complain(f"Got {option}, which belongs to --train {its}, with --train {train}: choose one.", 2)
         return _fit_training(
             model, memory, device, dtype, {"mode": train, "checkpointing": not no_checkpointing} | given
         )

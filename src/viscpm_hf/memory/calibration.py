@@ -73,7 +73,7 @@ def quantize_paint(
     prompts = [text for text in prompts if text.strip()]
     if not prompts:
         raise CheckpointError("Got no prompts to fit the rounding to; give some like those that will be painted.")
-    refuse_existing(output)
+    refuse_existing(output, model_path)
     model = read_model(model_path)
     if model.kind != "paint":
         raise CheckpointError(

@@ -65,7 +65,7 @@ def quantize_to_nearest(
     model_path, output = Path(model_path), Path(output)
     if method not in WORDS:
         raise CheckpointError(f"Got {quoted(method)} as a method, expected one of {', '.join(WORDS)}.")
-    refuse_existing(output)
+    refuse_existing(output, model_path)
     model = read_model(model_path)
     require_exact(model, model_path, method)
     family = repo.family_of(model_path)

@@ -90,8 +90,15 @@ def staged(output: Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
-def refuse_existing(output: Path) -> None:
-    """CheckpointError if there is something, be it a link to nothing; OSError if nothing can ever be there."""
+def refuse_existing(output: Path, source: Path | None = None) -> None:
+    """CheckpointError if there is something, be it a link to nothing; OSError if nothing can ever be there.
+
+    Args:
+        output: what is to be written.
+        source: folder that is read or copied meanwhile, of which it must not become a part.
+    """
+    if source is not None and source.resolve() in output.absolute().parent.resolve().joinpath(output.name).parents:
+        raise CheckpointError(f"{output} is inside of {source}, which it is made of; choose an output elsewhere.")
     try:
         os.lstat(output)
     except (FileNotFoundError, NotADirectoryError):
