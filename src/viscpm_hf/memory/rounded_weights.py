@@ -2,13 +2,8 @@
 
 Both libraries round a whole matrix at once, through several copies of it in float32 and wider, for which the system
 has to find memory: that takes several times as long as the arithmetic. Pieces of it stay in the processor's cache.
-They are so small that torch computes each in one thread: its threads would wait for each other after each step, which
-takes a hundred times as long where another process wants one of the processor's cores.
 """
 
-import collections
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +15,7 @@ from .plans import NF4_BLOCK
 if TYPE_CHECKING:
     from bitsandbytes.nn import Params4bit
 
-PIECE = 2**15 - 1  # weights at a time; torch divides more of them among its threads
+PIECE = 2**17  # weights at a time: half a megabyte of float32, which malloc reuses rather than asks the system for
 
 
 def int8_weight(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -42,14 +37,11 @@ def int8_weight(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     form.weight = None  # torchao ties a layer to itself, which would keep it
     scale = torch.empty(len(weight), 1, dtype=torch.float32)
     rounded = torch.empty(weight.shape, dtype=torch.int8)
-
-    def round_rows(rows, numbers, each):
+    for rows, numbers, each in zip(_pieces(weight), _pieces(rounded), scale.split(_rows(weight)), strict=True):
         part = rows.float()  # of which the extremes are found seven times as fast
         largest = torch.maximum(-part.amin(1, keepdim=True), part.amax(1, keepdim=True)).to(weight.dtype)
         each.copy_(largest / 127.5).clamp_(min=torch.finfo(torch.float32).eps)
         numbers.copy_((part * (1 / each)).round_().clamp_(-128, 127))
-
-    _in_threads(round_rows, _pieces(weight), _pieces(rounded), scale.split(_rows(weight)))
     tensors = {"qdata": rounded, "scale": scale, "zero_point": torch.zeros(scale.shape, dtype=torch.int8)}
     return form_class.__tensor_unflatten__({name: tensors[name] for name in names}, rest, None, None)
 
@@ -73,8 +65,7 @@ def nf4_weight(weight: torch.Tensor, config: BitsAndBytesConfig, module: nn.Modu
     absmax = torch.empty(weight.numel() // NF4_BLOCK, dtype=torch.float32)
     rows = _rows(weight)
     halves = (rows * weight.shape[1] // 2, rows * weight.shape[1] // NF4_BLOCK)
-
-    def round_blocks(piece, packed, most):
+    for piece, packed, most in zip(_pieces(weight), data.split(halves[0]), absmax.split(halves[1]), strict=True):
         blocks = piece.reshape(-1, NF4_BLOCK).float()
         torch.amax(blocks.abs(), dim=1, out=most)
         blocks = blocks * (1 / most.clamp(min=1e-38))[:, None]  # bitsandbytes' own bound
@@ -83,26 +74,12 @@ def nf4_weight(weight: torch.Tensor, config: BitsAndBytesConfig, module: nn.Modu
             numbers += torch.gt(blocks, bound, out=above).view(torch.uint8)
         numbers = numbers.view(-1, 2)
         packed.copy_((numbers[:, :1] << 4) | numbers[:, 1:])
-
-    _in_threads(round_blocks, _pieces(weight), data.split(halves[0]), absmax.split(halves[1]))
     state = {"shape": weight.shape, "code": code, "blocksize": NF4_BLOCK, "quant_type": "nf4", "dtype": weight.dtype}
     if config.bnb_4bit_use_double_quant:
         state["offset"] = absmax.mean()
         absmax, state["state2"] = bnb.quantize_blockwise(absmax - state["offset"], blocksize=256)
     stats = bnb.QuantState(absmax=absmax, **state).as_dict(packed=True)
     return Params4bit.from_prequantized(data, stats, requires_grad=False, device="cpu", module=module)
-
-
-def _in_threads(function: Callable, *pieces: Iterable[torch.Tensor]) -> None:
-    """Calls a function for each set of pieces, several at once; a thread has torch's inference mode by itself."""
-    inference = torch.is_inference_mode_enabled()
-
-    def work(tensors):
-        with torch.inference_mode(inference):
-            function(*tensors)
-
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        collections.deque(pool.map(work, zip(*pieces, strict=True)), maxlen=0)
 
 
 def _rows(weight):
