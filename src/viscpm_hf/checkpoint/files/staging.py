@@ -97,7 +97,7 @@ def refuse_existing(output: Path, source: Path | None = None) -> None:
         output: what is to be written.
         source: folder that is read or copied meanwhile, of which it must not become a part.
     """
-    if source is not None and source.resolve() in output.absolute().parent.resolve().joinpath(output.name).parents:
+    if source is not None and output.absolute().parent.resolve().is_relative_to(source.resolve()):
         raise CheckpointError(f"{output} is inside of {source}, which it is made of; choose an output elsewhere.")
     try:
         os.lstat(output)

@@ -17,6 +17,7 @@ from .wording import (
     all_of,
     all_that,
     bare,
+    confirmed,
     denied,
     deny,
     nothing,
@@ -84,11 +85,11 @@ def count(scene: Scene, language: str, rng: random.Random, about: Placed) -> Que
 def _count_yes_or_no(language, rng, word, number):
     """Are there two cats?"""
     asked = number if number and rng.random() < 0.5 else rng.choice([n for n in (1, 2, 3) if n != number])
-    yes = ("Yes", "是的") if asked == number else ("No", "不")
     if language == "zh":
-        answer = f"{yes[1]}，图里{'有' if number else ''}{word.counted(number, 'zh')}。"
+        counted = f"图里{'有' if number else ''}{word.counted(number, 'zh')}。"
     else:
-        answer = f"{yes[0]}, there {'is' if number == 1 else 'are'} {word.counted(number, 'en')}."
+        counted = f"there {'is' if number == 1 else 'are'} {word.counted(number, 'en')}."
+    answer = confirmed(asked == number, counted, language)
     verb = "is" if asked == 1 else "are"
     return worded(language, rng, "count?", answer, v=f"{verb} there", w=verb, n=word.counted(asked, language))
 
@@ -212,10 +213,7 @@ def kind(scene: Scene, language: str, rng: random.Random, about: Placed) -> Ques
     if which < 0.4:
         asked = rng.choice((right, wrong))
         k = KIND_NOUNS[language][asked]
-        if language == "zh":
-            answer = f"是的，{x}是{k}。" if asked == right else f"不，{x}不是{k}。"
-        else:
-            answer = f"Yes, {x} is {k}." if asked == right else f"No, {x} is not {k}."
+        answer = yes_or_no(asked == right, x, (k, f"是{k}"), language)
         return worded(language, rng, "kind?", answer, x=x, k=k)
     if which < 0.6:
         return worded(language, rng, "kind of two", answer, x=x, k=first, l=second)
@@ -332,11 +330,8 @@ def size(scene: Scene, language: str, rng: random.Random, about: Placed) -> Ques
         return None
     word, size = reference(scene, about, rng), SIZE_WORDS[language][about.size]
     words = {"x": word.the(language), **bare(word, language)}
-    x = words["x"]
+    answer = f"{words['x']}是{size}的。" if language == "zh" else f"{words['x']} is {size}."
     if rng.random() < 0.3 or sometimes(0.2, rng):
         asked = rng.choice(("large", "small"))
-        right = about.size == asked
-        yes = ("Yes", "是的") if right else ("No", "不")
-        answer = f"{yes[1]}，{x}是{size}的。" if language == "zh" else f"{yes[0]}, {x} is {size}."
-        return worded(language, rng, f"{asked}?", answer, about, **words)
-    return worded(language, rng, "size", f"{x}是{size}的。" if language == "zh" else f"{x} is {size}.", about, **words)
+        return worded(language, rng, f"{asked}?", confirmed(about.size == asked, answer, language), about, **words)
+    return worded(language, rng, "size", answer, about, **words)

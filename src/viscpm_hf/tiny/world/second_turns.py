@@ -13,6 +13,7 @@ from .wording import (
     Question,
     absent,
     bare,
+    confirmed,
     deny,
     nothing,
     place_asked,
@@ -138,8 +139,7 @@ def _yes_or_no(kind, language, rng, about, it):
     if kind == "size":
         size, asked = about.size, about.size if right else ("small" if about.size == "large" else "large")
         word = SIZE_WORDS[language][size]
-        yes = ("Yes", "是的") if right else ("No", "不")
-        answer = f"{yes[1]}，{it}是{word}的。" if language == "zh" else f"{yes[0]}, {it} is {word}."
+        answer = confirmed(right, f"{it}是{word}的。" if language == "zh" else f"{it} is {word}.", language)
         return worded(language, rng, f"{asked}?", answer, about, x=it)
     if kind == "where":
         cell = about.cell if right else rng.choice([cell for cell in range(len(CELLS)) if cell != about.cell])

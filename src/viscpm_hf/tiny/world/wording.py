@@ -195,6 +195,13 @@ def yes_or_no(right: bool, x: str, is_what: tuple[str, str], language: str) -> s
     return f"Yes, {x} is {english}." if right else f"No, {x} is not {english}."
 
 
+def confirmed(right: bool, statement: str, language: str) -> str:
+    """ "Yes, …" or "No, …" before what is so; 是的，… 不，…"""
+    if language == "zh":
+        return f"{'是的' if right else '不'}，{statement}"
+    return f"{'Yes' if right else 'No'}, {statement}"
+
+
 def nothing(where: str, language: str) -> str:
     """ "There is nothing in the centre.", 正中间没有东西。"""
     return f"{where}没有东西。" if language == "zh" else f"There is nothing {where}."
